@@ -1,0 +1,1 @@
+"""The model: stages, step loop, tiles and weights. Knows nothing of Ray, HTTP or S3."""

@@ -1,0 +1,38 @@
+"""What can go wrong in a stage.
+
+PipelineError
+├── InvalidRequestError   the caller asked for something the model cannot draw
+├── WeightsError          the weights are missing, or not in a layout the service reads
+├── OutOfMemoryError      the stage did not fit on its device
+├── NumericalError        the transformer returned values that are not finite
+├── DeadlineError         the picture cannot be finished in the time that is left
+└── CancelledError        the caller gave up, and the step loop let go
+"""
+
+
+class PipelineError(Exception):
+    """Anything that a stage raises on purpose. Takes one message, so that it can be pickled."""
+
+
+class InvalidRequestError(PipelineError):
+    """The caller asked for something the model cannot draw."""
+
+
+class WeightsError(PipelineError):
+    """The weights are missing, or not in a layout the service reads."""
+
+
+class OutOfMemoryError(PipelineError):
+    """The stage did not fit on its device."""
+
+
+class NumericalError(PipelineError):
+    """The transformer returned values that are not finite."""
+
+
+class DeadlineError(PipelineError):
+    """The picture cannot be finished in the time that is left."""
+
+
+class CancelledError(PipelineError):
+    """The caller gave up, and the step loop let go."""
