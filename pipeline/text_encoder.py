@@ -1,0 +1,70 @@
+"""Qwen3 with its chat template: prompt to prompt_embeds."""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.device import ComputeDevice
+from pipeline.errors import InvalidRequestError
+from pipeline.request import PromptEncoding
+from pipeline.weights import Weights, load_language_model, load_tokenizer
+
+MAX_PROMPT_TOKENS: Final = 512
+"""`max_sequence_length` of diffusers' `ZImagePipeline`, chat template included."""
+
+
+class QwenTextEncoder:
+    """The second-last hidden state of Qwen3, as Z-Image was trained on it.
+
+    The prompt runs without padding, which changes nothing but the rounding: a masked pad is never
+    attended to, and RoPE is relative. The last layer is never computed.
+    """
+
+    def __init__(self, tokenizer: Any, language_model: Any) -> None:
+        self._tokenizer = tokenizer
+        self._language_model = _without_last_layer(language_model)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count the tokens of the templated prompt."""
+        return int(self._tokenize(prompt).shape[1])
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> PromptEncoding:
+        """Encode one prompt.
+
+        Raises:
+            InvalidRequestError: If the templated prompt has more than 512 tokens.
+        """
+        input_ids = self._tokenize(prompt)
+        if input_ids.shape[1] > MAX_PROMPT_TOKENS:
+            raise InvalidRequestError(
+                f"prompt must have at most {MAX_PROMPT_TOKENS} tokens, got {input_ids.shape[1]}"
+            )
+        output = self._language_model(input_ids.to(self._language_model.device), use_cache=False)
+        # Out of inference mode, since the tensor is pickled, and used with weights that are not.
+        with torch.inference_mode(False):
+            return PromptEncoding(prompt_embeds=output.last_hidden_state[0].cpu().clone())
+
+    def _tokenize(self, prompt: str) -> Tensor:
+        templated = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=True,
+        )
+        input_ids: Tensor = self._tokenizer(templated, return_tensors="pt").input_ids
+        return input_ids
+
+
+def load_text_encoder(weights: Weights, compute: ComputeDevice) -> QwenTextEncoder:
+    """Read tokenizer and language model."""
+    language_model = load_language_model(weights, device=compute.device, dtype=compute.dtype)
+    return QwenTextEncoder(load_tokenizer(weights), language_model)
+
+
+def _without_last_layer(language_model: Any) -> Any:
+    """Cut the model so that its output is `hidden_states[-2]` of the whole one."""
+    language_model.layers = language_model.layers[:-1]
+    language_model.norm = nn.Identity()
+    return language_model

@@ -1,0 +1,49 @@
+"""The VAE's decoder half: latents to pixels."""
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from pipeline.device import ComputeDevice
+from pipeline.errors import OutOfMemoryError
+from pipeline.weights import Weights, load_vae
+
+
+class FullImageVaeDecoder:
+    """Decodes a picture in one piece."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self._vae = vae
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode [1, 16, H/8, W/8] float32 latents into [H, W, 3] uint8 pixels on the CPU.
+
+        Raises:
+            OutOfMemoryError: If the picture does not fit on the device.
+        """
+        scaled = to_vae_scale(latents, self._vae).to(self._vae.device, self._vae.dtype)
+        try:
+            image = self._vae.decode(scaled, return_dict=False)[0]
+        except torch.OutOfMemoryError as exc:
+            raise OutOfMemoryError(
+                f"decoding latents of shape {tuple(latents.shape)} did not fit"
+            ) from exc
+        return to_pixels(image)
+
+
+def load_vae_decoder(weights: Weights, compute: ComputeDevice) -> FullImageVaeDecoder:
+    """Read the decoder."""
+    return FullImageVaeDecoder(load_vae(weights, device=compute.device, dtype=compute.dtype))
+
+
+def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Undo the scale and shift that the denoiser's latents have against the VAE's."""
+    scaled: Tensor = latents / vae.config.scaling_factor + vae.config.shift_factor
+    return scaled
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """Turn a [1, 3, H, W] picture in [-1, 1] into [H, W, 3] uint8 on the CPU, as diffusers does."""
+    unit = (image[0].float() * 0.5 + 0.5).clamp(0, 1)
+    return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()

@@ -1,0 +1,12 @@
+"""Fixtures that every package's tests may use."""
+
+from pathlib import Path
+
+import pytest
+from random_model import save_random_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random model of the real classes."""
+    return save_random_model(tmp_path_factory.mktemp("model") / "tiny")
