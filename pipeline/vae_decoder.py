@@ -29,7 +29,7 @@ class FullImageVaeDecoder:
             raise OutOfMemoryError(
                 f"decoding latents of shape {tuple(latents.shape)} did not fit"
             ) from exc
-        return to_pixels(image)
+        return to_uint8(image)
 
 
 def load_vae_decoder(weights: Weights, compute: ComputeDevice) -> FullImageVaeDecoder:
@@ -43,7 +43,7 @@ def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:
     return scaled
 
 
-def to_pixels(image: Tensor) -> Tensor:
+def to_uint8(image: Tensor) -> Tensor:
     """Turn a [1, 3, H, W] picture in [-1, 1] into [H, W, 3] uint8 on the CPU, as diffusers does."""
     unit = (image[0].float() * 0.5 + 0.5).clamp(0, 1)
     return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()

@@ -1,0 +1,81 @@
+"""The composition root: the only place that decorates and binds deployments."""
+
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.config import AppConfig, PoolConfig, ReplicaConfig
+from deployments.denoiser import DenoiserDeployment
+from deployments.loading import StageLoader
+from deployments.router import RouterDeployment
+from deployments.served_model import describe_model
+from deployments.text_encoder import TextEncoderDeployment
+from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.weights import resolve_weights
+
+
+def build_app(config: AppConfig) -> Application:
+    """Build the application: `serve run deployments.app:build_app` and `serveConfigV2` call this.
+
+    Raises:
+        WeightsError: If the model is not one that the service can read.
+    """
+    weights = resolve_weights(config.model.source, config.model.revision)
+    load = StageLoader(weights)
+    text_encoder = serve.deployment(**_options(config.text_encoder))(TextEncoderDeployment).bind(
+        partial(load.text_encoder, config.text_encoder)
+    )
+    vae_decoder = serve.deployment(**_options(config.vae_decoder))(VaeDecoderDeployment).bind(
+        partial(load.vae_decoder, config.vae_decoder)
+    )
+    denoisers = {pool.name: _bind_pool(load, pool) for pool in config.pools}
+    router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))
+    model = describe_model(weights, served_name=config.model.served_name)
+    return router.bind(config, model, text_encoder, denoisers, vae_decoder)
+
+
+def _bind_pool(load: StageLoader, pool: PoolConfig) -> Application:
+    name = f"{DenoiserDeployment.__name__}-{pool.name}"
+    deployment = serve.deployment(name=name, **_options(pool))(DenoiserDeployment)
+    return deployment.bind(partial(load.denoiser, pool))
+
+
+def _options(config: ReplicaConfig) -> dict[str, Any]:
+    return {
+        **_replicas(config),
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "ray_actor_options": {
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            **_labels(config.label_selector),
+        },
+    }
+
+
+def _replicas(config: ReplicaConfig) -> dict[str, Any]:
+    if config.min_replicas == config.max_replicas:
+        return {"num_replicas": config.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.target_ongoing_requests,
+        }
+    }
+
+
+def _router_options(config: AppConfig) -> dict[str, Any]:
+    router = config.router
+    return {
+        "num_replicas": router.num_replicas,
+        "max_ongoing_requests": router.max_ongoing_requests,
+        "graceful_shutdown_timeout_s": router.graceful_shutdown_timeout_s,
+        "ray_actor_options": {"num_cpus": router.num_cpus, **_labels(router.label_selector)},
+    }
+
+
+def _labels(selector: dict[str, str]) -> dict[str, Any]:
+    return {"label_selector": selector} if selector else {}

@@ -1,0 +1,186 @@
+"""The operator's configuration: one frozen, typed tree; unknown keys are errors."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.device import DeviceName
+from pipeline.request import RenderPath
+from pipeline.weights import EMBEDDED
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Section):
+    """Which model is served."""
+
+    source: str = Field(
+        default=EMBEDDED,
+        description="`embedded`, a folder in diffusers' layout, or an id of the Hugging Face hub.",
+    )
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit of a hub id; its default branch if unset."
+    )
+    served_name: str | None = Field(
+        default=None, description="The name that callers use; the source if unset."
+    )
+
+
+class LimitsConfig(_Section):
+    """What a caller may ask for; anything above is refused with the limit in the message."""
+
+    min_side: int = Field(default=64, ge=16, description="Smallest side, in image pixels.")
+    max_pixels: int = Field(default=2048 * 2048, gt=0, description="Largest area, in image pixels.")
+    max_prompt_bytes: int = Field(default=8192, gt=0, description="Longest prompt, in UTF-8.")
+    max_body_bytes: int = Field(
+        default=2**20, gt=0, description="Largest body of `/v1/images/generations`."
+    )
+
+
+class ReplicaConfig(_Section):
+    """Replicas of one deployment, and what each of them occupies."""
+
+    min_replicas: int = Field(default=1, ge=0, description="Fewest replicas.")
+    max_replicas: int = Field(default=1, ge=1, description="Most replicas.")
+    target_ongoing_requests: float = Field(
+        default=2.0, gt=0, description="Requests a replica, by which Serve scales between the two."
+    )
+    max_ongoing_requests: int = Field(
+        default=16, ge=1, description="Requests that a replica holds before it refuses."
+    )
+    num_cpus: float = Field(
+        default=0.25, ge=0, description="CPUs that Ray reserves for a replica; not a limit."
+    )
+    num_gpus: float = Field(default=0.0, ge=0, description="GPUs a replica; a fraction is shared.")
+    num_threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads of one operation on the CPU; all cores if unset.",
+    )
+    device: DeviceName = Field(
+        default="auto", description="`auto` takes the GPU that Ray assigned, else the CPU."
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict, description="Ray node labels that a replica needs."
+    )
+    graceful_shutdown_timeout_s: float = Field(
+        default=180.0, ge=0, description="Seconds that a stopping replica has to finish its work."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas must be at most max_replicas, got {self.min_replicas} and "
+                f"{self.max_replicas}"
+            )
+        return self
+
+
+class PoolConfig(ReplicaConfig):
+    """Denoisers of one kind."""
+
+    name: str = Field(
+        default="default",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$",
+        description="Names the pool in answers, metrics and deployments.",
+    )
+    path: RenderPath = Field(
+        default=RenderPath.FULL_IMAGE, description="How this pool renders: `full_image` or `tiled`."
+    )
+
+
+class RouterConfig(_Section):
+    """The HTTP ingress."""
+
+    num_replicas: int = Field(default=1, ge=1, description="Router replicas; not autoscaled.")
+    num_cpus: float = Field(default=0.25, ge=0, description="CPUs that Ray reserves for each.")
+    max_ongoing_requests: int = Field(
+        default=256, ge=1, description="Calls that one router replica holds at once."
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict, description="Ray node labels that a router replica needs."
+    )
+    default_timeout_s: float = Field(
+        default=60.0, gt=0, description="Deadline of a synchronous call that names none."
+    )
+    warm_up_timeout_s: float = Field(
+        default=600.0, gt=0, description="How long the first picture of a pool may take."
+    )
+    graceful_shutdown_timeout_s: float = Field(
+        default=180.0, ge=0, description="Seconds that a stopping router has to finish its calls."
+    )
+
+
+class FolderStoreConfig(_Section):
+    """Pictures in a folder; the router serves them at signed URLs."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path = Field(default=Path("zimage-images"), description="The folder.")
+    prefix: str = Field(default="images", description="First part of every key.")
+    base_url: str = Field(
+        default="http://127.0.0.1:8000", description="Where callers reach the router."
+    )
+    url_lifetime_s: int = Field(default=3600, gt=0, description="Seconds that a URL works.")
+
+
+class S3StoreConfig(_Section):
+    """Pictures in S3; credentials, region and endpoint come the way boto3 finds them."""
+
+    kind: Literal["s3"]
+    bucket: str = Field(min_length=3, description="The bucket; it must exist.")
+    prefix: str = Field(default="images", description="First part of every key.")
+    endpoint_url: str | None = Field(
+        default=None, description="A store that is not AWS; boto3's own settings if unset."
+    )
+    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, description="Encryption at rest, if the bucket's default is not enough."
+    )
+    kms_key_id: str | None = Field(default=None, description="The key of `aws:kms`.")
+    checksum: Literal["when_supported", "when_required"] = Field(
+        default="when_supported",
+        description="`when_required` for older stores that refuse checksums.",
+    )
+    max_attempts: int = Field(default=5, ge=1, description="Tries of one upload.")
+    connect_timeout_s: float = Field(default=3.0, gt=0, description="Seconds to connect.")
+    read_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to wait for an answer.")
+    url_lifetime_s: int = Field(
+        default=3600, gt=0, le=604_800, description="Seconds that a presigned URL works."
+    )
+
+
+StoreConfig = Annotated[FolderStoreConfig | S3StoreConfig, Field(discriminator="kind")]
+
+
+class AppConfig(_Section):
+    """The whole application."""
+
+    model: ModelConfig = ModelConfig()
+    limits: LimitsConfig = LimitsConfig()
+    router: RouterConfig = RouterConfig()
+    text_encoder: ReplicaConfig = ReplicaConfig()
+    pools: tuple[PoolConfig, ...] = Field(
+        default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."
+    )
+    vae_decoder: ReplicaConfig = ReplicaConfig()
+    store: StoreConfig = FolderStoreConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _store_is_a_folder_unless_said(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("store"), dict):
+            return {**values, "store": {"kind": "folder", **values["store"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _pool_names_differ(self) -> Self:
+        names = [pool.name for pool in self.pools]
+        if not names:
+            raise ValueError("pools must hold at least one pool, got none")
+        if len(set(names)) < len(names):
+            raise ValueError(f"names of pools must differ, got {names}")
+        return self

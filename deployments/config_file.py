@@ -1,0 +1,121 @@
+"""Where the configuration comes from: a YAML file, then `ZIMAGE_` environment variables.
+
+`ZIMAGE_STORE__PATH=/data` sets `store.path`; a value is read as YAML, so `4`, `true` and
+`[{name: a}]` mean what they mean in the file.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import AppConfig
+
+ENV_PREFIX: Final = "ZIMAGE_"
+_NESTING: Final = "__"
+
+
+class ConfigurationError(Exception):
+    """The configuration breaks a rule; the message has one line a mistake."""
+
+
+def load_config(file: Path | None, environment: Mapping[str, str]) -> AppConfig:
+    """Read the configuration; the environment wins over the file.
+
+    Raises:
+        ConfigurationError: If a key is unknown or a value breaks its rule.
+    """
+    return validate_config(merge(_read_file(file), _read_environment(environment)))
+
+
+def validate_config(values: Mapping[str, Any]) -> AppConfig:
+    """Check plain values against the schema.
+
+    Raises:
+        ConfigurationError: If a key is unknown or a value breaks its rule.
+    """
+    try:
+        return AppConfig.model_validate(values)
+    except ValidationError as exc:
+        raise ConfigurationError("\n".join(_explain(error) for error in exc.errors())) from exc
+
+
+def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another."""
+    merged = dict(values)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"configuration file must be readable, got {file}: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigurationError(f"configuration file must be YAML, got {file}: {exc}") from exc
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"configuration file must hold a mapping, got {file}")
+    return content
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENV_PREFIX):
+            keys = name.removeprefix(ENV_PREFIX).lower().split(_NESTING)
+            values = merge(values, _nest(keys, yaml.safe_load(text)))
+    return values
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _explain(error: Any) -> str:
+    sections: list[type[BaseModel]] = [AppConfig]
+    place: list[str] = []
+    for part in error["loc"]:
+        narrowed = [section for section in sections if _kind(section) == part]
+        if narrowed and len(sections) > 1:
+            sections = narrowed
+            continue
+        known = sections
+        sections = [s for section in sections for s in _subsections(section, part)] or sections
+        place.append(str(part))
+    if error["type"] != "extra_forbidden":
+        return f"{'.'.join(place)}: {error['msg']}, got {error['input']!r}"
+    names = sorted({name for section in known for name in section.model_fields})
+    near = difflib.get_close_matches(place[-1], names, n=1, cutoff=0.0)
+    return f"{'.'.join(place)}: no such key, did you mean {'.'.join((*place[:-1], *near))}?"
+
+
+def _kind(section: type[BaseModel]) -> str | None:
+    """Return the tag by which a discriminated union knows its member."""
+    field = section.model_fields.get("kind")
+    return None if field is None else str(get_args(field.annotation)[0])
+
+
+def _subsections(section: type[BaseModel], key: Any) -> list[type[BaseModel]]:
+    field = section.model_fields.get(str(key))
+    return [] if field is None else _models_in(field.annotation)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

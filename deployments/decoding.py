@@ -1,0 +1,27 @@
+"""Latents to a finished file."""
+
+import time
+
+from torch import Tensor
+
+from deployments.stages import FileOrder, ImageFile
+from pipeline.image_file import encode_image
+from pipeline.stages import VaeDecoder
+
+
+def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -> ImageFile:
+    """Decode latents and encode the file, with its provenance inside."""
+    started = time.monotonic()
+    pixels = vae_decoder.decode(latents)
+    content = encode_image(
+        pixels,
+        order.provenance,
+        output_format=order.output_format,
+        output_compression=order.output_compression,
+    )
+    return ImageFile(
+        content=content,
+        content_type=order.output_format.content_type,
+        extension=order.output_format.extension,
+        decode_s=time.monotonic() - started,
+    )

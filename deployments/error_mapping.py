@@ -1,0 +1,51 @@
+"""The one seam where errors of the stages and stores become answers."""
+
+import logging
+from typing import Final
+
+from cluster.errors import StoreError
+from deployments.errors import (
+    RETRY_AFTER_S,
+    ApiError,
+    DeadlineExceededError,
+    DependencyError,
+    InternalError,
+    InvalidFieldError,
+    OverloadedError,
+)
+from pipeline.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    OutOfMemoryError,
+    PipelineError,
+)
+
+logger = logging.getLogger("zimage")
+
+MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (ApiError, PipelineError, StoreError)
+"""Errors that are expected; any other is a defect."""
+
+
+def to_api_error(exc: Exception, *, request_id: str) -> ApiError:
+    """Return what the caller is told; what it hides is in the log under the request's id."""
+    match exc:
+        case ApiError():
+            return exc
+        case InvalidRequestError():
+            return InvalidFieldError(str(exc), _field_of(exc))
+        case DeadlineError():
+            return DeadlineExceededError(str(exc), "timeout_s")
+        case OutOfMemoryError():
+            logger.error("request %s: %s", request_id, exc)
+            return OverloadedError("the picture did not fit on a GPU", None, RETRY_AFTER_S)
+        case StoreError():
+            logger.error("request %s: %s", request_id, exc)
+            return DependencyError("the store could not be reached", None, RETRY_AFTER_S)
+        case _:
+            logger.error("request %s failed", request_id, exc_info=exc)
+            return InternalError(f"the service failed; its log has request {request_id}")
+
+
+def _field_of(exc: InvalidRequestError) -> str:
+    """Messages of the pipeline start with the field's name."""
+    return str(exc).split(" ", 1)[0].rstrip(":")

@@ -1,0 +1,112 @@
+"""What a caller is told when a call fails, in OpenAI's form.
+
+ApiError
+├── InvalidFieldError      400  a field breaks a rule
+├── ForbiddenError         403  a link's signature is wrong or has expired
+├── NotFoundError          404  no such model, file or job
+├── BodyTooLargeError      413  the body is above the route's limit
+├── OverloadedError        503  no pool can take the work now; try again later
+├── ReplicaLostError       503  a replica died with the work; try again
+├── DependencyError        503  the store could not be reached
+├── DeadlineExceededError  504  the picture was not finished in time
+└── InternalError          500  a defect of the service
+"""
+
+from typing import Any, ClassVar, Final
+
+RETRY_AFTER_S: Final = 5
+"""Seconds after which to try again, where no better estimate exists."""
+
+
+class ApiError(Exception):
+    """A failed call, with everything that the answer says."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, param, retry_after_s)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def to_body(self) -> dict[str, Any]:
+        """Return the answer's body."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    def to_headers(self) -> dict[str, str]:
+        """Return the headers that belong to the answer."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+
+class InvalidFieldError(ApiError):
+    """A field breaks a rule; the message names the field, the rule and the value."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class NotFoundError(ApiError):
+    """No such model, file or job, or none that this caller may see."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ForbiddenError(ApiError):
+    """The link's signature is wrong, or it has expired."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "invalid_signature"
+
+
+class BodyTooLargeError(ApiError):
+    """The body is above the route's limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class OverloadedError(ApiError):
+    """No pool can take the work now."""
+
+    status = 503
+    code = "overloaded"
+
+
+class ReplicaLostError(ApiError):
+    """A replica died with the work; drawing again gives the same picture."""
+
+    status = 503
+    code = "replica_lost"
+
+
+class DependencyError(ApiError):
+    """Something that the service needs could not be reached."""
+
+    status = 503
+    code = "dependency_unavailable"
+
+
+class DeadlineExceededError(ApiError):
+    """The picture was not finished in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class InternalError(ApiError):
+    """A defect of the service; its log has the reason under the request's id."""

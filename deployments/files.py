@@ -1,0 +1,31 @@
+"""Pictures of a folder store, served at signed URLs."""
+
+import asyncio
+import time
+
+from cluster.errors import KeyNotFoundError, SignatureError
+from cluster.storage import FolderStore, StoredImage
+from deployments.errors import ForbiddenError, NotFoundError
+
+
+class SignedFiles:
+    """Reads a picture for whoever holds a URL that the service signed."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+
+    async def read(self, key: str, *, expires: int, signature: str) -> StoredImage:
+        """Read a picture.
+
+        Raises:
+            ForbiddenError: If the signature is wrong or has expired.
+            NotFoundError: If the picture is gone.
+        """
+        try:
+            self._store.verify(key, expires, signature, now=time.time())
+        except SignatureError as exc:
+            raise ForbiddenError(str(exc)) from exc
+        try:
+            return await asyncio.to_thread(self._store.get, key)
+        except KeyNotFoundError as exc:
+            raise NotFoundError("no such file", "key") from exc

@@ -1,0 +1,226 @@
+"""The steps of one picture; every way to ask for one goes through here. No HTTP, no Ray."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from typing import Final, TypeVar
+
+from cluster.errors import StoreError
+from cluster.storage import ImageStore, build_key
+from deployments.errors import (
+    RETRY_AFTER_S,
+    DeadlineExceededError,
+    DependencyError,
+    InternalError,
+)
+from deployments.served_model import ServedModel
+from deployments.stages import Denoised, FileOrder, ImageFile, Stages
+from pipeline.image_file import OutputFormat
+from pipeline.provenance import ImageProvenance
+from pipeline.request import (
+    DenoiseRequest,
+    ImageSize,
+    Priority,
+    PromptEncoding,
+    RenderPath,
+    StepEvent,
+)
+
+SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
+
+logger = logging.getLogger("zimage")
+
+T = TypeVar("T")
+EventListener = Callable[[int, StepEvent], Awaitable[None]]
+"""Is told the index of a picture and its step."""
+
+
+@dataclass(frozen=True)
+class ImagesOrder:
+    """A validated call: what is to be drawn, by when, and under which name it is kept."""
+
+    id: str
+    """Made by the server; keys the storage."""
+    request_id: str
+    """The caller's own, for correlation only."""
+    accepted: datetime
+    prompt: str
+    num_images: int
+    size: ImageSize
+    seed: int
+    num_inference_steps: int
+    priority: Priority
+    timeout_s: float
+    path: RenderPath
+    pool: str
+    output_format: OutputFormat
+    output_compression: int | None
+    num_previews: int = 0
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds by stage."""
+
+    encode_s: float
+    queue_s: float
+    denoise_s: float
+    decode_s: float
+    store_s: float
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """A picture that is in the store."""
+
+    key: str
+    seed: int
+    content: bytes
+    fingerprint: str
+    times: StageTimes
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """All pictures of a call."""
+
+    images: list[DrawnImage]
+    num_prompt_tokens: int
+
+
+class Generation:
+    """Draws and stores the pictures of a call."""
+
+    def __init__(
+        self, stages: Stages, store: ImageStore, model: ServedModel, *, key_prefix: str
+    ) -> None:
+        self._stages = stages
+        self._store = store
+        self._model = model
+        self._key_prefix = key_prefix
+
+    async def draw(self, order: ImagesOrder, on_event: EventListener | None = None) -> DrawnImages:
+        """Draw every picture of a call, or none.
+
+        Raises:
+            DeadlineExceededError: If the call's time is up; what runs is cancelled.
+            DependencyError: If a picture could not be stored.
+            PipelineError: If a stage refused or failed.
+        """
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                encoding = await self._stages.encode(order.prompt)
+                encode_s = time.monotonic() - started
+                images = await _gather(
+                    [
+                        self._draw_one(order, index, encoding, encode_s, started, on_event)
+                        for index in range(order.num_images)
+                    ]
+                )
+        except TimeoutError as exc:
+            raise DeadlineExceededError(
+                f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
+            ) from exc
+        return DrawnImages(images=images, num_prompt_tokens=encoding.num_tokens)
+
+    def sign(self, key: str, *, lifetime_s: int) -> str:
+        """Return a URL of a stored picture."""
+        return self._store.sign(key, lifetime_s=lifetime_s)
+
+    async def _draw_one(
+        self,
+        order: ImagesOrder,
+        index: int,
+        encoding: PromptEncoding,
+        encode_s: float,
+        started: float,
+        on_event: EventListener | None,
+    ) -> DrawnImage:
+        request = DenoiseRequest(
+            id=f"{order.id}-{index}",
+            encoding=encoding,
+            size=order.size,
+            seed=order.seed + index,
+            num_inference_steps=order.num_inference_steps,
+            priority=order.priority,
+            timeout_s=order.timeout_s - (time.monotonic() - started),
+            num_previews=order.num_previews,
+        )
+        denoised = await self._denoise(order.pool, index, request, on_event)
+        provenance = self._provenance(order, request.seed, denoised.fingerprint)
+        file = await self._stages.decode(
+            denoised.result.latents,
+            FileOrder(order.output_format, order.output_compression, provenance),
+        )
+        key, store_s = await self._store_file(order, index, provenance, file)
+        return DrawnImage(
+            key=key,
+            seed=request.seed,
+            content=file.content,
+            fingerprint=denoised.fingerprint,
+            times=StageTimes(
+                encode_s, denoised.result.queue_s, denoised.result.run_s, file.decode_s, store_s
+            ),
+        )
+
+    async def _denoise(
+        self, pool: str, index: int, request: DenoiseRequest, on_event: EventListener | None
+    ) -> Denoised:
+        events = self._stages.denoise(pool, request, yields_steps=on_event is not None)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Denoised):
+                    return event
+                if on_event is not None:
+                    await on_event(index, event)
+        raise InternalError(f"pool {pool} ended request {request.id} without latents")
+
+    def _provenance(self, order: ImagesOrder, seed: int, fingerprint: str) -> ImageProvenance:
+        return ImageProvenance(
+            software=SOFTWARE,
+            request_id=order.request_id,
+            model=self._model.name,
+            model_revision=self._model.revision,
+            seed=seed,
+            size=order.size,
+            num_inference_steps=order.num_inference_steps,
+            path=order.path,
+            fingerprint=fingerprint,
+        )
+
+    async def _store_file(
+        self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile
+    ) -> tuple[str, float]:
+        started = time.monotonic()
+        key = build_key(self._key_prefix, order.accepted.date(), order.id, index, file.extension)
+        try:
+            await asyncio.to_thread(
+                self._store.put,
+                key,
+                file.content,
+                content_type=file.content_type,
+                metadata=provenance.to_text(),
+            )
+        except StoreError as exc:
+            logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
+            raise DependencyError(
+                "the picture could not be stored", None, RETRY_AFTER_S
+            ) from exc
+        return key, time.monotonic() - started
+
+
+async def _gather(draws: list[Awaitable[T]]) -> list[T]:
+    """Wait for all; when one fails, cancel the others and raise its error, not a group."""
+    tasks = [asyncio.ensure_future(draw) for draw in draws]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,65 @@
+"""The stages behind Serve's handles; the one place where Ray's errors become the service's."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
+from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
+from deployments.stages import Denoised, FileOrder, ImageFile
+from pipeline.request import DenoiseRequest, PromptEncoding, StepEvent
+
+
+class HandleStages:
+    """Calls the deployments that the application bound; handles pass tensors by reference."""
+
+    def __init__(
+        self,
+        text_encoder: DeploymentHandle,
+        denoisers: Mapping[str, DeploymentHandle],
+        vae_decoder: DeploymentHandle,
+    ) -> None:
+        self._text_encoder = text_encoder
+        self._denoisers = {
+            pool: handle.options(stream=True) for pool, handle in denoisers.items()
+        }
+        self._vae_decoder = vae_decoder
+
+    async def encode(self, prompt: str) -> PromptEncoding:
+        """Encode one prompt."""
+        with _service_errors():
+            encoding: PromptEncoding = await self._text_encoder.encode.remote(prompt)
+        return encoding
+
+    async def denoise(
+        self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
+    ) -> AsyncIterator[StepEvent | Denoised]:
+        """Yield the events that the request asks for and, last, the latents."""
+        with _service_errors():
+            events = self._denoisers[pool].denoise.remote(request, yields_steps=yields_steps)
+            try:
+                async for event in events:
+                    yield event
+            finally:
+                events.cancel()
+
+    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+        """Decode latents and encode the file."""
+        with _service_errors():
+            file: ImageFile = await self._vae_decoder.decode.remote(latents, order)
+        return file
+
+
+@contextlib.contextmanager
+def _service_errors() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError as exc:
+        raise exc.cause from None
+    except BackPressureError as exc:
+        raise OverloadedError("the service is full", None, RETRY_AFTER_S) from exc
+    except (RayActorError, DeploymentUnavailableError) as exc:
+        raise ReplicaLostError("a replica was lost in the middle", None, RETRY_AFTER_S) from exc

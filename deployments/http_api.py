@@ -1,0 +1,185 @@
+"""The HTTP contract as a FastAPI application. HTTP only: what to draw is decided elsewhere."""
+
+import base64
+import time
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from deployments.error_mapping import MAPPED_ERRORS, to_api_error
+from deployments.errors import ApiError, InvalidFieldError, NotFoundError
+from deployments.files import SignedFiles
+from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
+from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
+from deployments.readiness import Readiness
+from deployments.schemas import (
+    ERROR_RESPONSES,
+    Health,
+    ImageItem,
+    ImagesRequest,
+    ImagesResponse,
+    ModelItem,
+    ModelList,
+    Timings,
+    Usage,
+)
+from deployments.served_model import ServedModel
+from deployments.validation import RequestRules
+from deployments.validation_errors import explain_validation_error
+
+GENERATIONS = "/v1/images/generations"
+
+
+class ImagesApi:
+    """The routes, bound to what answers them."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        rules: RequestRules,
+        readiness: Readiness,
+        files: SignedFiles | None,
+        *,
+        url_lifetime_s: int,
+    ) -> None:
+        self._generation = generation
+        self._rules = rules
+        self._readiness = readiness
+        self._files = files
+        self._url_lifetime_s = url_lifetime_s
+        self._started = int(time.time())
+
+    def build(self) -> FastAPI:
+        """Return the ASGI application."""
+        app = FastAPI(
+            title="zimage-serve",
+            description="Text to image on Ray Serve, in the form of OpenAI's images API.",
+            telemetry={"tracing": False},
+        )
+        app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
+            self.generate
+        )
+        app.get("/v1/models")(self.list_models)
+        app.get("/healthz")(self.health)
+        app.get("/readyz", responses={503: {"model": Health}})(self.ready)
+        if self._files is not None:
+            app.get(
+                "/v1/files/{key:path}",
+                response_class=Response,
+                responses={status: ERROR_RESPONSES[status] for status in (400, 404)}
+                | {403: {**ERROR_RESPONSES[400], "description": "Bad or expired signature."}},
+            )(self.read_file)
+        _add_error_handlers(app)
+        app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
+        app.add_middleware(RequestIdMiddleware)
+        return app
+
+    async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
+        """Draw pictures from a prompt."""
+        order = self._rules.to_order(body, request_id=request.state.request_id)
+        drawn = await self._generation.draw(order)
+        return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
+
+    async def list_models(self) -> ModelList:
+        """List the models that can be asked for."""
+        model = self._rules.model
+        return ModelList(
+            data=[
+                ModelItem(
+                    id=model.name,
+                    created=self._started,
+                    owned_by="zimage-serve",
+                    revision=model.revision,
+                )
+            ]
+        )
+
+    async def health(self) -> Health:
+        """Tell that the process is up."""
+        return Health(status="ok")
+
+    async def ready(self, response: Response) -> Health:
+        """Tell whether a picture has been drawn by at least one pool."""
+        pools = self._readiness.pools
+        if any(pools.values()):
+            return Health(status="ready", pools=pools)
+        response.status_code = 503
+        return Health(status="starting", pools=pools)
+
+    async def read_file(
+        self, key: str, expires: Annotated[int, Query()], signature: Annotated[str, Query()]
+    ) -> Response:
+        """Read a stored picture at its signed URL."""
+        if self._files is None:
+            raise NotFoundError("no file is served here")
+        stored = await self._files.read(key, expires=expires, signature=signature)
+        return Response(stored.content, media_type=stored.content_type)
+
+    def _body_limit(self, path: str) -> int:
+        return self._rules.limits.max_body_bytes
+
+    def _to_response(
+        self, order: ImagesOrder, drawn: DrawnImages, *, is_base64: bool
+    ) -> ImagesResponse:
+        num_image_tokens = order.size.num_image_tokens * order.num_images
+        return ImagesResponse(
+            created=int(order.accepted.timestamp()),
+            data=[self._to_item(image, is_base64=is_base64) for image in drawn.images],
+            model=self._rules.model.name,
+            model_revision=self._rules.model.revision,
+            path=order.path.value,
+            fingerprint=drawn.images[0].fingerprint,
+            size=str(order.size),
+            output_format=order.output_format.value,
+            usage=Usage(
+                input_tokens=drawn.num_prompt_tokens,
+                output_tokens=num_image_tokens,
+                total_tokens=drawn.num_prompt_tokens + num_image_tokens,
+                cost_units=0.0,
+            ),
+            timings=_to_timings(drawn.images),
+        )
+
+    def _to_item(self, image: DrawnImage, *, is_base64: bool) -> ImageItem:
+        if is_base64:
+            content = base64.b64encode(image.content).decode("ascii")
+            return ImageItem(b64_json=content, seed=image.seed, key=image.key)
+        url = self._generation.sign(image.key, lifetime_s=self._url_lifetime_s)
+        return ImageItem(url=url, seed=image.seed, key=image.key)
+
+
+def _to_timings(images: list[DrawnImage]) -> Timings:
+    times = [image.times for image in images]
+    return Timings(
+        encode_ms=1000 * max(each.encode_s for each in times),
+        queue_ms=1000 * max(each.queue_s for each in times),
+        denoise_ms=1000 * max(each.denoise_s for each in times),
+        decode_ms=1000 * max(each.decode_s for each in times),
+        store_ms=1000 * max(each.store_s for each in times),
+    )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def on_invalid_body(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        return to_response(explain_validation_error(exc))
+
+    async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)
+        if exc.status_code == 400:
+            return to_response(InvalidFieldError("body must be JSON in UTF-8", "body"))
+        error = ApiError(str(exc.detail))
+        body = error.to_body()
+        body["error"] |= {"type": "invalid_request_error", "code": "not_found"}
+        return JSONResponse(body, status_code=exc.status_code, headers=exc.headers)
+
+    async def on_error(request: Request, exc: Exception) -> JSONResponse:
+        return to_response(to_api_error(exc, request_id=request.state.request_id))
+
+    app.add_exception_handler(RequestValidationError, on_invalid_body)
+    app.add_exception_handler(HTTPException, on_http_error)
+    for error in (*MAPPED_ERRORS, Exception):
+        app.add_exception_handler(error, on_error)

@@ -1,0 +1,47 @@
+"""What each stage loads, as functions that a replica can call: bound, they pickle small."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from deployments.config import PoolConfig, ReplicaConfig
+from pipeline.denoiser import load_denoiser
+from pipeline.device import ComputeDevice, choose_device
+from pipeline.stages import Denoiser, TextEncoder, VaeDecoder
+from pipeline.text_encoder import load_text_encoder
+from pipeline.vae_decoder import load_vae_decoder
+from pipeline.weights import Weights
+
+
+@dataclass(frozen=True)
+class StageLoader:
+    """Reads the parts of one model, each on the device that its deployment is given."""
+
+    weights: Weights
+
+    def text_encoder(self, config: ReplicaConfig) -> TextEncoder:
+        """Read tokenizer and language model."""
+        return load_text_encoder(self.weights, _choose(config))
+
+    def denoiser(self, config: PoolConfig) -> tuple[Denoiser, str]:
+        """Read the transformer, and say what its bytes depend on."""
+        compute = _choose(config)
+        return load_denoiser(self.weights, compute), fingerprint(compute, config)
+
+    def vae_decoder(self, config: ReplicaConfig) -> VaeDecoder:
+        """Read the decoder."""
+        return load_vae_decoder(self.weights, _choose(config))
+
+
+def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
+    """Name everything beside the request that decides the bytes of a picture."""
+    parts = [config.path.value, compute.accelerator, compute.precision, f"torch-{torch.__version__}"]
+    if compute.device.type == "cpu":
+        parts.append(f"threads-{torch.get_num_threads()}")
+    return "/".join(parts)
+
+
+def _choose(config: ReplicaConfig) -> ComputeDevice:
+    # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
+    return choose_device(config.device, num_threads=config.num_threads or os.cpu_count())

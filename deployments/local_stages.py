@@ -1,0 +1,51 @@
+"""The stages in this process, without Ray: for the command line and for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from torch import Tensor
+
+from deployments.config import AppConfig
+from deployments.denoiser import DenoiserDeployment
+from deployments.loading import StageLoader
+from deployments.stages import Denoised, FileOrder, ImageFile
+from deployments.text_encoder import TextEncoderDeployment
+from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.request import DenoiseRequest, PromptEncoding, StepEvent
+
+
+class LocalStages:
+    """Calls the deployments' own classes directly."""
+
+    def __init__(
+        self,
+        text_encoder: TextEncoderDeployment,
+        denoisers: Mapping[str, DenoiserDeployment],
+        vae_decoder: VaeDecoderDeployment,
+    ) -> None:
+        self._text_encoder = text_encoder
+        self._denoisers = denoisers
+        self._vae_decoder = vae_decoder
+
+    async def encode(self, prompt: str) -> PromptEncoding:
+        """Encode one prompt."""
+        return await self._text_encoder.encode(prompt)
+
+    def denoise(
+        self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
+    ) -> AsyncIterator[StepEvent | Denoised]:
+        """Yield a `StepEvent` a step, if asked to, and the latents at the end."""
+        return self._denoisers[pool].denoise(request, yields_steps=yields_steps)
+
+    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+        """Decode latents and encode the file."""
+        return await self._vae_decoder.decode(latents, order)
+
+
+def load_local_stages(config: AppConfig, load: StageLoader) -> LocalStages:
+    """Read every component of the model into this process."""
+    return LocalStages(
+        TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
+        {pool.name: DenoiserDeployment(lambda: load.denoiser(pool)) for pool in config.pools},
+        VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),
+    )

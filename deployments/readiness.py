@@ -1,0 +1,82 @@
+"""Whether the service has proved that it can draw."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from deployments.errors import ApiError
+from deployments.generation import SOFTWARE
+from deployments.stages import Denoised, FileOrder, Stages
+from pipeline.errors import PipelineError
+from pipeline.image_file import OutputFormat
+from pipeline.provenance import ImageProvenance
+from pipeline.request import DenoiseRequest, ImageSize, RenderPath
+
+logger = logging.getLogger("zimage")
+
+_WARM_UP_SIZE: Final = ImageSize(64, 64)
+_RETRY_S: Final = 2.0
+
+
+class Readiness:
+    """Draws one small picture through each pool, and remembers that it came out."""
+
+    def __init__(self, stages: Stages, pools: tuple[str, ...], *, timeout_s: float) -> None:
+        self._stages = stages
+        self._timeout_s = timeout_s
+        self._is_ready = dict.fromkeys(pools, False)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pools(self) -> Mapping[str, bool]:
+        """Whether each pool has drawn a picture."""
+        return dict(self._is_ready)
+
+    def start(self) -> None:
+        """Warm up every pool in the background, for as long as it takes."""
+        self._tasks = [asyncio.create_task(self._warm_up(pool)) for pool in self._is_ready]
+
+    def stop(self) -> None:
+        """Stop warming up."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _warm_up(self, pool: str) -> None:
+        while not self._is_ready[pool]:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._draw(pool)
+                self._is_ready[pool] = True
+            except (TimeoutError, PipelineError, ApiError) as exc:
+                logger.warning("pool %s could not draw yet: %s", pool, exc or "timed out")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _draw(self, pool: str) -> None:
+        encoding = await self._stages.encode("warm up")
+        request = DenoiseRequest(
+            id=f"warm-up-{pool}-{time.monotonic_ns()}",
+            encoding=encoding,
+            size=_WARM_UP_SIZE,
+            seed=0,
+            num_inference_steps=1,
+        )
+        async for event in self._stages.denoise(pool, request):
+            if isinstance(event, Denoised):
+                await self._stages.decode(event.result.latents, _warm_up_file(event.fingerprint))
+
+
+def _warm_up_file(fingerprint: str) -> FileOrder:
+    provenance = ImageProvenance(
+        software=SOFTWARE,
+        request_id="warm-up",
+        model="warm-up",
+        model_revision="warm-up",
+        seed=0,
+        size=_WARM_UP_SIZE,
+        num_inference_steps=1,
+        path=RenderPath.FULL_IMAGE,
+        fingerprint=fingerprint,
+    )
+    return FileOrder(OutputFormat.PNG, None, provenance)

@@ -1,0 +1,34 @@
+"""The ingress: joins the HTTP contract to the stages behind their handles."""
+
+from collections.abc import Mapping
+
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from deployments.config import AppConfig
+from deployments.handles import HandleStages
+from deployments.image_api import build_api
+from deployments.readiness import Readiness
+from deployments.served_model import ServedModel
+
+
+class RouterDeployment:
+    """Takes HTTP and routes each request to a pool."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        model: ServedModel,
+        text_encoder: DeploymentHandle,
+        denoisers: Mapping[str, DeploymentHandle],
+        vae_decoder: DeploymentHandle,
+    ) -> None:
+        stages = HandleStages(text_encoder, denoisers, vae_decoder)
+        self._readiness = Readiness(
+            stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s
+        )
+        self._api = build_api(config, model, stages, self._readiness)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve's own hook
+        """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""
+        return self._api

@@ -1,0 +1,38 @@
+"""What the router knows of the model, without reading a tensor."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.request import SIZE_MULTIPLE, ImageSize
+from pipeline.weights import EMBEDDED, Weights
+
+DEFAULT_STEPS: Final = 8
+_EMBEDDED_SIZE: Final = ImageSize(256, 256)
+_NATIVE_SIZE: Final = ImageSize(1024, 1024)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that callers may ask for."""
+
+    name: str
+    revision: str
+    default_size: ImageSize
+    max_height: int
+    """In image pixels: RoPE's table ends there."""
+    max_width: int
+    default_steps: int = DEFAULT_STEPS
+
+
+def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
+    """Read the limits of a model from its configuration."""
+    config = weights.component_config("transformer", "config.json")
+    _, rows, columns = config.get("axes_lens", (1024, 512, 512))
+    is_embedded = weights.source == EMBEDDED
+    return ServedModel(
+        name=served_name or ("z-image-embedded" if is_embedded else weights.source),
+        revision=weights.revision,
+        default_size=_EMBEDDED_SIZE if rows * SIZE_MULTIPLE < 1024 else _NATIVE_SIZE,
+        max_height=rows * SIZE_MULTIPLE,
+        max_width=columns * SIZE_MULTIPLE,
+    )

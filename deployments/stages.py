@@ -1,0 +1,65 @@
+"""The stages as the router sees them, wherever they run, and what passes between."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pipeline.image_file import OutputFormat
+from pipeline.provenance import ImageProvenance
+from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Latents, and where they come from."""
+
+    result: DenoiseResult
+    fingerprint: str
+    """Accelerator, precision, path and build of the denoiser."""
+    replica: str
+
+
+@dataclass(frozen=True)
+class FileOrder:
+    """How pixels become a file."""
+
+    output_format: OutputFormat
+    output_compression: int | None
+    provenance: ImageProvenance
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A finished picture."""
+
+    content: bytes
+    content_type: str
+    extension: str
+    decode_s: float
+
+
+class Stages(Protocol):
+    """Text encoder, denoiser and VAE decoder, in this process or behind handles."""
+
+    async def encode(self, prompt: str) -> PromptEncoding:
+        """Encode one prompt.
+
+        Raises:
+            InvalidRequestError: If the prompt has too many tokens.
+        """
+        ...
+
+    def denoise(
+        self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
+    ) -> AsyncIterator[StepEvent | Denoised]:
+        """Yield a `StepEvent` a step, if asked to, and the latents at the end.
+
+        Closing the iterator lets the request go at the next step.
+        """
+        ...
+
+    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+        """Decode latents and encode the file."""
+        ...

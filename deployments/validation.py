@@ -1,0 +1,124 @@
+"""From a body to an order: every rule that depends on the model or on the operator's limits."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from deployments.config import LimitsConfig
+from deployments.errors import InvalidFieldError, NotFoundError
+from deployments.generation import ImagesOrder
+from deployments.schemas import ImagesRequest
+from deployments.served_model import ServedModel
+from pipeline.image_file import OutputFormat, check_output_compression
+from pipeline.request import SIZE_MULTIPLE, ImageSize, Priority, RenderPath
+
+_SIZE: Final = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
+_DRAWN_SEEDS: Final = 2**53
+"""Seeds that the server draws stay below what JavaScript's numbers hold exactly."""
+
+
+@dataclass(frozen=True)
+class RequestRules:
+    """What a call is checked against."""
+
+    model: ServedModel
+    limits: LimitsConfig
+    pools: Mapping[RenderPath, str]
+    """The pool of each path that this service has."""
+    default_timeout_s: float
+
+    def to_order(self, body: ImagesRequest, *, request_id: str) -> ImagesOrder:
+        """Check a body and give it an id and a seed.
+
+        Raises:
+            NotFoundError: If the model is unknown.
+            InvalidFieldError: If a field breaks a rule.
+        InvalidRequestError: The same, where the pipeline has the rule.
+        """
+        self._check_model(body.model)
+        self._check_prompt(body.prompt)
+        self._check_guidance(body.guidance_scale)
+        path = self._choose_path(body.path or "auto")
+        num_images = body.n or 1
+        seed = secrets.randbelow(_DRAWN_SEEDS - num_images) if body.seed is None else body.seed
+        output_format = OutputFormat(body.output_format or "png")
+        check_output_compression(output_format, body.output_compression)
+        return ImagesOrder(
+            id=f"img-{secrets.token_hex(12)}",
+            request_id=request_id,
+            accepted=datetime.now(UTC),
+            prompt=body.prompt,
+            num_images=num_images,
+            size=self._parse_size(body.size or "auto"),
+            seed=seed,
+            num_inference_steps=body.num_inference_steps or self.model.default_steps,
+            priority=Priority(body.priority or "interactive"),
+            timeout_s=body.timeout_s or self.default_timeout_s,
+            path=path,
+            pool=self.pools[path],
+            output_format=output_format,
+            output_compression=body.output_compression,
+        )
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model.name:
+            raise NotFoundError(
+                f"model must be {self.model.name!r}, got {name[:128]!r}", "model"
+            )
+
+    def _check_prompt(self, prompt: str) -> None:
+        num_bytes = len(prompt.encode())
+        if num_bytes > self.limits.max_prompt_bytes:
+            raise InvalidFieldError(
+                f"prompt must have at most {self.limits.max_prompt_bytes} bytes, got {num_bytes}",
+                "prompt",
+            )
+
+    def _check_guidance(self, guidance_scale: float | None) -> None:
+        if guidance_scale:
+            raise InvalidFieldError(
+                "guidance_scale must be 0.0, since this model is distilled and guidance would "
+                f"double the cost and hurt the picture, got {guidance_scale:g}",
+                "guidance_scale",
+            )
+
+    def _choose_path(self, path: Literal["auto", "full_image", "tiled"]) -> RenderPath:
+        if path == "auto":
+            return next(iter(self.pools))
+        if RenderPath(path) not in self.pools:
+            known = ["auto", *(known.value for known in self.pools)]
+            raise InvalidFieldError(f"path must be one of {known} here, got {path!r}", "path")
+        return RenderPath(path)
+
+    def _parse_size(self, text: str) -> ImageSize:
+        if text == "auto":
+            return self.model.default_size
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise InvalidFieldError(
+                f"size must be 'auto' or WIDTHxHEIGHT in pixels, got {text[:32]!r}", "size"
+            )
+        width, height = int(match[1]), int(match[2])
+        self._check_side("width", width, self.model.max_width)
+        self._check_side("height", height, self.model.max_height)
+        if width * height > self.limits.max_pixels:
+            raise InvalidFieldError(
+                f"size must have at most {self.limits.max_pixels} pixels in all, "
+                f"got {width * height}",
+                "size",
+            )
+        return ImageSize(height=height, width=width)
+
+    def _check_side(self, name: str, pixels: int, most: int) -> None:
+        if not self.limits.min_side <= pixels <= most:
+            raise InvalidFieldError(
+                f"size: {name} must be in [{self.limits.min_side}, {most}], got {pixels}", "size"
+            )
+        if pixels % SIZE_MULTIPLE:
+            raise InvalidFieldError(
+                f"size: {name} must divide by {SIZE_MULTIPLE}, got {pixels}", "size"
+            )
+
