@@ -39,7 +39,11 @@ def build_app(config: AppConfig) -> Application:
 def _bind_pool(load: StageLoader, pool: PoolConfig) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
     deployment = serve.deployment(name=name, **_options(pool))(DenoiserDeployment)
-    return deployment.bind(partial(load.denoiser, pool))
+    return deployment.bind(partial(load.denoiser, pool), _name_replica)
+
+
+def _name_replica() -> str:
+    return serve.get_replica_context().replica_id.unique_id
 
 
 def _options(config: ReplicaConfig) -> dict[str, Any]:

@@ -145,9 +145,15 @@ class S3StoreConfig(_Section):
         default="when_supported",
         description="`when_required` for older stores that refuse checksums.",
     )
-    max_attempts: int = Field(default=5, ge=1, description="Tries of one upload.")
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="`path` for stores without a host name for each bucket."
+    )
+    max_connections: int = Field(
+        default=32, ge=1, description="Uploads that a router runs at once."
+    )
+    max_attempts: int = Field(default=4, ge=1, description="Tries of one upload.")
     connect_timeout_s: float = Field(default=3.0, gt=0, description="Seconds to connect.")
-    read_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to wait for an answer.")
+    read_timeout_s: float = Field(default=20.0, gt=0, description="Seconds to wait for an answer.")
     url_lifetime_s: int = Field(
         default=3600, gt=0, le=604_800, description="Seconds that a presigned URL works."
     )

@@ -28,7 +28,16 @@ def load_config(file: Path | None, environment: Mapping[str, str]) -> AppConfig:
     Raises:
         ConfigurationError: If a key is unknown or a value breaks its rule.
     """
-    return validate_config(merge(_read_file(file), _read_environment(environment)))
+    return validate_config(load_values(file, environment))
+
+
+def load_values(file: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read plain values, which `validate_config` has yet to check.
+
+    Raises:
+        ConfigurationError: If the file cannot be read.
+    """
+    return merge(_read_file(file), _read_environment(environment))
 
 
 def validate_config(values: Mapping[str, Any]) -> AppConfig:
@@ -88,6 +97,7 @@ def _nest(keys: list[str], value: Any) -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     sections: list[type[BaseModel]] = [AppConfig]
+    known: list[type[BaseModel]] = sections
     place: list[str] = []
     for part in error["loc"]:
         narrowed = [section for section in sections if _kind(section) == part]

@@ -1,7 +1,7 @@
 """A denoiser behind a handle."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from deployments.stages import Denoised
@@ -12,14 +12,16 @@ from pipeline.stages import Denoiser
 class DenoiserDeployment:
     """Runs the denoiser on one thread of its own, so that the event loop stays free."""
 
-    def __init__(self, load: Callable[[], tuple[Denoiser, str]], replica: str) -> None:
+    def __init__(
+        self, load: Callable[[], tuple[Denoiser, str]], name_replica: Callable[[], str]
+    ) -> None:
         self._denoiser, self._fingerprint = load()
-        self._replica = replica
+        self._replica = name_replica()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoiser")
 
     async def denoise(
         self, request: DenoiseRequest, *, yields_steps: bool
-    ) -> AsyncIterator[StepEvent | Denoised]:
+    ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield a `StepEvent` a step, if asked to, and the latents at the end."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[StepEvent | None] = asyncio.Queue()

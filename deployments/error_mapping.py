@@ -1,6 +1,5 @@
 """The one seam where errors of the stages and stores become answers."""
 
-import logging
 from typing import Final
 
 from cluster.errors import StoreError
@@ -13,14 +12,13 @@ from deployments.errors import (
     InvalidFieldError,
     OverloadedError,
 )
+from deployments.log import logger
 from pipeline.errors import (
     DeadlineError,
     InvalidRequestError,
     OutOfMemoryError,
     PipelineError,
 )
-
-logger = logging.getLogger("zimage")
 
 MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (ApiError, PipelineError, StoreError)
 """Errors that are expected; any other is a defect."""

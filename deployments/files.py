@@ -3,15 +3,15 @@
 import asyncio
 import time
 
-from cluster.errors import KeyNotFoundError, SignatureError
-from cluster.storage import FolderStore, StoredImage
+from cluster.errors import ImageNotFoundError, KeyFormatError, UrlError
+from cluster.storage import FolderImageStore, StoredImage
 from deployments.errors import ForbiddenError, NotFoundError
 
 
 class SignedFiles:
     """Reads a picture for whoever holds a URL that the service signed."""
 
-    def __init__(self, store: FolderStore) -> None:
+    def __init__(self, store: FolderImageStore) -> None:
         self._store = store
 
     async def read(self, key: str, *, expires: int, signature: str) -> StoredImage:
@@ -23,9 +23,9 @@ class SignedFiles:
         """
         try:
             self._store.verify(key, expires, signature, now=time.time())
-        except SignatureError as exc:
+        except UrlError as exc:
             raise ForbiddenError(str(exc)) from exc
         try:
             return await asyncio.to_thread(self._store.get, key)
-        except KeyNotFoundError as exc:
+        except (ImageNotFoundError, KeyFormatError) as exc:
             raise NotFoundError("no such file", "key") from exc

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from deployments.errors import (
     DependencyError,
     InternalError,
 )
+from deployments.log import logger
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, FileOrder, ImageFile, Stages
 from pipeline.image_file import OutputFormat
@@ -33,7 +33,6 @@ from pipeline.request import (
 
 SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
 
-logger = logging.getLogger("zimage")
 
 T = TypeVar("T")
 EventListener = Callable[[int, StepEvent], Awaitable[None]]
@@ -61,6 +60,21 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+
+    def to_denoise_request(
+        self, index: int, encoding: PromptEncoding, *, timeout_s: float | None
+    ) -> DenoiseRequest:
+        """Ask for picture `index` of the call."""
+        return DenoiseRequest(
+            id=f"{self.id}-{index}",
+            encoding=encoding,
+            size=self.size,
+            seed=self.seed + index,
+            num_inference_steps=self.num_inference_steps,
+            priority=self.priority,
+            timeout_s=timeout_s,
+            num_previews=self.num_previews,
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,7 @@ class Generation:
 
     def sign(self, key: str, *, lifetime_s: int) -> str:
         """Return a URL of a stored picture."""
-        return self._store.sign(key, lifetime_s=lifetime_s)
+        return self._store.sign(key, lifetime_s=lifetime_s).url
 
     async def _draw_one(
         self,
@@ -142,18 +156,10 @@ class Generation:
         started: float,
         on_event: EventListener | None,
     ) -> DrawnImage:
-        request = DenoiseRequest(
-            id=f"{order.id}-{index}",
-            encoding=encoding,
-            size=order.size,
-            seed=order.seed + index,
-            num_inference_steps=order.num_inference_steps,
-            priority=order.priority,
-            timeout_s=order.timeout_s - (time.monotonic() - started),
-            num_previews=order.num_previews,
-        )
+        seconds_left = order.timeout_s - (time.monotonic() - started)
+        request = order.to_denoise_request(index, encoding, timeout_s=seconds_left)
         denoised = await self._denoise(order.pool, index, request, on_event)
-        provenance = self._provenance(order, request.seed, denoised.fingerprint)
+        provenance = build_provenance(order, self._model, request.seed, denoised.fingerprint)
         file = await self._stages.decode(
             denoised.result.latents,
             FileOrder(order.output_format, order.output_compression, provenance),
@@ -181,19 +187,6 @@ class Generation:
                     await on_event(index, event)
         raise InternalError(f"pool {pool} ended request {request.id} without latents")
 
-    def _provenance(self, order: ImagesOrder, seed: int, fingerprint: str) -> ImageProvenance:
-        return ImageProvenance(
-            software=SOFTWARE,
-            request_id=order.request_id,
-            model=self._model.name,
-            model_revision=self._model.revision,
-            seed=seed,
-            size=order.size,
-            num_inference_steps=order.num_inference_steps,
-            path=order.path,
-            fingerprint=fingerprint,
-        )
-
     async def _store_file(
         self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile
     ) -> tuple[str, float]:
@@ -205,14 +198,29 @@ class Generation:
                 key,
                 file.content,
                 content_type=file.content_type,
-                metadata=provenance.to_text(),
+                metadata={name.lower(): text for name, text in provenance.to_text().items()},
             )
         except StoreError as exc:
             logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
-            raise DependencyError(
-                "the picture could not be stored", None, RETRY_AFTER_S
-            ) from exc
+            raise DependencyError("the picture could not be stored", None, RETRY_AFTER_S) from exc
         return key, time.monotonic() - started
+
+
+def build_provenance(
+    order: ImagesOrder, model: ServedModel, seed: int, fingerprint: str
+) -> ImageProvenance:
+    """Collect how a picture was made."""
+    return ImageProvenance(
+        software=SOFTWARE,
+        request_id=order.request_id,
+        model=model.name,
+        model_revision=model.revision,
+        seed=seed,
+        size=order.size,
+        num_inference_steps=order.num_inference_steps,
+        path=order.path,
+        fingerprint=fingerprint,
+    )
 
 
 async def _gather(draws: list[Awaitable[T]]) -> list[T]:

@@ -1,7 +1,8 @@
 """The stages behind Serve's handles; the one place where Ray's errors become the service's."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -18,14 +19,12 @@ class HandleStages:
 
     def __init__(
         self,
-        text_encoder: DeploymentHandle,
-        denoisers: Mapping[str, DeploymentHandle],
-        vae_decoder: DeploymentHandle,
+        text_encoder: DeploymentHandle[Any],
+        denoisers: Mapping[str, DeploymentHandle[Any]],
+        vae_decoder: DeploymentHandle[Any],
     ) -> None:
         self._text_encoder = text_encoder
-        self._denoisers = {
-            pool: handle.options(stream=True) for pool, handle in denoisers.items()
-        }
+        self._denoisers = {pool: handle.options(stream=True) for pool, handle in denoisers.items()}
         self._vae_decoder = vae_decoder
 
     async def encode(self, prompt: str) -> PromptEncoding:
@@ -36,10 +35,10 @@ class HandleStages:
 
     async def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
-    ) -> AsyncIterator[StepEvent | Denoised]:
+    ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield the events that the request asks for and, last, the latents."""
         with _service_errors():
-            events = self._denoisers[pool].denoise.remote(request, yields_steps=yields_steps)
+            events: Any = self._denoisers[pool].denoise.remote(request, yields_steps=yields_steps)
             try:
                 async for event in events:
                     yield event

@@ -1,7 +1,9 @@
 """The HTTP contract as a FastAPI application. HTTP only: what to draw is decided elsewhere."""
 
 import base64
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -17,6 +19,7 @@ from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
+    FILE_RESPONSES,
     Health,
     ImageItem,
     ImagesRequest,
@@ -26,7 +29,6 @@ from deployments.schemas import (
     Timings,
     Usage,
 )
-from deployments.served_model import ServedModel
 from deployments.validation import RequestRules
 from deployments.validation_errors import explain_validation_error
 
@@ -57,6 +59,7 @@ class ImagesApi:
         app = FastAPI(
             title="zimage-serve",
             description="Text to image on Ray Serve, in the form of OpenAI's images API.",
+            lifespan=self._lifespan,
             telemetry={"tracing": False},
         )
         app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
@@ -69,13 +72,18 @@ class ImagesApi:
             app.get(
                 "/v1/files/{key:path}",
                 response_class=Response,
-                responses={status: ERROR_RESPONSES[status] for status in (400, 404)}
-                | {403: {**ERROR_RESPONSES[400], "description": "Bad or expired signature."}},
+                responses=FILE_RESPONSES,
             )(self.read_file)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
         app.add_middleware(RequestIdMiddleware)
         return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self._readiness.start()
+        yield
+        self._readiness.stop()
 
     async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
         """Draw pictures from a prompt."""

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from cluster.storage import FolderStore, ImageStore
+from cluster.storage import FolderImageStore, ImageStore
 from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
@@ -19,15 +19,9 @@ def build_api(
 ) -> FastAPI:
     """Build the application."""
     store = build_store(config.store)
-    rules = RequestRules(
-        model=model,
-        limits=config.limits,
-        pools={pool.path: pool.name for pool in reversed(config.pools)},
-        default_timeout_s=config.router.default_timeout_s,
-    )
     return ImagesApi(
         Generation(stages, store, model, key_prefix=config.store.prefix),
-        rules,
+        RequestRules.from_config(config, model),
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
@@ -35,4 +29,4 @@ def build_api(
 
 
 def _signed_files(store: ImageStore) -> SignedFiles | None:
-    return SignedFiles(store) if isinstance(store, FolderStore) else None
+    return SignedFiles(store) if isinstance(store, FolderImageStore) else None

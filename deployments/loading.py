@@ -36,7 +36,8 @@ class StageLoader:
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     """Name everything beside the request that decides the bytes of a picture."""
-    parts = [config.path.value, compute.accelerator, compute.precision, f"torch-{torch.__version__}"]
+    build = f"torch-{torch.__version__}"
+    parts = [config.path.value, compute.accelerator, compute.precision, build]
     if compute.device.type == "cpu":
         parts.append(f"threads-{torch.get_num_threads()}")
     return "/".join(parts)

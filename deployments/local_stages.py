@@ -1,7 +1,7 @@
 """The stages in this process, without Ray: for the command line and for tests."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class LocalStages:
 
     def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
-    ) -> AsyncIterator[StepEvent | Denoised]:
+    ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield a `StepEvent` a step, if asked to, and the latents at the end."""
         return self._denoisers[pool].denoise(request, yields_steps=yields_steps)
 
@@ -46,6 +46,9 @@ def load_local_stages(config: AppConfig, load: StageLoader) -> LocalStages:
     """Read every component of the model into this process."""
     return LocalStages(
         TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
-        {pool.name: DenoiserDeployment(lambda: load.denoiser(pool)) for pool in config.pools},
+        {
+            pool.name: DenoiserDeployment(partial(load.denoiser, pool), lambda: "local")
+            for pool in config.pools
+        },
         VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),
     )

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +18,7 @@ _SERVE_OVERRIDES: Final = ("x-request-timeout-seconds", "x-request-disconnect-di
 
 
 class RequestIdMiddleware:
-    """Takes the caller's `x-request-id`, or makes one, and puts it on the answer."""
+    """Takes the request's `x-request-id`; Serve's proxy makes one where none is, and echoes it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,19 +30,11 @@ class RequestIdMiddleware:
             return
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID)
-        request_id = given or f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = given or f"req-{secrets.token_hex(12)}"
         refusal = _check_headers(headers)
-        if refusal is not None:
-            request_id = request_id if _REQUEST_ID.fullmatch(request_id) else "invalid"
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
-            await send(message)
 
         app = self._app if refusal is None else to_response(refusal)
-        await app(scope, receive, send_with_id)
+        await app(scope, receive, send)
 
 
 class BodyLimitMiddleware:

@@ -1,20 +1,17 @@
 """Whether the service has proved that it can draw."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from deployments.errors import ApiError
 from deployments.generation import SOFTWARE
+from deployments.log import logger
 from deployments.stages import Denoised, FileOrder, Stages
 from pipeline.errors import PipelineError
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, ImageSize, RenderPath
-
-logger = logging.getLogger("zimage")
 
 _WARM_UP_SIZE: Final = ImageSize(64, 64)
 _RETRY_S: Final = 2.0
@@ -30,7 +27,7 @@ class Readiness:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def pools(self) -> Mapping[str, bool]:
+    def pools(self) -> dict[str, bool]:
         """Whether each pool has drawn a picture."""
         return dict(self._is_ready)
 

@@ -1,6 +1,7 @@
 """The ingress: joins the HTTP contract to the stages behind their handles."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -19,9 +20,9 @@ class RouterDeployment:
         self,
         config: AppConfig,
         model: ServedModel,
-        text_encoder: DeploymentHandle,
-        denoisers: Mapping[str, DeploymentHandle],
-        vae_decoder: DeploymentHandle,
+        text_encoder: DeploymentHandle[Any],
+        denoisers: Mapping[str, DeploymentHandle[Any]],
+        vae_decoder: DeploymentHandle[Any],
     ) -> None:
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         self._readiness = Readiness(
@@ -29,6 +30,6 @@ class RouterDeployment:
         )
         self._api = build_api(config, model, stages, self._readiness)
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve's own hook
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""
         return self._api

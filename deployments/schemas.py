@@ -169,3 +169,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "Overloaded; see `Retry-After`."},
     504: {"model": ErrorResponse, "description": "Not finished in time."},
 }
+
+FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/*": {}}, "description": "The picture."},
+    400: ERROR_RESPONSES[400],
+    403: {"model": ErrorResponse, "description": "The signature is wrong or has expired."},
+    404: ERROR_RESPONSES[404],
+    503: ERROR_RESPONSES[503],
+}

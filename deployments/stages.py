@@ -1,6 +1,6 @@
 """The stages as the router sees them, wherever they run, and what passes between."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class Stages(Protocol):
 
     def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
-    ) -> AsyncIterator[StepEvent | Denoised]:
+    ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield a `StepEvent` a step, if asked to, and the latents at the end.
 
         Closing the iterator lets the request go at the next step.

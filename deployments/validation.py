@@ -5,9 +5,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from deployments.config import LimitsConfig
+from deployments.config import AppConfig, LimitsConfig
 from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.generation import ImagesOrder
 from deployments.schemas import ImagesRequest
@@ -29,6 +29,16 @@ class RequestRules:
     pools: Mapping[RenderPath, str]
     """The pool of each path that this service has."""
     default_timeout_s: float
+
+    @classmethod
+    def from_config(cls, config: AppConfig, model: ServedModel) -> Self:
+        """Take the rules out of the operator's configuration; of two pools the first one wins."""
+        return cls(
+            model=model,
+            limits=config.limits,
+            pools={pool.path: pool.name for pool in reversed(config.pools)},
+            default_timeout_s=config.router.default_timeout_s,
+        )
 
     def to_order(self, body: ImagesRequest, *, request_id: str) -> ImagesOrder:
         """Check a body and give it an id and a seed.
@@ -65,9 +75,7 @@ class RequestRules:
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.model.name:
-            raise NotFoundError(
-                f"model must be {self.model.name!r}, got {name[:128]!r}", "model"
-            )
+            raise NotFoundError(f"model must be {self.model.name!r}, got {name[:128]!r}", "model")
 
     def _check_prompt(self, prompt: str) -> None:
         num_bytes = len(prompt.encode())
@@ -121,4 +129,3 @@ class RequestRules:
             raise InvalidFieldError(
                 f"size: {name} must divide by {SIZE_MULTIPLE}, got {pixels}", "size"
             )
-

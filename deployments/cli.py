@@ -1,0 +1,114 @@
+"""The command `zimage-serve`: what it can do, and which function does it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deployments.commands.check import run_check
+from deployments.commands.generate import run_generate
+from deployments.commands.run import run_service
+
+_EPILOG = """examples:
+  zimage-serve generate "a red circle on a blue background" -o out.png
+  zimage-serve run
+  zimage-serve run --model Tongyi-MAI/Z-Image-Turbo --store s3://bucket/prefix
+  zimage-serve check --config zimage.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    exit_code: int = options.run(options)
+    return exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser, with one subparser a command."""
+    parser = argparse.ArgumentParser(
+        prog="zimage-serve",
+        description="Text to image with Z-Image-Turbo on Ray Serve.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_generate(commands)
+    _add_check(commands)
+    return parser
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        help="start the whole service on this machine",
+        description="Start every deployment, print a URL, and serve until Ctrl-C.",
+    )
+    _add_common(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8000, help="port (%(default)s)")
+    parser.add_argument(
+        "--address",
+        help="join the Ray cluster that runs there, instead of starting one on this machine",
+    )
+    parser.set_defaults(run=run_service)
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="draw one picture into a file",
+        description="Draw one picture: by a running service if there is one, else in this process.",
+    )
+    _add_common(parser)
+    parser.add_argument("prompt", help="what to draw, in any language")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out.png"),
+        metavar="FILE",
+        help="a .png, .jpg or .webp file (%(default)s)",
+    )
+    parser.add_argument("--size", default="auto", help="WIDTHxHEIGHT, or auto (%(default)s)")
+    parser.add_argument("--seed", type=int, help="the same seed draws the same picture")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (the model's own)")
+    parser.add_argument(
+        "--url",
+        help="a running service; http://127.0.0.1:8000 is tried if neither this, --config nor "
+        "--model is given",
+    )
+    parser.set_defaults(run=run_generate)
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check",
+        help="print the configuration and what is wrong with it",
+        description="Print configuration, GPUs, model revision and store; exit with 1 if "
+        "anything is wrong.",
+    )
+    _add_common(parser)
+    parser.set_defaults(run=run_check)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a YAML file; ZIMAGE_ variables win over it"
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER_OR_ID", help="a folder in diffusers' layout, or an id of the hub"
+    )
+    parser.add_argument("--store", metavar="FOLDER_OR_S3", help="a folder, or s3://bucket/prefix")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"port must be in [1, 65535], got {port}")
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""A Ray cluster for one command: one of its own, or one that is named."""
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import ray
+from ray import serve
+
+logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, or start one that ends with the context."""
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Ray's sockets lie below this folder, and a socket's path has 107 characters at most.
+    folder = tempfile.mkdtemp(prefix="zimage-", dir="/tmp")
+    try:
+        ray.init(
+            address="local",
+            _temp_dir=folder,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def shut_down_serve(*, within_s: float) -> None:
+    """Let replicas finish, but no longer than `within_s`; the cluster's end takes the rest."""
+    thread = threading.Thread(target=serve.shutdown, daemon=True)
+    thread.start()
+    thread.join(within_s)

@@ -1,0 +1,120 @@
+"""`zimage-serve generate`: one picture into a file."""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import transformers
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from cluster.errors import ClusterError
+from deployments.commands.options import to_config
+from deployments.config import AppConfig
+from deployments.config_file import ConfigurationError
+from deployments.errors import ApiError
+from deployments.generation import ImagesOrder, build_provenance
+from deployments.http_api import GENERATIONS
+from deployments.loading import StageLoader
+from deployments.local_stages import load_local_stages
+from deployments.schemas import ImagesRequest
+from deployments.served_model import describe_model
+from deployments.stages import Denoised, FileOrder, Stages
+from deployments.validation import RequestRules
+from deployments.validation_errors import explain_validation_error
+from pipeline.errors import PipelineError
+from pipeline.weights import resolve_weights
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+_FORMATS: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_PROBE_TIMEOUT_S: Final = 1.0
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """Draw one picture by a running service if there is one, else in this process."""
+    try:
+        body = _to_body(options)
+        url = options.url or _find_service(options)
+        content = _ask(url, body) if url else _draw(to_config(options), body)
+        options.output.write_bytes(content)
+    except (ConfigurationError, PipelineError, ClusterError, ApiError, OSError) as exc:
+        print(f"zimage-serve: {exc.message if isinstance(exc, ApiError) else exc}")
+        return 1
+    print(f"wrote {options.output}")
+    return 0
+
+
+def _to_body(options: argparse.Namespace) -> dict[str, Any]:
+    suffix = Path(options.output).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigurationError(f"--output must end with one of {list(_FORMATS)}, got {suffix!r}")
+    body = {
+        "prompt": options.prompt,
+        "size": options.size,
+        "seed": options.seed,
+        "num_inference_steps": options.steps,
+        "output_format": _FORMATS[suffix],
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _find_service(options: argparse.Namespace) -> str | None:
+    if options.config or options.model or options.store:
+        return None
+    with contextlib.suppress(httpx.HTTPError):
+        answer = httpx.get(f"{DEFAULT_URL}/readyz", timeout=_PROBE_TIMEOUT_S)
+        if answer.status_code == 200 and "pools" in answer.json():
+            return DEFAULT_URL
+    return None
+
+
+def _ask(url: str, body: dict[str, Any]) -> bytes:
+    print(f"asking {url}", flush=True)
+    try:
+        answer = httpx.post(
+            f"{url}{GENERATIONS}", json={**body, "response_format": "b64_json"}, timeout=None
+        )
+    except httpx.HTTPError as exc:
+        raise ConfigurationError(f"a service must answer at {url}, got {exc}") from exc
+    if answer.is_error:
+        raise ConfigurationError(f"the service refused: {answer.json()['error']['message']}")
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:
+    weights = resolve_weights(config.model.source, config.model.revision)
+    model = describe_model(weights, served_name=config.model.served_name)
+    rules = RequestRules.from_config(config, model)
+    order = rules.to_order(_validate(body), request_id="command-line")
+    print(f"loading {model.name}", flush=True)
+    transformers.utils.logging.disable_progress_bar()
+    stages = load_local_stages(config, StageLoader(weights))
+    return asyncio.run(_draw_order(stages, order, rules))
+
+
+def _validate(body: dict[str, Any]) -> ImagesRequest:
+    try:
+        return ImagesRequest.model_validate(body)
+    except ValidationError as exc:
+        located = [{**error, "loc": ("body", *error["loc"])} for error in exc.errors()]
+        raise explain_validation_error(RequestValidationError(located)) from exc
+
+
+async def _draw_order(stages: Stages, order: ImagesOrder, rules: RequestRules) -> bytes:
+    encoding = await stages.encode(order.prompt)
+    request = order.to_denoise_request(0, encoding, timeout_s=None)
+    with tqdm(total=order.num_inference_steps, unit="step") as progress:
+        async for event in stages.denoise(order.pool, request, yields_steps=True):
+            if isinstance(event, Denoised):
+                break
+            progress.update()
+        else:
+            raise PipelineError("the denoiser ended without latents")
+    provenance = build_provenance(order, rules.model, order.seed, event.fingerprint)
+    file_order = FileOrder(order.output_format, order.output_compression, provenance)
+    return (await stages.decode(event.result.latents, file_order)).content

@@ -1,0 +1,141 @@
+"""`zimage-serve run`: the whole service on this machine, until Ctrl-C."""
+
+import argparse
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+import httpx
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from deployments.app import build_app
+from deployments.commands.cluster import ray_cluster, shut_down_serve
+from deployments.commands.machine import local_defaults
+from deployments.commands.options import to_config
+from deployments.config import AppConfig
+from deployments.config_file import ConfigurationError
+from deployments.http_api import GENERATIONS
+from pipeline.errors import PipelineError
+
+APPLICATION: Final = "zimage"
+_POLL_S: Final = 0.5
+_SHUT_DOWN_S: Final = 5.0
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+def run_service(options: argparse.Namespace) -> int:
+    """Start everything, print how to try it, and serve until a signal comes."""
+    url = f"http://{_ANY_ADDRESS.get(options.host, options.host)}:{options.port}"
+    try:
+        config = to_config(options, defaults=_defaults(options, url))
+        _check_port(options.host, options.port)
+        with ray_cluster(options.address), _stop_signal() as stop:
+            return _serve(config, options, url, stop)
+    except (ConfigurationError, PipelineError, OSError) as exc:
+        print(f"zimage-serve: {exc}")
+        return 1
+
+
+def _defaults(options: argparse.Namespace, url: str) -> dict[str, object]:
+    return local_defaults(url) if options.address is None else {"store": {"base_url": url}}
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise OSError(f"port must be free, got {host}:{port} ({exc.strerror})") from exc
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Set an event at SIGINT or SIGTERM, instead of dying in the middle."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _serve(config: AppConfig, options: argparse.Namespace, url: str, stop: threading.Event) -> int:
+    application = build_app(config)
+    print(f"loading {config.model.source} ...", flush=True)
+    serve.start(
+        http_options=HTTPOptions(host=options.host, port=options.port),
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
+    try:
+        serve.run_many(
+            [
+                serve.RunTarget(
+                    application,
+                    name=APPLICATION,
+                    route_prefix="/",
+                    logging_config=LoggingConfig(enable_access_log=False),
+                )
+            ],
+            wait_for_applications_running=False,
+        )
+        failure = _wait_until_ready(url, stop)
+        if failure is not None:
+            print(f"zimage-serve: {failure}")
+            return 1
+        if not stop.is_set():
+            _print_how_to_try(url, config)
+            stop.wait()
+        print("stopping", flush=True)
+        return 0
+    finally:
+        if options.address is None:
+            shut_down_serve(within_s=_SHUT_DOWN_S)
+        else:
+            serve.delete(APPLICATION)
+
+
+def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
+    """Print each deployment as it comes up; return what failed, or None."""
+    printed: dict[str, str] = {}
+    while not stop.wait(_POLL_S):
+        application = serve.status().applications[APPLICATION]
+        for name, deployment in application.deployments.items():
+            if printed.get(name) != deployment.status.value:
+                printed[name] = deployment.status.value
+                print(f"  {name}: {deployment.status.value.lower()}", flush=True)
+        if application.status is ApplicationStatus.DEPLOY_FAILED:
+            return application.message
+        if application.status is ApplicationStatus.RUNNING and _is_ready(url):
+            return None
+    return None
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _print_how_to_try(url: str, config: AppConfig) -> None:
+    print(f"\nready: {url}   (a description of the API: {url}/docs)\n")
+    print(f"  curl {url}{GENERATIONS} -H 'content-type: application/json' \\")
+    print("""    -d '{"prompt": "a red circle on a blue background"}'\n""")
+    if config.model.source == "embedded":
+        print("This is the small embedded model. For the real one, on a GPU:")
+        print("  zimage-serve run --model Tongyi-MAI/Z-Image-Turbo\n")
+    print("Ctrl-C stops.", flush=True)

@@ -1,0 +1,18 @@
+"""The image store that the configuration names."""
+
+from cluster.storage import FolderStoreOptions, ImageStore, S3StoreOptions
+from cluster.storage import build_store as build_store_of
+from deployments.config import FolderStoreConfig, S3StoreConfig
+
+
+def build_store(config: FolderStoreConfig | S3StoreConfig) -> ImageStore:
+    """Build the store; nothing is read or written yet.
+
+    Raises:
+        ClusterError: If options contradict each other.
+    """
+    if isinstance(config, FolderStoreConfig):
+        return build_store_of(
+            FolderStoreOptions(folder=config.path, base_url=config.base_url, prefix=config.prefix)
+        )
+    return build_store_of(S3StoreOptions(**config.model_dump(exclude={"kind", "url_lifetime_s"})))
