@@ -13,6 +13,7 @@ def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -
     """Decode latents and encode the file, with its provenance inside."""
     started = time.monotonic()
     pixels = vae_decoder.decode(latents)
+    decoded = time.monotonic()
     content = encode_image(
         pixels,
         order.provenance,
@@ -23,5 +24,6 @@ def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -
         content=content,
         content_type=order.output_format.content_type,
         extension=order.output_format.extension,
-        decode_s=time.monotonic() - started,
+        decode_s=decoded - started,
+        file_s=time.monotonic() - decoded,
     )

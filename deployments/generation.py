@@ -19,7 +19,7 @@ from deployments.errors import (
 )
 from deployments.log import logger
 from deployments.served_model import ServedModel
-from deployments.stages import Denoised, FileOrder, ImageFile, Stages
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import (
@@ -79,13 +79,15 @@ class ImagesOrder:
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Seconds by stage."""
+    """Seconds by stage, of the stage's own work: what is between them is in the total only."""
 
     encode_s: float
     queue_s: float
     denoise_s: float
     decode_s: float
+    file_s: float
     store_s: float
+    total_s: float
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,10 @@ class Generation:
         started = time.monotonic()
         try:
             async with asyncio.timeout(order.timeout_s):
-                encoding = await self._stages.encode(order.prompt)
-                encode_s = time.monotonic() - started
+                encoded = await self._stages.encode(order.prompt)
                 images = await _gather(
                     [
-                        self._draw_one(order, index, encoding, encode_s, started, on_event)
+                        self._draw_one(order, index, encoded, started, on_event)
                         for index in range(order.num_images)
                     ]
                 )
@@ -141,7 +142,7 @@ class Generation:
             raise DeadlineExceededError(
                 f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
             ) from exc
-        return DrawnImages(images=images, num_prompt_tokens=encoding.num_tokens)
+        return DrawnImages(images=images, num_prompt_tokens=encoded.encoding.num_tokens)
 
     def sign(self, key: str, *, lifetime_s: int) -> str:
         """Return a URL of a stored picture."""
@@ -151,13 +152,12 @@ class Generation:
         self,
         order: ImagesOrder,
         index: int,
-        encoding: PromptEncoding,
-        encode_s: float,
+        encoded: Encoded,
         started: float,
         on_event: EventListener | None,
     ) -> DrawnImage:
         seconds_left = order.timeout_s - (time.monotonic() - started)
-        request = order.to_denoise_request(index, encoding, timeout_s=seconds_left)
+        request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
         denoised = await self._denoise(order.pool, index, request, on_event)
         provenance = build_provenance(order, self._model, request.seed, denoised.fingerprint)
         file = await self._stages.decode(
@@ -171,7 +171,13 @@ class Generation:
             content=file.content,
             fingerprint=denoised.fingerprint,
             times=StageTimes(
-                encode_s, denoised.result.queue_s, denoised.result.run_s, file.decode_s, store_s
+                encode_s=encoded.run_s,
+                queue_s=denoised.result.queue_s,
+                denoise_s=denoised.result.run_s,
+                decode_s=file.decode_s,
+                file_s=file.file_s,
+                store_s=store_s,
+                total_s=time.monotonic() - started,
             ),
         )
 

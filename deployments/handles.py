@@ -10,8 +10,8 @@ from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
-from deployments.stages import Denoised, FileOrder, ImageFile
-from pipeline.request import DenoiseRequest, PromptEncoding, StepEvent
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
+from pipeline.request import DenoiseRequest, StepEvent
 
 
 class HandleStages:
@@ -27,11 +27,11 @@ class HandleStages:
         self._denoisers = {pool: handle.options(stream=True) for pool, handle in denoisers.items()}
         self._vae_decoder = vae_decoder
 
-    async def encode(self, prompt: str) -> PromptEncoding:
+    async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
         with _service_errors():
-            encoding: PromptEncoding = await self._text_encoder.encode.remote(prompt)
-        return encoding
+            encoded: Encoded = await self._text_encoder.encode.remote(prompt)
+        return encoded
 
     async def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -160,14 +161,9 @@ class ImagesApi:
 
 
 def _to_timings(images: list[DrawnImage]) -> Timings:
-    times = [image.times for image in images]
-    return Timings(
-        encode_ms=1000 * max(each.encode_s for each in times),
-        queue_ms=1000 * max(each.queue_s for each in times),
-        denoise_ms=1000 * max(each.denoise_s for each in times),
-        decode_ms=1000 * max(each.decode_s for each in times),
-        store_ms=1000 * max(each.store_s for each in times),
-    )
+    times = [asdict(image.times) for image in images]
+    longest = {name: max(each[name] for each in times) for name in times[0]}
+    return Timings(**{f"{name[:-2]}_ms": 1000 * seconds for name, seconds in longest.items()})
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from deployments.config import AppConfig
 from deployments.denoiser import DenoiserDeployment
 from deployments.loading import StageLoader
-from deployments.stages import Denoised, FileOrder, ImageFile
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
-from pipeline.request import DenoiseRequest, PromptEncoding, StepEvent
+from pipeline.request import DenoiseRequest, StepEvent
 
 
 class LocalStages:
@@ -27,7 +27,7 @@ class LocalStages:
         self._denoisers = denoisers
         self._vae_decoder = vae_decoder
 
-    async def encode(self, prompt: str) -> PromptEncoding:
+    async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
         return await self._text_encoder.encode(prompt)
 

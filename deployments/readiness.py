@@ -51,10 +51,10 @@ class Readiness:
                 await asyncio.sleep(_RETRY_S)
 
     async def _draw(self, pool: str) -> None:
-        encoding = await self._stages.encode("warm up")
+        encoded = await self._stages.encode("warm up")
         request = DenoiseRequest(
             id=f"warm-up-{pool}-{time.monotonic_ns()}",
-            encoding=encoding,
+            encoding=encoded.encoding,
             size=_WARM_UP_SIZE,
             seed=0,
             num_inference_steps=1,

@@ -95,13 +95,15 @@ class Usage(BaseModel):
 
 
 class Timings(BaseModel):
-    """Milliseconds by stage, of the slowest picture where there are several."""
+    """Milliseconds of each stage's own work, of the slowest picture where there are several."""
 
     encode_ms: float
     queue_ms: float
     denoise_ms: float
     decode_ms: float
+    file_ms: float
     store_ms: float
+    total_ms: float
 
 
 class ImagesResponse(BaseModel):

@@ -12,6 +12,14 @@ from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, Step
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A prompt as the transformer reads it, and the text encoder's own time."""
+
+    encoding: PromptEncoding
+    run_s: float
+
+
+@dataclass(frozen=True)
 class Denoised:
     """Latents, and where they come from."""
 
@@ -38,12 +46,15 @@ class ImageFile:
     content_type: str
     extension: str
     decode_s: float
+    """Seconds of the VAE."""
+    file_s: float
+    """Seconds of encoding the file."""
 
 
 class Stages(Protocol):
     """Text encoder, denoiser and VAE decoder, in this process or behind handles."""
 
-    async def encode(self, prompt: str) -> PromptEncoding:
+    async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt.
 
         Raises:

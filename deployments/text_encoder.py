@@ -1,10 +1,11 @@
 """A text encoder behind a handle."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.request import PromptEncoding
+from deployments.stages import Encoded
 from pipeline.stages import TextEncoder
 
 
@@ -15,7 +16,12 @@ class TextEncoderDeployment:
         self._text_encoder = load()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text-encoder")
 
-    async def encode(self, prompt: str) -> PromptEncoding:
+    async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._text_encoder.encode, prompt)
+        return await loop.run_in_executor(self._thread, self._encode, prompt)
+
+    def _encode(self, prompt: str) -> Encoded:
+        started = time.monotonic()
+        encoding = self._text_encoder.encode(prompt)
+        return Encoded(encoding, time.monotonic() - started)

@@ -106,8 +106,8 @@ def _validate(body: dict[str, Any]) -> ImagesRequest:
 
 
 async def _draw_order(stages: Stages, order: ImagesOrder, rules: RequestRules) -> bytes:
-    encoding = await stages.encode(order.prompt)
-    request = order.to_denoise_request(0, encoding, timeout_s=None)
+    encoded = await stages.encode(order.prompt)
+    request = order.to_denoise_request(0, encoded.encoding, timeout_s=None)
     with tqdm(total=order.num_inference_steps, unit="step") as progress:
         async for event in stages.denoise(order.pool, request, yields_steps=True):
             if isinstance(event, Denoised):

@@ -1,0 +1,65 @@
+"""Configuration comes from a file and the environment, and mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.config_file import ConfigurationError, load_config
+
+
+def test_nothing_given_is_the_embedded_model_and_a_folder() -> None:
+    config = load_config(None, {})
+
+    assert config.model.source == "embedded"
+    assert config.store.kind == "folder"
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text("router: {num_replicas: 2, default_timeout_s: 7}\n")
+
+    config = load_config(file, {"ZIMAGE_ROUTER__NUM_REPLICAS": "3", "PATH": "/bin"})
+
+    assert config.router.num_replicas == 3
+    assert config.router.default_timeout_s == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ZIMAGE_STORE__PAHT", "x", "store.paht: no such key, did you mean store.path?"),
+        ("ZIMAGE_POOLS", "[{nam: a}]", "pools.0.nam: no such key, did you mean pools.0.name?"),
+        ("ZIMAGE_MODLE", "{}", "modle: no such key, did you mean model?"),
+        ("ZIMAGE_STORE", "{kind: s3}", "store.bucket: Field required"),
+        ("ZIMAGE_ROUTER__NUM_REPLICAS", "0", "router.num_replicas: Input should be greater"),
+        ("ZIMAGE_POOLS", "[]", "pools must hold at least one pool"),
+        ("ZIMAGE_POOLS", "[{name: a}, {name: a}]", "names of pools must differ"),
+        ("ZIMAGE_VAE_DECODER__MIN_REPLICAS", "2", "min_replicas must be at most max_replicas"),
+    ],
+)
+def test_a_mistake_is_named(name: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message.replace("?", r"\?")):
+        load_config(None, {name: value})
+
+
+def test_every_mistake_gets_a_line() -> None:
+    environment = {"ZIMAGE_MODLE": "{}", "ZIMAGE_ROUTER__NUM_REPLICAS": "0"}
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(None, environment)
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", "just text"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text(content)
+
+    with pytest.raises(ConfigurationError, match="configuration file must"):
+        load_config(file, {})
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must be readable"):
+        load_config(tmp_path / "none.yaml", {})
