@@ -1,0 +1,48 @@
+"""What can go wrong underneath the service.
+
+ClusterError
+├── StoreError
+│   ├── StoreUnavailableError     the store did not do it after its retries (HTTP 503)
+│   ├── StoreConfigurationError   the operator must change something: bucket, credentials, region
+│   └── ImageNotFoundError        the store has no image under the key (HTTP 404)
+├── UrlError                      a signed URL of the folder store is refused (HTTP 403)
+│   ├── UrlExpiredError           it was right once
+│   └── UrlSignatureError         it was not made by this store, or was changed
+└── KeyFormatError                a key, or a part of one, has characters that keys do not have
+"""
+
+
+class ClusterError(Exception):
+    """Anything that `cluster` raises on purpose. Takes one message, so that it can be pickled."""
+
+
+class StoreError(ClusterError):
+    """The store did not do what it was asked for."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store did not do it after its retries; it may do it later."""
+
+
+class StoreConfigurationError(StoreError):
+    """The operator must change something: a bucket, credentials, a region, an option."""
+
+
+class ImageNotFoundError(StoreError):
+    """The store has no image under the key."""
+
+
+class UrlError(ClusterError):
+    """A signed URL of the folder store is refused."""
+
+
+class UrlExpiredError(UrlError):
+    """The URL was right once."""
+
+
+class UrlSignatureError(UrlError):
+    """The URL was not made by this store, or was changed."""
+
+
+class KeyFormatError(ClusterError):
+    """A key, or a part of one, has characters that keys do not have."""
