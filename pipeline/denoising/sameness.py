@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 PROBED_ROWS: Final = (32, 64, 96, 128, 160, 224, 288, 480, 736, 1056, 1632, 2080)
 
 
+@torch.no_grad()
 def packs_exactly(
     linears: Iterable[torch.nn.Linear], *, probed_rows: Sequence[int] = PROBED_ROWS
 ) -> bool:
     """Compare rows of each linear alone with the same rows among others, byte by byte."""
     distinct = {
-        (linear.weight.shape, linear.weight.dtype, linear.bias is None): linear
+        (type(linear), linear.weight.shape, linear.weight.dtype, linear.bias is None): linear
         for linear in linears
     }
     return all(_is_exact(linear, probed_rows) for linear in distinct.values())
@@ -42,12 +42,9 @@ def linears_of_packed_rows(model: Any) -> list[torch.nn.Linear]:
 
 
 def _is_exact(linear: torch.nn.Linear, probed_rows: Sequence[int]) -> bool:
-    weight, bias = linear.weight, linear.bias
+    weight = linear.weight
     generator = torch.Generator("cpu").manual_seed(0)
-    drawn = torch.randn(max(probed_rows), weight.shape[1], generator=generator)
+    drawn = torch.randn(max(probed_rows), linear.in_features, generator=generator)
     rows = drawn.to(weight.device, weight.dtype)
-    reference: Tensor = F.linear(rows, weight, bias)
-    return all(
-        torch.equal(F.linear(rows[-count:], weight, bias), reference[-count:])
-        for count in probed_rows
-    )
+    reference: Tensor = linear(rows)
+    return all(torch.equal(linear(rows[-count:]), reference[-count:]) for count in probed_rows)

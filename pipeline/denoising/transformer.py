@@ -196,7 +196,7 @@ class PackedTransformer:
 
     def _join(self, hidden: Tensor, items: Sequence[PackedItem], images: SequenceLayout) -> Tensor:
         captions = [item.caption.rows for item in items]
-        pairs = zip(torch.split(hidden, images.lengths), captions, strict=True)
+        pairs = zip(torch.split(hidden, list(images.lengths)), captions, strict=True)
         return torch.cat([part for pair in pairs for part in pair])
 
     def _joint_rows(

@@ -13,13 +13,13 @@ class Recorder:
 
     def __init__(self, at_step: dict[int, Callable[[], object]] | None = None) -> None:
         self.events: list[StepEvent] = []
-        self._at_step = at_step or {}
+        self.at_step = {} if at_step is None else at_step
         self._last: SimpleQueue[DenoiseResult | VelocityResult | PipelineError] = SimpleQueue()
 
     def __call__(self, outcome: Outcome) -> None:
         if isinstance(outcome, StepEvent):
             self.events.append(outcome)
-            self._at_step.get(outcome.step, lambda: None)()
+            self.at_step.get(outcome.step, lambda: None)()
         else:
             self._last.put(outcome)
 
