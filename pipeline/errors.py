@@ -6,7 +6,10 @@ PipelineError
 ├── OutOfMemoryError      the stage did not fit on its device
 ├── NumericalError        the transformer returned values that are not finite
 ├── DeadlineError         the picture cannot be finished in the time that is left
-└── CancelledError        the caller gave up, and the step loop let go
+├── CancelledError        the caller gave up, and the step loop let go
+├── ReplicaFullError      the step loop holds as much work as it may, or is closing
+├── ReplicaFailedError    the step loop has stopped, and the replica must be replaced
+└── AttentionUnavailableError  this machine cannot run the attention kernel that was asked for
 """
 
 
@@ -36,3 +39,15 @@ class DeadlineError(PipelineError):
 
 class CancelledError(PipelineError):
     """The caller gave up, and the step loop let go."""
+
+
+class ReplicaFullError(PipelineError):
+    """The step loop holds as much work as it may, or is closing: ask another replica."""
+
+
+class ReplicaFailedError(PipelineError):
+    """The step loop has stopped, and the replica must be replaced."""
+
+
+class AttentionUnavailableError(PipelineError):
+    """This machine cannot run the attention kernel that was asked for."""

@@ -1,0 +1,1 @@
+"""The denoiser that serves many requests at once."""

@@ -1,0 +1,173 @@
+"""Which requests are admitted, and which share the next step. Pure functions over plain data.
+
+Order within a step: whoever was passed over too often, then interactive before batch, then the
+earliest due time. A request is due at its deadline, or when it has taken `patience` times as long
+as it would alone, whichever comes first: a small picture overtakes a large one that is not late,
+and no later arrival overtakes one that is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import DeadlineError, ReplicaFullError
+from pipeline.request import Priority
+
+
+@dataclass(frozen=True)
+class BatchingLimits:
+    """Bounds of one step loop; units are cost units (`pipeline.denoising.cost`)."""
+
+    step_units: float = 8.0
+    """Work of one step: how long an arrival waits at most, but for a single larger forward."""
+    max_items: int = 16
+    """Items of one step."""
+    held_units: float = 512.0
+    """Work that the loop accepts, all remaining steps counted."""
+    max_passed_over: int = 16
+    """Steps after which a waiting request goes first."""
+    patience: float = 4.0
+    """How many times its time alone a request may take before it is due."""
+    paused_bytes: int = 256 * 2**20
+    """Latents of paused requests that stay on the device; others wait in host memory."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the choice knows of one held request."""
+
+    id: str
+    step_units: float
+    """Cost of its next forward."""
+    priority: Priority
+    due_s: float
+    """On the loop's clock; infinite when never."""
+    arrival: int
+    """Rank of arrival, unique."""
+    passed_over: int = 0
+    """Steps taken by others since its own last step, or since it came."""
+
+
+def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> list[Candidate]:
+    """Choose who shares the next step, most urgent first.
+
+    The most urgent always runs, however large. Others join while the step stays within bounds. With
+    at most n requests held at a time, none is passed over more than `max_passed_over + n` steps:
+    the most passed over goes first, and counts anew afterwards.
+    """
+    chosen: list[Candidate] = []
+    units = 0.0
+    for candidate in sorted(candidates, key=lambda each: _urgency(each, limits)):
+        fits = units + candidate.step_units <= limits.step_units
+        if not chosen or (fits and len(chosen) < limits.max_items):
+            chosen.append(candidate)
+            units += candidate.step_units
+    return chosen
+
+
+def _urgency(candidate: Candidate, limits: BatchingLimits) -> tuple[int, bool, float, int]:
+    is_aged = candidate.passed_over >= limits.max_passed_over
+    age = candidate.passed_over if is_aged else 0
+    is_batch = candidate.priority is Priority.BATCH
+    return (-age, is_batch, candidate.due_s, candidate.arrival)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A request that asks to be let in."""
+
+    step_units: float
+    num_steps: int
+    priority: Priority
+    timeout_s: float | None
+
+    @property
+    def units(self) -> float:
+        """Cost of all its steps."""
+        return self.step_units * self.num_steps
+
+
+@dataclass(frozen=True)
+class HeldWork:
+    """What the loop holds of one request."""
+
+    units: float
+    """Cost of its remaining steps."""
+    priority: Priority
+    due_s: float
+
+
+def admit(
+    demand: Demand,
+    held: Sequence[HeldWork],
+    *,
+    rate_units_s: float | None,
+    now_s: float,
+    limits: BatchingLimits,
+) -> float | None:
+    """Let a request in, or say why not.
+
+    Returns:
+        Seconds until it should be done; None while no rate was measured.
+
+    Raises:
+        ReplicaFullError: If it does not fit beside what is held.
+        DeadlineError: If what goes before it leaves too little time.
+    """
+    held_units = sum(work.units for work in held)
+    if held and held_units + demand.units > limits.held_units:
+        raise ReplicaFullError(
+            f"held work must stay within {limits.held_units:.1f} cost units, "
+            f"holding {held_units:.1f} and got {demand.units:.1f}"
+        )
+    if not rate_units_s:
+        return None
+    estimate_s = (_units_before(demand, held, rate_units_s, now_s, limits)) / rate_units_s
+    if demand.timeout_s is not None and estimate_s > demand.timeout_s:
+        raise DeadlineError(
+            f"estimated {estimate_s:.2f} s must be within the {demand.timeout_s:.2f} s left"
+        )
+    return estimate_s
+
+
+def due_time(
+    demand: Demand, *, rate_units_s: float | None, now_s: float, limits: BatchingLimits
+) -> float:
+    """Return when a request that arrives now is due, on the loop's clock."""
+    timeout_s = math.inf if demand.timeout_s is None else demand.timeout_s
+    # Before a rate is known a unit stands for a second: the order of sizes is right all the same.
+    patience_s = limits.patience * demand.units / (rate_units_s or 1.0)
+    return now_s + min(timeout_s, patience_s)
+
+
+def _units_before(
+    demand: Demand,
+    held: Sequence[HeldWork],
+    rate_units_s: float,
+    now_s: float,
+    limits: BatchingLimits,
+) -> float:
+    due_s = due_time(demand, rate_units_s=rate_units_s, now_s=now_s, limits=limits)
+    rank = (demand.priority is Priority.BATCH, due_s)
+    ahead = (work.units for work in held if (work.priority is Priority.BATCH, work.due_s) <= rank)
+    return demand.units + sum(ahead)
+
+
+def choose_offloads(
+    paused: Sequence[tuple[Candidate, int]], limits: BatchingLimits
+) -> list[Candidate]:
+    """Choose whose latents leave the device: of the paused, those that will wait longest.
+
+    Args:
+        paused: Candidates that have started and do not run, with the bytes of their latents.
+        limits: The bound on their sum.
+    """
+    by_urgency = sorted(paused, key=lambda each: _urgency(each[0], limits))
+    kept_bytes = 0
+    offloaded = []
+    for candidate, num_bytes in by_urgency:
+        if kept_bytes + num_bytes > limits.paused_bytes:
+            offloaded.append(candidate)
+        else:
+            kept_bytes += num_bytes
+    return offloaded

@@ -1,0 +1,62 @@
+"""The caption path: what the transformer makes of a prompt, once a request."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class CaptionKey:
+    """What a caption state depends on, beside the weights."""
+
+    digest: str
+    """Of the prompt embeddings' shape, type and bytes."""
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionState:
+    """A caption after embedder and context refiner; the timestep does not enter it."""
+
+    rows: Tensor
+    """[padded tokens, dim] on the transformer's device."""
+    num_tokens: int
+    """Tokens of the prompt, padding not counted."""
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens, the model's own padding counted."""
+        return int(self.rows.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the state holds on the device."""
+        return self.rows.nbytes
+
+
+def identify_caption(prompt_embeds: Tensor) -> CaptionKey:
+    """Name a caption by its content, so that pictures of one prompt share its state."""
+    embeds = prompt_embeds.detach().cpu().contiguous()
+    header = f"{embeds.dtype}{tuple(embeds.shape)}".encode()
+    content = embeds.view(torch.uint8).numpy().data
+    digest = hashlib.blake2b(header, digest_size=16)
+    digest.update(content)
+    return CaptionKey(digest.hexdigest())
+
+
+def check_prompt_embeds(prompt_embeds: Tensor, *, dim: int, max_tokens: int) -> None:
+    """Refuse what the caption path cannot read.
+
+    Raises:
+        InvalidRequestError: Naming the rule and the shape.
+    """
+    shape = tuple(prompt_embeds.shape)
+    if len(shape) != 2 or shape[1] != dim or not 1 <= shape[0] <= max_tokens:
+        raise InvalidRequestError(
+            f"prompt_embeds must be [1 to {max_tokens} tokens, {dim}], got {list(shape)}"
+        )

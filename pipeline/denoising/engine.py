@@ -1,0 +1,291 @@
+"""The step loop: one thread that owns the device and serves all requests of a replica.
+
+Before each step it lets go of who gave up, chooses who runs, runs one forward for them, and hands
+out what they made. Requests join and leave between any two steps.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from pipeline.denoising.batching import BatchingLimits, Demand, choose_batch, choose_offloads
+from pipeline.denoising.caching import ByteBoundedCache
+from pipeline.denoising.captions import CaptionKey, CaptionState
+from pipeline.denoising.isolation import IsolatedForward, describe_failure
+from pipeline.denoising.preview import LatentPreview
+from pipeline.denoising.roster import Backlog, Roster, Ticket
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
+from pipeline.denoising.work import (
+    Admission,
+    DenoisingRun,
+    Listener,
+    Outcome,
+    VelocityCall,
+    VelocityRequest,
+    Work,
+)
+from pipeline.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidRequestError,
+    PipelineError,
+    ReplicaFailedError,
+)
+from pipeline.request import LATENT_SCALE, DenoiseRequest, DenoiseResult, ImageSize, StepEvent
+from pipeline.schedule import Schedule, build_schedule
+
+_logger = logging.getLogger(__name__)
+
+_CAPTION_CACHE_BYTES: Final = 512 * 2**20
+
+
+class StepLoop:
+    """Denoises many requests at once. Any thread may call it.
+
+    Satisfies `pipeline.stages.Denoiser`.
+    """
+
+    def __init__(
+        self,
+        transformer: PackedTransformer,
+        *,
+        limits: BatchingLimits | None = None,
+        preview: LatentPreview | None = None,
+        schedule_of: Callable[[int], Schedule] = build_schedule,
+        num_threads: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transformer = transformer
+        self._forward = IsolatedForward(transformer)
+        self._limits = limits or BatchingLimits()
+        self._preview = preview
+        self._schedule_of = schedule_of
+        self._num_threads = num_threads
+        self._clock = clock
+        self._captions: ByteBoundedCache[CaptionKey, CaptionState] = ByteBoundedCache(
+            _CAPTION_CACHE_BYTES
+        )
+        self._roster = Roster(self._limits, clock)
+        self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
+        self._thread.start()
+
+    @property
+    def failure(self) -> ReplicaFailedError | None:
+        """Why the loop has stopped for good; None while it is well."""
+        return self._roster.failure
+
+    def denoise(
+        self, request: DenoiseRequest, on_step: Callable[[StepEvent], None] | None = None
+    ) -> DenoiseResult:
+        """Draw one image's latents and wait for them.
+
+        Raises:
+            PipelineError: What `submit` raises, or what a listener would have been told.
+        """
+        outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        self.submit(request, outcomes.put)
+        try:
+            while isinstance(outcome := outcomes.get(), StepEvent):
+                if on_step is not None:
+                    on_step(outcome)
+        except BaseException:
+            self.cancel(request.id)
+            raise
+        if isinstance(outcome, DenoiseResult):
+            return outcome
+        if isinstance(outcome, PipelineError):
+            raise outcome
+        raise TypeError(f"a denoising run must end in a result, got {outcome!r}")
+
+    def submit(self, request: DenoiseRequest, listener: Listener) -> Ticket:
+        """Let a picture in; it takes its first step with the next forward.
+
+        The listener is told a `StepEvent` a step and, last, a `DenoiseResult` or a `PipelineError`.
+
+        Raises:
+            InvalidRequestError: If the prompt embeddings have the wrong shape or the id is held.
+            ReplicaFullError: If the loop holds too much, or is closing.
+            DeadlineError: If the picture cannot be finished in time.
+            ReplicaFailedError: If the loop has stopped.
+        """
+        embeds = request.encoding.prompt_embeds
+        schedule = self._schedule_of(request.num_inference_steps)
+        step_units = self._price(request.size, embeds)
+        num_steps = schedule.num_inference_steps
+        demand = Demand(step_units, num_steps, request.priority, request.timeout_s)
+
+        def build(admission: Admission) -> Work:
+            return DenoisingRun(admission, request, schedule, self._preview)
+
+        return self._roster.let_in(request.id, demand, embeds, listener, build)
+
+    def submit_velocity(self, request: VelocityRequest, listener: Listener) -> Ticket:
+        """Let one forward in; the listener is told a `VelocityResult` or a `PipelineError`.
+
+        Raises:
+            PipelineError: As `submit` does.
+        """
+        shape, embeds = request.latents.shape, request.encoding.prompt_embeds
+        if len(shape) != 4 or shape[0] != 1:
+            raise InvalidRequestError(f"latents must be [1, 16, h, w], got {list(shape)}")
+        size = ImageSize(shape[2] * LATENT_SCALE, shape[3] * LATENT_SCALE)
+        demand = Demand(self._price(size, embeds), 1, request.priority, request.timeout_s)
+
+        def build(admission: Admission) -> Work:
+            return VelocityCall(admission, request)
+
+        return self._roster.let_in(request.id, demand, embeds, listener, build)
+
+    def cancel(self, request_id: str) -> bool:
+        """Let go of a request before the next step; its listener is told `CancelledError`.
+
+        Returns:
+            Whether the request was held.
+        """
+        return self._roster.cancel(request_id)
+
+    def backlog(self) -> Backlog:
+        """Say what is held and how fast it goes."""
+        return self._roster.backlog()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Take nothing more in, and finish what is held.
+
+        Returns:
+            Whether all of it was finished; what was not is told `CancelledError`.
+        """
+        self._roster.close()
+        self._thread.join(timeout_s)
+        is_drained = not self._thread.is_alive()
+        if not is_drained:
+            self._roster.stop()
+            self._thread.join()
+        return is_drained and self.failure is None
+
+    def _price(self, size: ImageSize, prompt_embeds: Tensor) -> float:
+        self._transformer.check_prompt(prompt_embeds)
+        num_tokens = prompt_embeds.shape[0]
+        return self._transformer.cost.units(size.num_image_tokens, num_tokens)
+
+    def _run(self) -> None:
+        try:
+            if self._num_threads is not None:
+                # Threads split the sums of a matrix product: a fixed count keeps their bytes.
+                torch.set_num_threads(self._num_threads)
+            while self._roster.await_work():
+                self._take_step()
+            for work in self._roster.works():
+                self._leave(work, CancelledError("the replica closed before the last step"))
+        except BaseException as exc:
+            # The thread ends here, and everyone who waits must hear of it.
+            failure = ReplicaFailedError(f"the step loop stopped: {type(exc).__name__}: {exc}")
+            self._roster.fail(failure)
+            for work in self._roster.works():
+                self._leave(work, failure)
+            raise
+
+    def _take_step(self) -> None:
+        self._let_go()
+        waiting = {work.id: work for work in self._roster.works()}
+        step_units = min(self._limits.step_units, self._forward.max_units)
+        chosen = choose_batch(
+            [work.to_candidate() for work in waiting.values()],
+            replace(self._limits, step_units=step_units),
+        )
+        running = [waiting.pop(candidate.id) for candidate in chosen]
+        self._pass_over(list(waiting.values()))
+        self._run_forward(running)
+
+    def _let_go(self) -> None:
+        for work in self._roster.take_cancelled():
+            self._leave(work, CancelledError("the request was cancelled"))
+        now_s = self._clock()
+        for work in self._roster.works():
+            if now_s > work.admission.deadline_s:
+                self._leave(work, _expiry_of(work))
+
+    def _pass_over(self, paused: Sequence[Work]) -> None:
+        for work in paused:
+            work.passed_over += 1
+        holding = {work.id: work for work in paused if work.device_bytes}
+        sizes = [(work.to_candidate(), work.device_bytes) for work in holding.values()]
+        for candidate in choose_offloads(sizes, self._limits):
+            holding[candidate.id].offload()
+
+    def _run_forward(self, running: Sequence[Work]) -> None:
+        begun_s = self._clock()
+        prepared = [(work, item) for work in running if (item := self._prepare(work, begun_s))]
+        if not prepared:
+            return
+        works, items = zip(*prepared, strict=True)
+        units = [work.admission.demand.step_units for work in works]
+        velocities = self._forward.predict(items, units)
+        ended_s = self._clock()
+        # Measured before anyone is told, so that whoever hears of a step finds its rate.
+        sizes = frozenset(_size_of(item) for item in items)
+        self._roster.measure(sizes, sum(units), ended_s - begun_s)
+        for work, velocity in zip(works, velocities, strict=True):
+            self._deliver(work, velocity, ended_s)
+
+    def _prepare(self, work: Work, now_s: float) -> PackedItem | None:
+        work.passed_over = 0
+        if work.started_s is None:
+            work.started_s = now_s
+        try:
+            if work.caption is None:
+                work.caption = self._encode_caption(work.admission)
+            return work.next_item(work.caption)
+        except torch.AcceleratorError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - what one request provokes must not fail others
+            self._leave(work, describe_failure(exc))
+            return None
+
+    def _encode_caption(self, admission: Admission) -> CaptionState:
+        def encode() -> CaptionState:
+            return self._transformer.encode_caption(admission.prompt_embeds)
+
+        return self._captions.get_or_make(admission.caption_key, encode)
+
+    def _deliver(self, work: Work, velocity: Tensor | PipelineError, now_s: float) -> None:
+        if isinstance(velocity, PipelineError):
+            self._leave(work, velocity)
+            return
+        outcomes = work.take(velocity, now_s)
+        if work.steps_left:
+            self._tell(work, outcomes)
+        else:
+            self._leave(work, *outcomes)
+
+    def _leave(self, work: Work, *outcomes: Outcome) -> None:
+        self._roster.remove(work)
+        self._tell(work, outcomes)
+
+    def _tell(self, work: Work, outcomes: Sequence[Outcome]) -> None:
+        try:
+            for outcome in outcomes:
+                work.admission.listener(outcome)
+        except Exception:
+            # Its own code failed, so there is nobody left to tell.
+            _logger.exception("the listener of %s failed, and its request is dropped", work.id)
+            self._roster.remove(work)
+
+
+def _expiry_of(work: Work) -> DeadlineError:
+    demand = work.admission.demand
+    return DeadlineError(
+        f"the picture must be finished within {demand.timeout_s} s, "
+        f"{work.steps_left} of {demand.num_steps} steps are left"
+    )
+
+
+def _size_of(item: PackedItem) -> ImageSize:
+    _, height, width = item.latents.shape
+    return ImageSize(height * LATENT_SCALE, width * LATENT_SCALE)

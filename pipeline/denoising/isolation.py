@@ -1,0 +1,108 @@
+"""A forward of several items in which only the items at fault fail."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.denoising.transformer import PackedItem
+from pipeline.errors import NumericalError, OutOfMemoryError, PipelineError
+
+_logger = logging.getLogger(__name__)
+
+
+class PredictsVelocity(Protocol):
+    """The part of `PackedTransformer` that may fail."""
+
+    def predict_velocity(self, items: Sequence[PackedItem]) -> list[Tensor]:
+        """Predict each item's velocity."""
+        ...
+
+
+class IsolatedForward:
+    """Runs forwards, finds the item at fault, and learns how much fits in memory."""
+
+    def __init__(self, transformer: PredictsVelocity) -> None:
+        self._transformer = transformer
+        self.max_units = math.inf
+        """Cost units of one step that are known to be too many, halved: the bound from then on."""
+
+    def predict(
+        self, items: Sequence[PackedItem], units: Sequence[float]
+    ) -> list[Tensor | PipelineError]:
+        """Predict each item's velocity, or say why there is none.
+
+        Args:
+            items: What shares the forward.
+            units: The cost of each, in cost units.
+
+        Raises:
+            torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
+        """
+        try:
+            return _check_finite(self._transformer.predict_velocity(items))
+        except torch.AcceleratorError:
+            raise
+        except torch.OutOfMemoryError as exc:
+            if len(items) == 1:
+                return [self._predict_after_release(items[0], exc)]
+            return self._predict_halves(items, units)
+        except Exception as exc:  # noqa: BLE001 - whatever one item provokes must not fail others
+            if len(items) == 1:
+                return [describe_failure(exc)]
+            _logger.warning("a forward of %d items failed, each runs alone: %s", len(items), exc)
+            alone = zip(items, units, strict=True)
+            return [self.predict([item], [cost])[0] for item, cost in alone]
+
+    def _predict_halves(
+        self, items: Sequence[PackedItem], units: Sequence[float]
+    ) -> list[Tensor | PipelineError]:
+        self.max_units = min(self.max_units, sum(units) / 2)
+        _logger.warning(
+            "out of memory with %d items: halved, and steps stay within %.2f cost units",
+            len(items),
+            self.max_units,
+        )
+        _release_memory()
+        middle = len(items) // 2
+        first = self.predict(items[:middle], units[:middle])
+        return first + self.predict(items[middle:], units[middle:])
+
+    def _predict_after_release(
+        self, item: PackedItem, cause: torch.OutOfMemoryError
+    ) -> Tensor | PipelineError:
+        # What other shapes left in the allocator's cache may be what is missing.
+        _release_memory()
+        try:
+            return _check_finite(self._transformer.predict_velocity([item]))[0]
+        except torch.OutOfMemoryError:
+            error = OutOfMemoryError(
+                f"latents must fit on the device, got {list(item.latents.shape)}"
+            )
+            error.__cause__ = cause
+            return error
+
+
+def _check_finite(velocities: Sequence[Tensor]) -> list[Tensor | PipelineError]:
+    finite = torch.stack([velocity.isfinite().all() for velocity in velocities]).tolist()
+    return [
+        velocity if is_finite else NumericalError("the velocity must be finite, and is not")
+        for velocity, is_finite in zip(velocities, finite, strict=True)
+    ]
+
+
+def describe_failure(exc: Exception) -> PipelineError:
+    """Turn whatever a request provoked into what its listener is told."""
+    if isinstance(exc, PipelineError):
+        return exc
+    error = PipelineError(f"the denoiser failed: {type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,191 @@
+"""Who is in a step loop: admission, cancellation and backlog, safe for any thread.
+
+The loop's thread reads the roster between steps; every other thread writes to it.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from pipeline.denoising.batching import BatchingLimits, Demand, admit, due_time
+from pipeline.denoising.captions import identify_caption
+from pipeline.denoising.work import Admission, Listener, Work
+from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFullError
+from pipeline.request import ImageSize
+
+_RATE_WEIGHT: Final = 0.2
+"""How much the last step moves the live rate."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request was let in."""
+
+    id: str
+    units: float
+    """Cost of all its steps."""
+    estimate_s: float | None
+    """Seconds until it should be done; None while no rate was measured."""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a step loop holds, and how fast it goes."""
+
+    waiting_units: float
+    """Cost of requests that have not started."""
+    running_units: float
+    """Cost of the remaining steps of those that have."""
+    rate_units_s: float | None
+    """Cost units a second, smoothed over the last steps of warm sizes."""
+    num_held: int
+    warm_sizes: frozenset[ImageSize]
+
+
+class Roster:
+    """The requests that a step loop holds."""
+
+    def __init__(self, limits: BatchingLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._held: dict[str, Work] = {}
+        self._cancelled: set[str] = set()
+        self._num_arrived = 0
+        self._rate_units_s: float | None = None
+        self._warm_sizes: frozenset[ImageSize] = frozenset()
+        self._is_closing = False
+        self._is_stopping = False
+        self._failure: ReplicaFailedError | None = None
+
+    @property
+    def failure(self) -> ReplicaFailedError | None:
+        """Why the loop has stopped for good; None while it is well."""
+        return self._failure
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether what is held is to be abandoned."""
+        return self._is_stopping
+
+    def let_in(
+        self,
+        request_id: str,
+        demand: Demand,
+        prompt_embeds: Tensor,
+        listener: Listener,
+        build: Callable[[Admission], Work],
+    ) -> Ticket:
+        """Hold a request, on the terms that `admit` sets.
+
+        Raises:
+            InvalidRequestError: If the id is held already.
+            ReplicaFullError: If the loop holds too much, or is closing.
+            DeadlineError: If the request cannot be finished in time.
+            ReplicaFailedError: If the loop has stopped.
+        """
+        caption_key = identify_caption(prompt_embeds)
+        timeout_s = math.inf if demand.timeout_s is None else demand.timeout_s
+        with self._condition:
+            self._check_open(request_id)
+            now_s, rate = self._clock(), self._rate_units_s
+            held = [work.to_held() for work in self._held.values()]
+            estimate_s = admit(demand, held, rate_units_s=rate, now_s=now_s, limits=self._limits)
+            self._num_arrived += 1
+            self._held[request_id] = build(
+                Admission(
+                    id=request_id,
+                    demand=demand,
+                    caption_key=caption_key,
+                    prompt_embeds=prompt_embeds,
+                    arrival=self._num_arrived,
+                    arrived_s=now_s,
+                    due_s=due_time(demand, rate_units_s=rate, now_s=now_s, limits=self._limits),
+                    deadline_s=now_s + timeout_s,
+                    listener=listener,
+                )
+            )
+            self._condition.notify_all()
+        return Ticket(request_id, demand.units, estimate_s)
+
+    def _check_open(self, request_id: str) -> None:
+        if self._failure is not None:
+            raise ReplicaFailedError(str(self._failure))
+        if self._is_closing:
+            raise ReplicaFullError("the step loop is closing and takes nothing more")
+        if request_id in self._held:
+            raise InvalidRequestError(f"id must not be held already, got {request_id!r}")
+
+    def cancel(self, request_id: str) -> bool:
+        """Mark a request to be let go, and say whether it is held."""
+        with self._condition:
+            is_held = request_id in self._held
+            if is_held:
+                self._cancelled.add(request_id)
+            return is_held
+
+    def take_cancelled(self) -> list[Work]:
+        """Return those marked since the last call and still held."""
+        with self._condition:
+            marked, self._cancelled = self._cancelled, set()
+            return [self._held[request_id] for request_id in marked if request_id in self._held]
+
+    def works(self) -> list[Work]:
+        """Return what is held, in order of arrival."""
+        with self._condition:
+            return list(self._held.values())
+
+    def remove(self, work: Work) -> None:
+        """Hold a request no more."""
+        with self._condition:
+            self._held.pop(work.id, None)
+            self._cancelled.discard(work.id)
+
+    def await_work(self) -> bool:
+        """Wait until something is held, and say whether there is a step to take."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._held or self._is_closing)
+            return bool(self._held) and not self._is_stopping
+
+    def measure(self, sizes: frozenset[ImageSize], units: float, elapsed_s: float) -> None:
+        """Learn from a step of these sizes how fast the loop goes."""
+        with self._condition:
+            is_warm = sizes <= self._warm_sizes
+            self._warm_sizes |= sizes
+            # The first step of a size compiles or allocates, and says nothing of the rate.
+            if is_warm and elapsed_s > 0:
+                sample, rate = units / elapsed_s, self._rate_units_s
+                smoothed = sample if rate is None else rate + _RATE_WEIGHT * (sample - rate)
+                self._rate_units_s = smoothed
+
+    def backlog(self) -> Backlog:
+        """Say what is held and how fast it goes."""
+        with self._condition:
+            held = [(work.started_s is None, work.to_held().units) for work in self._held.values()]
+            return Backlog(
+                waiting_units=sum(units for is_waiting, units in held if is_waiting),
+                running_units=sum(units for is_waiting, units in held if not is_waiting),
+                rate_units_s=self._rate_units_s,
+                num_held=len(held),
+                warm_sizes=self._warm_sizes,
+            )
+
+    def close(self) -> None:
+        """Let nothing more in."""
+        with self._condition:
+            self._is_closing = True
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """Abandon what is held, before the next step."""
+        with self._condition:
+            self._is_stopping = True
+
+    def fail(self, failure: ReplicaFailedError) -> None:
+        """Let nothing more in, for good."""
+        with self._condition:
+            self._failure = failure

@@ -1,0 +1,226 @@
+"""What the step loop holds of one request, and how it goes from step to step.
+
+The loop knows `Work`: something with a next forward. A `DenoisingRun` steps its own latents through
+a schedule; a `VelocityCall` is one forward for a scheduler elsewhere (the canvas of a tiled image).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pipeline.denoising.batching import Candidate, Demand, HeldWork
+from pipeline.denoising.captions import CaptionKey, CaptionState
+from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
+from pipeline.denoising.preview import LatentPreview, choose_preview_steps
+from pipeline.denoising.transformer import PackedItem
+from pipeline.errors import PipelineError
+from pipeline.latents import draw_noise
+from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
+from pipeline.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class VelocityRequest:
+    """One forward asked of a step loop."""
+
+    id: str
+    encoding: PromptEncoding
+    latents: Tensor = field(compare=False)
+    """[1, 16, h, w] float32."""
+    model_time: float
+    positions: PositionGrid = WHOLE_CANVAS
+    priority: Priority = Priority.INTERACTIVE
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class VelocityResult:
+    """What one forward predicted."""
+
+    velocity: Tensor = field(compare=False)
+    """[1, 16, h, w] float32 on the CPU, its sign as `Schedule.advance` takes it."""
+
+
+Outcome = StepEvent | DenoiseResult | VelocityResult | PipelineError
+Listener = Callable[[Outcome], None]
+"""Told of every outcome, by the loop's own thread: it must return at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Admission:
+    """The terms under which a request was let in."""
+
+    id: str
+    demand: Demand
+    caption_key: CaptionKey
+    prompt_embeds: Tensor
+    arrival: int
+    arrived_s: float
+    due_s: float
+    deadline_s: float
+    """On the loop's clock; infinite when there is none."""
+    listener: Listener
+
+
+class Work(ABC):
+    """One admitted request. The loop's thread owns it."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.caption: CaptionState | None = None
+        self.passed_over = 0
+        self.started_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.admission.id
+
+    @property
+    @abstractmethod
+    def steps_left(self) -> int:
+        """Forwards that remain."""
+
+    @abstractmethod
+    def next_item(self, caption: CaptionState) -> PackedItem:
+        """Return what the next forward needs."""
+
+    @abstractmethod
+    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
+        """Use what the forward predicted, and return what the listener is told."""
+
+    @property
+    @abstractmethod
+    def device_bytes(self) -> int:
+        """Bytes of state that a paused request keeps on the device."""
+
+    @abstractmethod
+    def offload(self) -> None:
+        """Move that state to host memory; the next forward brings it back."""
+
+    def to_candidate(self) -> Candidate:
+        """Describe this work to `choose_batch`."""
+        terms = self.admission
+        demand = terms.demand
+        return Candidate(
+            terms.id,
+            demand.step_units,
+            demand.priority,
+            terms.due_s,
+            terms.arrival,
+            self.passed_over,
+        )
+
+    def to_held(self) -> HeldWork:
+        """Describe this work to `admit`."""
+        demand = self.admission.demand
+        return HeldWork(demand.step_units * self.steps_left, demand.priority, self.admission.due_s)
+
+
+class DenoisingRun(Work):
+    """All steps of one picture."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        request: DenoiseRequest,
+        schedule: Schedule,
+        preview: LatentPreview | None,
+    ) -> None:
+        super().__init__(admission)
+        self._request = request
+        self._schedule = schedule
+        self._preview = preview
+        self._preview_steps = choose_preview_steps(
+            request.num_inference_steps, request.num_previews
+        )
+        self._latents: Tensor | None = None
+        self._step = 0
+
+    @property
+    def steps_left(self) -> int:
+        """Forwards that remain."""
+        return self._schedule.num_inference_steps - self._step
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of latents, once they are drawn and while they are not in host memory."""
+        if self._latents is None or self._latents.device.type == "cpu":
+            return 0
+        return self._latents.nbytes
+
+    def offload(self) -> None:
+        """Move the latents to host memory."""
+        if self._latents is not None:
+            self._latents = self._latents.cpu()
+
+    def next_item(self, caption: CaptionState) -> PackedItem:
+        """Draw the noise before the first step, and bring the latents to the device."""
+        latents = self._latents
+        if latents is None:
+            latents = draw_noise(self._request.size, seed=self._request.seed)[0]
+        self._latents = latents.to(caption.rows.device)
+        return PackedItem(self._latents, self._schedule.model_time(self._step), caption)
+
+    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
+        """Take an Euler step."""
+        if self._latents is None:
+            raise PipelineError("a step needs latents, and this run has drawn none")
+        before, sigma = self._latents, self._schedule.sigmas[self._step]
+        self._latents = self._schedule.advance(before, velocity, self._step)
+        self._step += 1
+        outcomes: list[Outcome] = [self._event(before, sigma, velocity)]
+        if not self.steps_left:
+            outcomes.append(self._result(self._latents, now_s))
+        return outcomes
+
+    def _event(self, before: Tensor, sigma: float, velocity: Tensor) -> StepEvent:
+        wanted = self._preview if self._step in self._preview_steps else None
+        return StepEvent(
+            step=self._step,
+            num_inference_steps=self._schedule.num_inference_steps,
+            sigma=self._schedule.sigmas[self._step],
+            preview=None if wanted is None else wanted.draw(before - sigma * velocity),
+        )
+
+    def _result(self, latents: Tensor, now_s: float) -> DenoiseResult:
+        arrived_s = self.admission.arrived_s
+        started_s = arrived_s if self.started_s is None else self.started_s
+        return DenoiseResult(
+            latents.cpu().unsqueeze(0), queue_s=started_s - arrived_s, run_s=now_s - started_s
+        )
+
+
+class VelocityCall(Work):
+    """One forward."""
+
+    def __init__(self, admission: Admission, request: VelocityRequest) -> None:
+        super().__init__(admission)
+        self._request = request
+        self._is_done = False
+
+    @property
+    def steps_left(self) -> int:
+        """One until the forward is done."""
+        return 0 if self._is_done else 1
+
+    @property
+    def device_bytes(self) -> int:
+        """None: it cannot be paused between two steps."""
+        return 0
+
+    def offload(self) -> None:
+        """Do nothing: the latents were given in host memory."""
+
+    def next_item(self, caption: CaptionState) -> PackedItem:
+        """Bring the given latents to the device."""
+        request = self._request
+        latents = request.latents[0].to(caption.rows.device)
+        return PackedItem(latents, request.model_time, caption, request.positions)
+
+    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
+        """Hand the velocity over."""
+        self._is_done = True
+        return [VelocityResult(velocity.cpu().unsqueeze(0))]

@@ -1,0 +1,205 @@
+"""Who is let in and who runs, on plain numbers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.denoising.batching import (
+    BatchingLimits,
+    Candidate,
+    Demand,
+    HeldWork,
+    admit,
+    choose_batch,
+    choose_offloads,
+    due_time,
+)
+from pipeline.errors import DeadlineError, ReplicaFullError
+from pipeline.request import Priority
+
+LIMITS = BatchingLimits(
+    step_units=8.0, max_items=4, held_units=100.0, max_passed_over=5, paused_bytes=10
+)
+
+candidates_of_any_kind = st.builds(
+    Candidate,
+    id=st.uuids().map(str),
+    step_units=st.floats(0.1, 30),
+    priority=st.sampled_from(Priority),
+    due_s=st.floats(0, 1000) | st.just(math.inf),
+    arrival=st.integers(0, 10**6),
+    passed_over=st.integers(0, 20),
+)
+
+
+def _candidate(name: str, arrival: int = 0, **changes: object) -> Candidate:
+    plain = Candidate(name, 1.0, Priority.INTERACTIVE, due_s=50.0, arrival=arrival)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def _chosen(*candidates: Candidate) -> list[str]:
+    return [candidate.id for candidate in choose_batch(candidates, LIMITS)]
+
+
+def test_interactive_goes_before_batch_that_is_due_earlier() -> None:
+    batch = _candidate("batch", priority=Priority.BATCH, due_s=1.0, step_units=8.0)
+    interactive = _candidate("interactive", due_s=99.0, step_units=8.0)
+
+    assert _chosen(batch, interactive) == ["interactive"]
+
+
+def test_the_earliest_due_goes_first_within_a_priority() -> None:
+    late, early = _candidate("late", 0, due_s=9.0), _candidate("early", 1, due_s=3.0)
+
+    assert _chosen(late, early) == ["early", "late"]
+
+
+def test_whoever_was_passed_over_too_often_goes_before_everyone() -> None:
+    aged = _candidate("aged", priority=Priority.BATCH, due_s=math.inf, passed_over=5)
+
+    assert _chosen(_candidate("urgent", due_s=0.0), aged) == ["aged", "urgent"]
+
+
+def test_a_forward_above_the_budget_runs_alone() -> None:
+    large = _candidate("large", due_s=1.0, step_units=24.7)
+
+    assert _chosen(large, _candidate("small", due_s=2.0)) == ["large"]
+
+
+def test_a_small_one_joins_where_the_next_large_one_does_not_fit() -> None:
+    first, large = _candidate("first", due_s=1.0), _candidate("large", due_s=2.0, step_units=7.5)
+
+    assert _chosen(first, large, _candidate("small", due_s=3.0)) == ["first", "small"]
+
+
+@given(st.lists(candidates_of_any_kind, min_size=1, max_size=20, unique_by=lambda each: each.id))
+def test_a_step_stays_within_its_bounds(candidates: list[Candidate]) -> None:
+    chosen = choose_batch(candidates, LIMITS)
+    units = sum(candidate.step_units for candidate in chosen)
+
+    assert 1 <= len(chosen) <= LIMITS.max_items
+    assert len(chosen) == 1 or units <= LIMITS.step_units
+
+
+@st.composite
+def _crowds(draw: st.DrawFn) -> tuple[Candidate, int, list[list[Candidate]]]:
+    """A batch request that never is due, and at each step a crowd of up to n that could win."""
+    most = draw(st.integers(1, 8))
+    size = draw(st.floats(0.1, 30))
+    patient = _candidate("patient", priority=Priority.BATCH, due_s=math.inf, step_units=size)
+    crowd = st.lists(
+        candidates_of_any_kind, min_size=most, max_size=most, unique_by=lambda each: each.id
+    )
+    arrivals = draw(st.lists(crowd, min_size=1, max_size=3))
+    return patient, most, arrivals
+
+
+def _serve(held: dict[str, Candidate], limits: BatchingLimits) -> dict[str, Candidate]:
+    chosen = {candidate.id for candidate in choose_batch(list(held.values()), limits)}
+    return {
+        name: replace(each, passed_over=0 if name in chosen else each.passed_over + 1)
+        for name, each in held.items()
+    }
+
+
+def _longest_wait(
+    patient: Candidate, arrivals: list[list[Candidate]], num_steps: int
+) -> tuple[int, int]:
+    """Serve endless crowds: a newcomer replaces whoever was served.
+
+    Returns how many are held, and the longest wait of the patient one.
+    """
+    held = {each.id: replace(each, passed_over=0) for each in (patient, *arrivals[0])}
+    num_held, longest = len(held), 0
+    for step in range(num_steps):
+        held = _serve(held, LIMITS)
+        longest = max(longest, held["patient"].passed_over)
+        crowd = arrivals[step % len(arrivals)]
+        served = [name for name, each in held.items() if not each.passed_over and name != "patient"]
+        for name, newcomer in zip(served, crowd, strict=False):
+            del held[name]
+            held[f"{newcomer.id}/{step}"] = replace(
+                newcomer, id=f"{newcomer.id}/{step}", passed_over=0
+            )
+    return num_held, longest
+
+
+@settings(max_examples=60, deadline=None)
+@given(_crowds())
+def test_nobody_is_passed_over_beyond_the_bound(
+    crowds: tuple[Candidate, int, list[list[Candidate]]],
+) -> None:
+    patient, _, arrivals = crowds
+
+    num_held, longest = _longest_wait(patient, arrivals, num_steps=60)
+
+    assert longest <= LIMITS.max_passed_over + num_held
+
+
+def _demand(units: float = 1.0, timeout_s: float | None = None) -> Demand:
+    return Demand(units, num_steps=8, priority=Priority.INTERACTIVE, timeout_s=timeout_s)
+
+
+def _held(units: float, due_s: float = 0.0, priority: Priority = Priority.INTERACTIVE) -> HeldWork:
+    return HeldWork(units, priority, due_s)
+
+
+def test_a_loop_that_is_full_refuses_at_once() -> None:
+    with pytest.raises(ReplicaFullError, match=r"within 100.0 cost units, holding 93.0 and got 8"):
+        admit(_demand(), [_held(93.0)], rate_units_s=1.0, now_s=0.0, limits=LIMITS)
+
+
+def test_an_empty_loop_takes_a_request_of_any_cost() -> None:
+    assert admit(_demand(50.0), [], rate_units_s=10.0, now_s=0.0, limits=LIMITS) == 40.0
+
+
+def test_the_estimate_counts_what_goes_before() -> None:
+    earlier, later = _held(20.0, due_s=1.0), _held(40.0, due_s=1e9)
+    batch = _held(30.0, priority=Priority.BATCH)
+    held = [earlier, later, batch]
+
+    assert admit(_demand(), held, rate_units_s=4.0, now_s=0.0, limits=LIMITS) == 7.0
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate() -> None:
+    with pytest.raises(DeadlineError, match=r"estimated 7.00 s must be within the 6.50 s left"):
+        admit(
+            _demand(timeout_s=6.5),
+            [_held(20.0, due_s=1.0)],
+            rate_units_s=4.0,
+            now_s=0.0,
+            limits=LIMITS,
+        )
+
+
+def test_without_a_measured_rate_there_is_no_estimate() -> None:
+    demand = _demand(timeout_s=0.001)
+
+    assert admit(demand, [], rate_units_s=None, now_s=0.0, limits=LIMITS) is None
+
+
+def test_a_small_picture_is_due_before_a_large_one_that_came_a_little_earlier() -> None:
+    large = due_time(_demand(24.7), rate_units_s=44.0, now_s=0.0, limits=LIMITS)
+    small = due_time(_demand(1.0), rate_units_s=44.0, now_s=5.0, limits=LIMITS)
+    small_much_later = due_time(_demand(1.0), rate_units_s=44.0, now_s=20.0, limits=LIMITS)
+
+    assert small < large < small_much_later
+
+
+def test_a_deadline_is_never_passed_by_patience() -> None:
+    demand = _demand(24.7, timeout_s=2.0)
+
+    assert due_time(demand, rate_units_s=1.0, now_s=10.0, limits=LIMITS) == 12.0
+
+
+def test_the_least_urgent_leave_the_device_when_paused_latents_exceed_the_bound() -> None:
+    soon, later, last = (
+        _candidate(name, due_s=due) for name, due in (("a", 1), ("b", 2), ("c", 3))
+    )
+
+    offloaded = choose_offloads([(last, 4), (soon, 4), (later, 4)], LIMITS)
+
+    assert offloaded == [last]

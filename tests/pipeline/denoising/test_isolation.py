@@ -1,0 +1,119 @@
+"""One item's failure, and the lack of memory, cost nobody else a step."""
+
+import pytest
+import torch
+from diffusers import ZImageTransformer2DModel
+from torch import Tensor
+
+from pipeline.acceleration.attention import PerItemAttention, SequenceLayout
+from pipeline.denoising.isolation import IsolatedForward
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
+from pipeline.errors import OutOfMemoryError, PipelineError, ReplicaFailedError
+from tests.pipeline.denoising.conftest import BuildLoop
+from tests.pipeline.denoising.observers import Recorder
+from tests.pipeline.denoising.tiny import build_request, draw_encoding
+
+
+class SmallMemoryAttention(PerItemAttention):
+    """Runs out of memory above a number of rows, as a small card would."""
+
+    def __init__(self, max_rows: int) -> None:
+        super().__init__()
+        self._max_rows = max_rows
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
+        if layout.num_rows > self._max_rows:
+            raise torch.OutOfMemoryError(f"{layout.num_rows} rows")
+        return super().__call__(query, key, value, layout)
+
+
+class BrokenDeviceAttention(PerItemAttention):
+    """Fails as a device does after an illegal access: for good."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
+def _items(transformer: PackedTransformer, count: int) -> list[PackedItem]:
+    caption = transformer.encode_caption(draw_encoding(9).prompt_embeds)
+    generator = torch.Generator().manual_seed(0)
+    return [PackedItem(torch.randn(16, 16, 16, generator=generator), 0.5, caption)] * count
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    model: ZImageTransformer2DModel, transformer: PackedTransformer
+) -> None:
+    small = PackedTransformer(model, SmallMemoryAttention(max_rows=200))
+    forward = IsolatedForward(small)
+    items = _items(small, 8)
+
+    velocities = forward.predict(items, [1.0] * 8)
+
+    expected = transformer.predict_velocity(items[:1])[0]
+    assert len(velocities) == 8
+    assert all(torch.equal(velocity, expected) for velocity in velocities)  # type: ignore[arg-type]
+
+
+def test_the_bound_is_remembered(model: ZImageTransformer2DModel) -> None:
+    small = PackedTransformer(model, SmallMemoryAttention(max_rows=200))
+    forward = IsolatedForward(small)
+
+    forward.predict(_items(small, 8), [1.0] * 8)
+
+    assert forward.max_units == 2.0
+
+
+def test_an_item_that_does_not_fit_alone_says_so(model: ZImageTransformer2DModel) -> None:
+    small = PackedTransformer(model, SmallMemoryAttention(max_rows=50))
+    caption = PackedTransformer(model, PerItemAttention()).encode_caption(torch.ones(9, 32))
+    item = PackedItem(torch.ones(16, 16, 16), 0.5, caption)
+
+    [outcome] = IsolatedForward(small).predict([item], [1.0])
+
+    assert isinstance(outcome, OutOfMemoryError)
+    assert str(outcome) == "latents must fit on the device, got [16, 16, 16]"
+
+
+def test_an_item_at_fault_is_found_and_fails_alone(transformer: PackedTransformer) -> None:
+    good = _items(transformer, 1)[0]
+    odd_residual = {0: torch.ones(7, 7)}
+    bad = PackedItem(good.latents, 0.5, good.caption, residuals=odd_residual)
+
+    first, failure, last = IsolatedForward(transformer).predict([good, bad, good], [1.0] * 3)
+
+    expected = transformer.predict_velocity([good])[0]
+    assert isinstance(failure, PipelineError)
+    assert isinstance(failure.__cause__, RuntimeError)
+    assert torch.equal(first, expected)  # type: ignore[arg-type]
+    assert torch.equal(last, expected)  # type: ignore[arg-type]
+
+
+def test_a_loop_short_of_memory_loses_no_request(
+    model: ZImageTransformer2DModel, build_loop: BuildLoop
+) -> None:
+    loop = build_loop(PackedTransformer(model, SmallMemoryAttention(max_rows=200)))
+    recorders = [Recorder() for _ in range(8)]
+    requests = [build_request(f"request-{index}", seed=index) for index in range(8)]
+
+    for request, recorder in zip(requests, recorders, strict=True):
+        loop.submit(request, recorder)
+
+    together = [recorder.result().latents for recorder in recorders]
+    alone = [build_loop().denoise(request).latents for request in requests]
+    assert all(map(torch.equal, together, alone))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_broken_device_fails_everyone_and_the_loop_says_why(
+    model: ZImageTransformer2DModel, build_loop: BuildLoop
+) -> None:
+    loop = build_loop(PackedTransformer(model, BrokenDeviceAttention()))
+    recorder = Recorder()
+
+    loop.submit(build_request("unlucky"), recorder)
+
+    assert isinstance(recorder.last(), ReplicaFailedError)
+    assert not loop.close()
+    assert "an illegal memory access" in str(loop.failure)
+    with pytest.raises(ReplicaFailedError, match="an illegal memory access"):
+        loop.submit(build_request("next"), Recorder())
