@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.denoising.batching import BatchingLimits
+from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.request import RenderPath
 from pipeline.weights import EMBEDDED
@@ -80,6 +82,31 @@ class ReplicaConfig(_Section):
         return self
 
 
+class StepLoopConfig(_Section):
+    """How a denoiser replica shares its device among requests."""
+
+    attention: Literal["auto", "sdpa", "cudnn", "varlen", "xformers"] = Field(
+        default="auto", description="The attention kernel; one that cannot run is an error."
+    )
+    strict: bool = Field(
+        default=True, description="A picture has the same bytes whatever it is batched with."
+    )
+    step_units: float = Field(
+        default=8.0, gt=0, description="Work of one step, in cost units: how long others wait."
+    )
+    max_items: int = Field(default=16, ge=1, description="Requests that share one step.")
+    held_units: float = Field(
+        default=512.0, gt=0, description="Work that a replica accepts before it refuses."
+    )
+
+    def to_options(self) -> StepLoopOptions:
+        """Return what the pipeline takes."""
+        limits = BatchingLimits(
+            step_units=self.step_units, max_items=self.max_items, held_units=self.held_units
+        )
+        return StepLoopOptions(self.attention, self.strict, limits)
+
+
 class PoolConfig(ReplicaConfig):
     """Denoisers of one kind."""
 
@@ -91,6 +118,10 @@ class PoolConfig(ReplicaConfig):
     path: RenderPath = Field(
         default=RenderPath.FULL_IMAGE, description="How this pool renders: `full_image` or `tiled`."
     )
+    max_ongoing_requests: int = Field(
+        default=256, ge=1, description="Requests that a replica holds; its work is bounded too."
+    )
+    step_loop: StepLoopConfig = StepLoopConfig()
 
 
 class RouterConfig(_Section):

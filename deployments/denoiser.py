@@ -1,42 +1,68 @@
-"""A denoiser behind a handle."""
+"""A step loop behind a handle."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from deployments.stages import Denoised
+from pipeline.denoising.work import Listener, Outcome
+from pipeline.errors import PipelineError
 from pipeline.request import DenoiseRequest, DenoiseResult, StepEvent
-from pipeline.stages import Denoiser
+
+
+class StepLoop(Protocol):
+    """What this deployment needs of `pipeline.denoising.engine.StepLoop`."""
+
+    @property
+    def failure(self) -> PipelineError | None:
+        """Why the loop has stopped for good; None while it is well."""
+        ...
+
+    def submit(self, request: DenoiseRequest, listener: Listener) -> object:
+        """Let a picture in; the listener is told by the loop's own thread."""
+        ...
+
+    def cancel(self, request_id: str) -> bool:
+        """Let go of a request before the next step."""
+        ...
 
 
 class DenoiserDeployment:
-    """Runs the denoiser on one thread of its own, so that the event loop stays free."""
+    """Joins callers on the event loop to the thread that owns the device."""
 
     def __init__(
-        self, load: Callable[[], tuple[Denoiser, str]], name_replica: Callable[[], str]
+        self, load: Callable[[], tuple[StepLoop, str]], name_replica: Callable[[], str]
     ) -> None:
-        self._denoiser, self._fingerprint = load()
+        self._step_loop, self._fingerprint = load()
         self._replica = name_replica()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoiser")
 
     async def denoise(
         self, request: DenoiseRequest, *, yields_steps: bool
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
-        """Yield a `StepEvent` a step, if asked to, and the latents at the end."""
+        """Yield a `StepEvent` a step, if asked to, and the latents at the end.
+
+        A caller that closes the generator, or is cancelled, lets the request go at the next step.
+        """
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[StepEvent | None] = asyncio.Queue()
+        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
 
-        def on_step(event: StepEvent) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+        def listen(outcome: Outcome) -> None:
+            loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
 
-        def run() -> DenoiseResult:
-            try:
-                return self._denoiser.denoise(request, on_step)
-            finally:
-                loop.call_soon_threadsafe(events.put_nowait, None)
+        self._step_loop.submit(request, listen)
+        try:
+            while isinstance(outcome := await outcomes.get(), StepEvent):
+                if yields_steps:
+                    yield outcome
+            if isinstance(outcome, PipelineError):
+                raise outcome
+            if not isinstance(outcome, DenoiseResult):
+                raise TypeError(f"a picture must end in latents, got {type(outcome).__name__}")
+            yield Denoised(outcome, self._fingerprint, self._replica)
+        finally:
+            self._step_loop.cancel(request.id)
 
-        running = loop.run_in_executor(self._thread, run)
-        while (event := await events.get()) is not None:
-            if yields_steps:
-                yield event
-        yield Denoised(await running, self._fingerprint, self._replica)
+    def check_health(self) -> None:
+        """Tell Serve to replace this replica when its loop has stopped."""
+        if self._step_loop.failure is not None:
+            raise self._step_loop.failure

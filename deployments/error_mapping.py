@@ -11,13 +11,17 @@ from deployments.errors import (
     InternalError,
     InvalidFieldError,
     OverloadedError,
+    ReplicaLostError,
 )
 from deployments.log import logger
 from pipeline.errors import (
+    CancelledError,
     DeadlineError,
     InvalidRequestError,
     OutOfMemoryError,
     PipelineError,
+    ReplicaFailedError,
+    ReplicaFullError,
 )
 
 MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (ApiError, PipelineError, StoreError)
@@ -36,6 +40,11 @@ def to_api_error(exc: Exception, *, request_id: str) -> ApiError:
         case OutOfMemoryError():
             logger.error("request %s: %s", request_id, exc)
             return OverloadedError("the picture did not fit on a GPU", None, RETRY_AFTER_S)
+        case ReplicaFullError():
+            return OverloadedError("the service is full", None, RETRY_AFTER_S)
+        case ReplicaFailedError() | CancelledError():
+            logger.error("request %s: %s", request_id, exc)
+            return ReplicaLostError("a replica stopped in the middle", None, RETRY_AFTER_S)
         case StoreError():
             logger.error("request %s: %s", request_id, exc)
             return DependencyError("the store could not be reached", None, RETRY_AFTER_S)

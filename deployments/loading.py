@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from deployments.config import PoolConfig, ReplicaConfig
-from pipeline.denoiser import load_denoiser
+from pipeline.denoising.engine import StepLoop
+from pipeline.denoising.loading import choose_attention, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
-from pipeline.stages import Denoiser, TextEncoder, VaeDecoder
+from pipeline.stages import TextEncoder, VaeDecoder
 from pipeline.text_encoder import load_text_encoder
 from pipeline.vae_decoder import load_vae_decoder
 from pipeline.weights import Weights
@@ -24,10 +25,11 @@ class StageLoader:
         """Read tokenizer and language model."""
         return load_text_encoder(self.weights, _choose(config))
 
-    def denoiser(self, config: PoolConfig) -> tuple[Denoiser, str]:
+    def denoiser(self, config: PoolConfig) -> tuple[StepLoop, str]:
         """Read the transformer, and say what its bytes depend on."""
         compute = _choose(config)
-        return load_denoiser(self.weights, compute), fingerprint(compute, config)
+        step_loop = load_step_loop(self.weights, compute, config.step_loop.to_options())
+        return step_loop, fingerprint(compute, config)
 
     def vae_decoder(self, config: ReplicaConfig) -> VaeDecoder:
         """Read the decoder."""
@@ -37,7 +39,8 @@ class StageLoader:
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     """Name everything beside the request that decides the bytes of a picture."""
     build = f"torch-{torch.__version__}"
-    parts = [config.path.value, compute.accelerator, compute.precision, build]
+    attention = choose_attention(config.step_loop.attention, compute.device)
+    parts = [config.path.value, compute.accelerator, compute.precision, attention, build]
     if compute.device.type == "cpu":
         parts.append(f"threads-{torch.get_num_threads()}")
     return "/".join(parts)

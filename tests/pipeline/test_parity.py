@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers import ZImagePipeline
 
-from pipeline.denoiser import SequentialDenoiser, load_denoiser
+from pipeline.denoising.engine import StepLoop
+from pipeline.denoising.loading import StepLoopOptions, load_step_loop
 from pipeline.device import choose_device
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, ImageSize
@@ -38,8 +39,8 @@ def text_encoder(weights: Weights) -> QwenTextEncoder:
 
 
 @pytest.fixture(scope="module")
-def denoiser(weights: Weights) -> SequentialDenoiser:
-    return load_denoiser(weights, CPU)
+def denoiser(weights: Weights) -> StepLoop:
+    return load_step_loop(weights, CPU, StepLoopOptions())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_prompt_embeds_equal_those_of_diffusers(
 def test_latents_equal_those_of_diffusers(
     stock: Any,
     text_encoder: QwenTextEncoder,
-    denoiser: SequentialDenoiser,
+    denoiser: StepLoop,
     prompt: str,
     size: ImageSize,
 ) -> None:
@@ -95,16 +96,3 @@ def test_pixels_equal_those_of_diffusers(stock: Any, vae_decoder: FullImageVaeDe
     unit = _stock(stock, PROMPTS[0], SIZES[2], steps=2, output_type="np")[0]
     expected = torch.from_numpy((unit * 255).round()).to(torch.uint8)
     assert torch.equal(pixels, expected)
-
-
-def test_eight_steps_run_the_transformer_eight_times(
-    text_encoder: QwenTextEncoder, denoiser: SequentialDenoiser
-) -> None:
-    forwards: list[int] = []
-    request = DenoiseRequest("r", text_encoder.encode("x"), SIZES[0], seed=1, num_inference_steps=8)
-    hook = denoiser._transformer.register_forward_hook(lambda *_: forwards.append(1))
-
-    denoiser.denoise(request)
-
-    hook.remove()
-    assert len(forwards) == 8

@@ -1,0 +1,70 @@
+"""Weights to a running step loop."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.acceleration.attention import build_attention
+from pipeline.denoising.batching import BatchingLimits
+from pipeline.denoising.engine import StepLoop
+from pipeline.denoising.preview import LatentPreview
+from pipeline.denoising.transformer import PackedTransformer
+from pipeline.device import ComputeDevice
+from pipeline.schedule import build_schedule
+from pipeline.weights import Weights, load_transformer, load_vae
+
+AUTO = "auto"
+_FLUX_CHANNELS = [128, 256, 512, 512]
+
+
+@dataclass(frozen=True)
+class StepLoopOptions:
+    """How one replica denoises."""
+
+    attention: str = AUTO
+    """A kernel's name, or `auto`: xFormers' or torch's packed kernel on a GPU, SDPA on the CPU."""
+    is_strict: bool = True
+    """Whether a picture's bytes are the same whatever it is batched with."""
+    limits: BatchingLimits = field(default_factory=BatchingLimits)
+
+
+def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOptions) -> StepLoop:
+    """Read the transformer and start its loop.
+
+    Raises:
+        AttentionUnavailableError: If this machine cannot run the attention kernel.
+    """
+    name = choose_attention(options.attention, compute.device)
+    attention = build_attention(name, compute.device)
+    model = load_transformer(weights, device=compute.device, dtype=compute.dtype)
+    return StepLoop(
+        PackedTransformer(model, attention, is_strict=options.is_strict),
+        limits=options.limits,
+        preview=load_preview(weights),
+        schedule_of=partial(build_schedule, shift=weights.shift),
+        num_threads=torch.get_num_threads() if compute.device.type == "cpu" else None,
+    )
+
+
+def choose_attention(name: str, device: torch.device) -> str:
+    """Choose the kernel that `auto` stands for."""
+    if name != AUTO:
+        return name
+    return "varlen" if device.type == "cuda" else "sdpa"
+
+
+def load_preview(weights: Weights) -> LatentPreview:
+    """Return FLUX's published map for its VAE; fit one to any other by decoding random blobs."""
+    config = weights.component_config("vae", "config.json")
+    if config.get("block_out_channels") == _FLUX_CHANNELS:
+        return LatentPreview.of_flux_vae()
+    vae = load_vae(weights, device=torch.device("cpu"), dtype=torch.float32)
+    generator = torch.Generator("cpu").manual_seed(0)
+    blobs = torch.randn(32, vae.config.latent_channels, 2, 2, generator=generator)
+    latents = F.interpolate(blobs, size=(8, 8), mode="bilinear")
+    with torch.inference_mode():
+        scaled = latents / vae.config.scaling_factor + vae.config.shift_factor
+        pixels = vae.decode(scaled, return_dict=False)[0]
+    return LatentPreview.fit(latents, pixels.clone())
