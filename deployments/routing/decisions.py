@@ -114,6 +114,8 @@ class Refusal:
     retry_after_s: int | None
     """Whole seconds, at least 1; None where trying again is of no use."""
     message: str
+    nearest: Option | None = None
+    """What came nearest to taking it: the demand that was refused counts for that pool."""
 
 
 Decision = Choice | Refusal

@@ -62,13 +62,15 @@ def choose_path(
         return _refuse(RefusalKind.UNAVAILABLE, soonest_s, "no pool that can draw it is up")
     roomy = options if facts.is_job else [option for option in options if not option.is_full]
     if not roomy:
-        soonest_s = min(option.room_after_s for option in options)
-        return _refuse(RefusalKind.BUSY, soonest_s, "every pool that can draw it is full")
+        nearest = min(options, key=lambda option: option.room_after_s)
+        message = "every pool that can draw it is full"
+        return _refuse(RefusalKind.BUSY, nearest.room_after_s, message, nearest)
     timely = [option for option in roomy if _is_timely(facts, option)]
     if not timely:
-        best_s = min(option.completion_s for option in roomy)
-        message = f"the picture would take {best_s:.1f} s, {facts.timeout_s:.1f} s are left"
-        return _refuse(RefusalKind.DEADLINE, best_s - (facts.timeout_s or 0), message)
+        nearest = min(roomy, key=lambda option: option.completion_s)
+        left_s = facts.timeout_s or 0.0
+        message = f"the picture would take {nearest.completion_s:.1f} s, {left_s:.1f} s are left"
+        return _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
     return _choose(facts, timely, policy, previous)
 
 
@@ -103,8 +105,10 @@ def _refuse_size(facts: RequestFacts, pools: Sequence[PoolStatus]) -> Refusal:
     return Refusal(RefusalKind.TOO_LARGE, None, message)
 
 
-def _refuse(kind: RefusalKind, seconds: float, message: str) -> Refusal:
-    return Refusal(kind, max(1, ceil(seconds)), message)
+def _refuse(
+    kind: RefusalKind, seconds: float, message: str, nearest: Option | None = None
+) -> Refusal:
+    return Refusal(kind, max(1, ceil(seconds)), message, nearest)
 
 
 def _choose(

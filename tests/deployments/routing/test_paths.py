@@ -204,6 +204,13 @@ def test_small_and_large_work_remember_their_pools_apart() -> None:
     assert traffic_class(PICTURE_512, POLICY) != traffic_class(PICTURE_1024, POLICY)
 
 
+def test_refused_work_counts_for_the_pool_that_came_nearest() -> None:
+    facts = replace(PICTURE_1024, timeout_s=10.0)
+    nearest = refuse(facts, loaded(BIG, 20.0), loaded(SMALL, 90.0)).nearest
+    assert nearest is not None
+    assert (nearest.traits.name, round(nearest.work.units, 1)) == ("h800", 34.5)
+
+
 STATES = st.builds(
     lambda pool, num, wait, healthy, starting: replace(
         loaded(pool, wait) if num else cold(pool),
