@@ -8,7 +8,9 @@ ClusterError
 ├── UrlError                      a signed URL of the folder store is refused (HTTP 403)
 │   ├── UrlExpiredError           it was right once
 │   └── UrlSignatureError         it was not made by this store, or was changed
-└── KeyFormatError                a key, or a part of one, has characters that keys do not have
+├── KeyFormatError                a key, or a part of one, has characters that keys do not have
+├── PlacementError                no card or node can hold what the configuration asks for
+└── CapacityError                 a rate or a size is asked of hardware that does not have it
 """
 
 
@@ -46,3 +48,11 @@ class UrlSignatureError(UrlError):
 
 class KeyFormatError(ClusterError):
     """A key, or a part of one, has characters that keys do not have."""
+
+
+class PlacementError(ClusterError):
+    """No card or node can hold what the configuration asks for."""
+
+
+class CapacityError(ClusterError):
+    """A rate or a size is asked of hardware that does not have it."""

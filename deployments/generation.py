@@ -9,6 +9,7 @@ from datetime import datetime
 from importlib import metadata
 from typing import Final, TypeVar
 
+from cluster.cost import full_image_units
 from cluster.errors import StoreError
 from cluster.storage import ImageStore, build_key
 from deployments.errors import (
@@ -60,6 +61,12 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+
+    @property
+    def cost_units(self) -> float:
+        """Work of all pictures; 1 is one forward at 512x512."""
+        size = self.size
+        return self.num_images * full_image_units(size.height, size.width, self.num_inference_steps)
 
     def to_denoise_request(
         self, index: int, encoding: PromptEncoding, *, timeout_s: float | None

@@ -147,7 +147,7 @@ class ImagesApi:
                 input_tokens=drawn.num_prompt_tokens,
                 output_tokens=num_image_tokens,
                 total_tokens=drawn.num_prompt_tokens + num_image_tokens,
-                cost_units=0.0,
+                cost_units=round(order.cost_units, 3),
             ),
             timings=_to_timings(drawn.images),
         )

@@ -1,0 +1,81 @@
+"""What a replica's reports teach about its speed.
+
+A size keeps a rate of its own: small forwards fill a GPU less well than large ones do (on one H200
+at fp8 by a quarter between 512 and 1024 px), and by how much depends on the card and its kernels.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cluster.errors import CapacityError
+
+SMOOTHING: Final = 0.1
+"""Weight of a report once ten have come; before, all weigh the same."""
+
+MAX_LOG_RATIO: Final = math.log(8.0)
+"""How far a report after the first may seem off: a page fault is no change of speed."""
+
+
+@dataclass(frozen=True)
+class SmoothedRate:
+    """An exponential average of cost units a second.
+
+    It is of logarithms, since twice as slow and twice as fast are equally far off.
+    """
+
+    units_per_s: float
+    num_reports: int = 0
+
+    def observe(self, units_per_s: float) -> "SmoothedRate":
+        """Take in one more rate."""
+        off = math.log(units_per_s / self.units_per_s)
+        weight = max(1 / (self.num_reports + 1), SMOOTHING)
+        return SmoothedRate(self.units_per_s * math.exp(weight * off), self.num_reports + 1)
+
+
+@dataclass(frozen=True)
+class ReplicaRate:
+    """How fast one replica runs, overall and by the size of a forward."""
+
+    overall: SmoothedRate
+    by_size: Mapping[int, SmoothedRate] = field(default_factory=dict)
+    """Keyed by the logarithm to base 2 of the units of one forward, rounded."""
+
+    def observe(self, units: float, num_forwards: int, run_s: float) -> "ReplicaRate":
+        """Take in that `units` of work, in equal forwards, kept the replica busy for `run_s`.
+
+        Raises:
+            CapacityError: If any of them is not positive.
+        """
+        if units <= 0 or num_forwards <= 0 or run_s <= 0:
+            raise CapacityError(
+                f"a report must be positive, got {units} units, {num_forwards} forwards, {run_s} s"
+            )
+        size = _size_of(units, num_forwards)
+        expected = self.by_size.get(size, SmoothedRate(self.overall.units_per_s))
+        rate = self._bound(units / run_s, expected)
+        by_size = {**self.by_size, size: expected.observe(rate)}
+        return ReplicaRate(self.overall.observe(rate), by_size)
+
+    def _bound(self, units_per_s: float, expected: SmoothedRate) -> float:
+        if not self.overall.num_reports:
+            return units_per_s
+        off = math.log(units_per_s / expected.units_per_s)
+        bounded = max(-MAX_LOG_RATIO, min(MAX_LOG_RATIO, off))
+        return expected.units_per_s * math.exp(bounded)
+
+    def estimate_s(self, units: float, num_forwards: int) -> float:
+        """Return the seconds that so much work, in equal forwards, would keep the replica busy."""
+        rate = self.by_size.get(_size_of(units, num_forwards), self.overall)
+        return units / rate.units_per_s
+
+
+def guess_rate(units_per_s: float) -> ReplicaRate:
+    """Start from the accelerator type's rate, before any report."""
+    return ReplicaRate(SmoothedRate(units_per_s))
+
+
+def _size_of(units: float, num_forwards: int) -> int:
+    return round(math.log2(units / num_forwards))

@@ -1,0 +1,181 @@
+"""What the ledger holds: each replica's last report, how old it is, and the sums over a pool.
+
+Pure data: ages are in seconds and no clock is read here. A report says what a replica knew when it
+was made; what a router has sent since is added by the router that sent it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cluster.rates import ReplicaRate
+
+REPORT_PERIOD_S: Final = 0.25
+STALE_AFTER_S: Final = 4 * REPORT_PERIOD_S
+"""A report this old is not believed where a fresh one is to be had."""
+GONE_AFTER_S: Final = 30.0
+"""A replica that has been silent this long is dropped."""
+TRANSIT_S: Final = 0.02
+"""What was sent this much before a report was made may not have arrived yet: it counts twice
+rather than never."""
+
+Size = tuple[int, int]
+"""Height and width in image pixels."""
+
+
+@dataclass(frozen=True)
+class ReplicaReport:
+    """What a denoiser replica tells the ledger every `REPORT_PERIOD_S`."""
+
+    pool: str
+    replica_id: str
+    sequence: int
+    """Grows with every report, so that one that was overtaken on its way is known."""
+    backlog_units: float
+    """Of all the steps that are left, running and waiting."""
+    interactive_backlog_units: float
+    max_backlog_units: float
+    """Beyond this it refuses."""
+    rate: ReplicaRate
+    warm_sizes: frozenset[Size]
+    is_healthy: bool = True
+    is_draining: bool = False
+
+
+@dataclass(frozen=True)
+class AgedReport:
+    """A report as a router sees it."""
+
+    report: ReplicaReport
+    age_s: float
+    """Its age in the ledger when read, and the time since."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the replica has missed several periods."""
+        return self.age_s > STALE_AFTER_S
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the replica is taken for dead."""
+        return self.age_s > GONE_AFTER_S
+
+
+@dataclass(frozen=True)
+class SentWork:
+    """What a router itself has sent and cannot have read about yet."""
+
+    pool: str
+    units: float
+    is_interactive: bool
+    age_s: float
+    replica_id: str | None = None
+    """None where Ray's request router chose the replica."""
+
+
+@dataclass(frozen=True)
+class PoolBacklog:
+    """The sums over the replicas of one pool that take work."""
+
+    pool: str
+    num_replicas: int = 0
+    num_idle_replicas: int = 0
+    num_stale: int = 0
+    num_unhealthy: int = 0
+    backlog_units: float = 0.0
+    interactive_backlog_units: float = 0.0
+    max_backlog_units: float = 0.0
+    units_per_s: float = 0.0
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that the pool needs for what it holds; infinite for work that nobody runs."""
+        if not self.backlog_units:
+            return 0.0
+        return self.backlog_units / self.units_per_s if self.units_per_s else float("inf")
+
+
+def is_newer(report: ReplicaReport, known: ReplicaReport | None) -> bool:
+    """Whether the report replaces what is known of its replica."""
+    return known is None or report.sequence > known.sequence
+
+
+def find_takers(reports: Iterable[AgedReport]) -> list[AgedReport]:
+    """Return the reports of replicas that take work.
+
+    Stale ones are left out unless all are stale: then it is the ledger that is late, and what it
+    last said is the best there is.
+    """
+    present = [aged for aged in reports if not aged.is_gone and _takes_work(aged.report)]
+    fresh = [aged for aged in present if not aged.is_stale]
+    return fresh or present
+
+
+def _takes_work(report: ReplicaReport) -> bool:
+    return report.is_healthy and not report.is_draining
+
+
+def add_sent(aged: AgedReport, sent: Iterable[SentWork]) -> ReplicaReport:
+    """Return the report with what was sent to the replica since it was made."""
+    report = aged.report
+    since = [
+        work
+        for work in sent
+        if work.replica_id == report.replica_id and _is_unreported(work, aged.age_s)
+    ]
+    if not since:
+        return report
+    return ReplicaReport(
+        pool=report.pool,
+        replica_id=report.replica_id,
+        sequence=report.sequence,
+        backlog_units=report.backlog_units + _sum_units(since),
+        interactive_backlog_units=report.interactive_backlog_units + _sum_interactive(since),
+        max_backlog_units=report.max_backlog_units,
+        rate=report.rate,
+        warm_sizes=report.warm_sizes,
+    )
+
+
+def _is_unreported(work: SentWork, report_age_s: float) -> bool:
+    return work.age_s < report_age_s + TRANSIT_S
+
+
+def _sum_units(sent: Iterable[SentWork]) -> float:
+    return sum(work.units for work in sent)
+
+
+def _sum_interactive(sent: Iterable[SentWork]) -> float:
+    return sum(work.units for work in sent if work.is_interactive)
+
+
+def summarise_pool(
+    pool: str, reports: Sequence[AgedReport], sent: Sequence[SentWork] = ()
+) -> PoolBacklog:
+    """Sum the reports of one pool and what was sent to it since."""
+    of_pool = [aged for aged in reports if aged.report.pool == pool and not aged.is_gone]
+    takers = find_takers(of_pool)
+    ages = {aged.report.replica_id: aged.age_s for aged in takers}
+    oldest_s = max(ages.values(), default=GONE_AFTER_S)
+    since = [
+        work
+        for work in sent
+        if work.pool == pool and _is_unreported(work, _age_for(work, ages, oldest_s))
+    ]
+    idle = sum(not aged.report.backlog_units for aged in takers)
+    return PoolBacklog(
+        pool=pool,
+        num_replicas=len(takers),
+        num_idle_replicas=max(0, idle - len(since)),
+        num_stale=sum(aged.is_stale for aged in of_pool),
+        num_unhealthy=sum(not aged.report.is_healthy for aged in of_pool),
+        backlog_units=sum(aged.report.backlog_units for aged in takers) + _sum_units(since),
+        interactive_backlog_units=sum(aged.report.interactive_backlog_units for aged in takers)
+        + _sum_interactive(since),
+        max_backlog_units=sum(aged.report.max_backlog_units for aged in takers),
+        units_per_s=sum(aged.report.rate.overall.units_per_s for aged in takers),
+    )
+
+
+def _age_for(work: SentWork, ages: dict[str, float], oldest_s: float) -> float:
+    return oldest_s if work.replica_id is None else ages.get(work.replica_id, 0.0)

@@ -1,0 +1,121 @@
+"""What a choice of path is made from, and what it says."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deployments.routing.pools import PoolTraits
+from pipeline.request import Priority, RenderPath
+
+
+@dataclass(frozen=True)
+class RequestFacts:
+    """What the choice depends on."""
+
+    height: int
+    width: int
+    num_inference_steps: int
+    priority: Priority = Priority.INTERACTIVE
+    timeout_s: float | None = None
+    """Seconds left until the picture is of no use."""
+    is_job: bool = False
+    """A job is stored: it may wait for room, for a cold pool, and past what its deadline hopes."""
+    pinned_path: RenderPath | None = None
+    forwards_per_step: int = 1
+    other_stages_s: float = 0.0
+    """Encoding the prompt, decoding, storing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a picture costs on one path."""
+
+    units: float
+    num_forwards: int
+    num_tiles: int
+
+
+class Reason(StrEnum):
+    """Why a pool was chosen; a label of the metric that counts decisions."""
+
+    PINNED = "pinned"
+    PREFERRED = "preferred"
+    FASTEST = "fastest"
+    ONLY = "only"
+    COLD = "cold"
+
+
+class RefusalKind(StrEnum):
+    """Why none was."""
+
+    TOO_LARGE = "too_large"
+    """No pool of that path is configured for it: trying again is of no use."""
+    UNAVAILABLE = "unavailable"
+    BUSY = "busy"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What one pool would do with the request."""
+
+    traits: PoolTraits
+    work: Work
+    wait_s: float
+    own_s: float
+    """Denoising and the other stages."""
+    is_cold: bool
+    is_full: bool
+    room_after_s: float
+    """Seconds until a full pool has room."""
+
+    @property
+    def completion_s(self) -> float:
+        """Seconds until the answer."""
+        return self.wait_s + self.own_s
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A pool was found."""
+
+    option: Option
+    reason: Reason
+    num_options: int
+
+    @property
+    def pool(self) -> str:
+        """Its name."""
+        return self.option.traits.name
+
+    @property
+    def path(self) -> RenderPath:
+        """How it draws."""
+        return self.option.traits.path
+
+    @property
+    def estimate_s(self) -> float:
+        """Seconds until the answer."""
+        return self.option.completion_s
+
+    def explain(self) -> str:
+        """Say in one line why, for the log."""
+        option = self.option
+        return (
+            f"{option.traits.name} ({self.reason} of {self.num_options}): "
+            f"{option.work.units:.1f} units, wait {option.wait_s:.2f} s, own {option.own_s:.2f} s"
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No pool was found."""
+
+    kind: RefusalKind
+    retry_after_s: int | None
+    """Whole seconds, at least 1; None where trying again is of no use."""
+    message: str
+    nearest: Option | None = None
+    """What came nearest to taking it: the demand that was refused counts for that pool."""
+
+
+Decision = Choice | Refusal

@@ -1,0 +1,160 @@
+"""Which pool, and by that which path, draws a picture.
+
+The order of thought: what could draw it at all, what has room, what is in time. Then small work
+goes to the smallest cards that are not congested, which keeps the big ones free; large work goes to
+the biggest cards while they are not congested; and the rest to where it is done first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from deployments.routing.decisions import (
+    Choice,
+    Decision,
+    Option,
+    Reason,
+    Refusal,
+    RefusalKind,
+    RequestFacts,
+)
+from deployments.routing.pools import PoolStatus, PoolTraits
+from deployments.routing.predictions import predict
+from pipeline.request import Priority
+
+
+@dataclass(frozen=True)
+class RoutingPolicy:
+    """What the operator may tune."""
+
+    small_pixels: int = 768 * 768
+    """Pictures up to this size fill the small cards first."""
+    interactive_patience: float = 1.0
+    """Congested is a pool whose wait is longer than so many times the picture's own time."""
+    batch_patience: float = 10.0
+    max_slowdown: float = 20.0
+    """Interactive work passes over small cards that finish so many times later than the best."""
+    stickiness: float = 0.8
+    """What was chosen last must be undercut by this factor."""
+
+
+def choose_path(
+    facts: RequestFacts,
+    pools: Sequence[PoolStatus],
+    policy: RoutingPolicy,
+    *,
+    previous: str | None = None,
+) -> Decision:
+    """Choose the pool that draws a picture, or say why none does.
+
+    Args:
+        facts: The request.
+        pools: All pools of the configuration, cold and unhealthy ones included.
+        policy: The operator's.
+        previous: The pool that the last request of the same `traffic_class` went to.
+    """
+    capable = [pool for pool in pools if _can_draw(facts, pool.traits)]
+    if not capable:
+        return _refuse_size(facts, pools)
+    options = [predict(facts, pool) for pool in capable if _is_present(pool)]
+    if not options:
+        soonest_s = min(pool.traits.start_up_s for pool in capable)
+        return _refuse(RefusalKind.UNAVAILABLE, soonest_s, "no pool that can draw it is up")
+    roomy = options if facts.is_job else [option for option in options if not option.is_full]
+    if not roomy:
+        nearest = min(options, key=lambda option: option.room_after_s)
+        message = "every pool that can draw it is full"
+        return _refuse(RefusalKind.BUSY, nearest.room_after_s, message, nearest)
+    timely = [option for option in roomy if _is_timely(facts, option)]
+    if not timely:
+        nearest = min(roomy, key=lambda option: option.completion_s)
+        left_s = facts.timeout_s or 0.0
+        message = f"the picture would take {nearest.completion_s:.1f} s, {left_s:.1f} s are left"
+        return _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
+    return _choose(facts, timely, policy, previous)
+
+
+def traffic_class(facts: RequestFacts, policy: RoutingPolicy) -> tuple[bool, Priority]:
+    """Return what shares a `previous`: small or not, and the priority."""
+    return facts.height * facts.width <= policy.small_pixels, facts.priority
+
+
+def _can_draw(facts: RequestFacts, traits: PoolTraits) -> bool:
+    is_path = facts.pinned_path is None or facts.pinned_path is traits.path
+    return is_path and facts.height * facts.width <= traits.max_pixels
+
+
+def _is_present(pool: PoolStatus) -> bool:
+    return pool.is_healthy and (pool.num_replicas > 0 or pool.traits.max_replicas > 0)
+
+
+def _is_timely(facts: RequestFacts, option: Option) -> bool:
+    return facts.is_job or facts.timeout_s is None or option.completion_s <= facts.timeout_s
+
+
+def _refuse_size(facts: RequestFacts, pools: Sequence[PoolStatus]) -> Refusal:
+    path = facts.pinned_path
+    of_path = [pool.traits for pool in pools if path is None or pool.traits.path is path]
+    most = max((traits.max_pixels for traits in of_path), default=0)
+    message = (
+        f"height x width must be at most {most} on path {path or 'auto'}, "
+        f"got {facts.height} x {facts.width}"
+        if most
+        else f"path must be one that a pool has, got {path or 'auto'}"
+    )
+    return Refusal(RefusalKind.TOO_LARGE, None, message)
+
+
+def _refuse(
+    kind: RefusalKind, seconds: float, message: str, nearest: Option | None = None
+) -> Refusal:
+    return Refusal(kind, max(1, ceil(seconds)), message, nearest)
+
+
+def _choose(
+    facts: RequestFacts, options: list[Option], policy: RoutingPolicy, previous: str | None
+) -> Choice:
+    if len(options) == 1:
+        reason = Reason.PINNED if facts.pinned_path else Reason.ONLY
+        return _settle(options[0], reason, 1)
+    preferred = _find_preferred(facts, options, policy, previous)
+    if preferred is not None:
+        return _settle(preferred, Reason.PREFERRED, len(options))
+    fastest = min(options, key=lambda option: _felt_s(option, policy, previous))
+    return _settle(fastest, Reason.FASTEST, len(options))
+
+
+def _settle(option: Option, reason: Reason, num_options: int) -> Choice:
+    return Choice(option, Reason.COLD if option.is_cold else reason, num_options)
+
+
+def _find_preferred(
+    facts: RequestFacts, options: list[Option], policy: RoutingPolicy, previous: str | None
+) -> Option | None:
+    is_small, _ = traffic_class(facts, policy)
+    in_order = sorted(options, key=_smallest_first if is_small else _biggest_first)
+    patience, latest_s = policy.batch_patience, inf
+    if facts.priority is Priority.INTERACTIVE:
+        patience = policy.interactive_patience
+        latest_s = policy.max_slowdown * min(option.completion_s for option in options)
+    for option in in_order if is_small else in_order[:1]:
+        # To come back takes less congestion than to have stayed.
+        is_return = previous is not None and previous != option.traits.name
+        bound_s = patience * option.own_s * (policy.stickiness**2 if is_return else 1.0)
+        is_free = not option.is_cold and option.wait_s <= bound_s
+        if is_free and option.completion_s <= latest_s:
+            return option
+    return None
+
+
+def _smallest_first(option: Option) -> tuple[float, float]:
+    return option.traits.memory_gib, -option.own_s
+
+
+def _biggest_first(option: Option) -> tuple[float, float]:
+    return -option.traits.memory_gib, option.own_s
+
+
+def _felt_s(option: Option, policy: RoutingPolicy, previous: str | None) -> float:
+    is_same = option.traits.name == previous
+    return option.completion_s * (policy.stickiness if is_same else 1.0)

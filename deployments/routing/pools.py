@@ -1,0 +1,90 @@
+"""A pool as the choice sees it: what is fixed about it, and how it stands at one moment."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.rates import ReplicaRate
+from pipeline.request import RenderPath
+
+
+@dataclass(frozen=True, eq=False)
+class PoolTraits:
+    """What is fixed about a pool. Compared by identity: there is one for each pool."""
+
+    name: str
+    path: RenderPath
+    memory_gib: float
+    """Of its profile: the order from small cards to big ones."""
+    max_pixels: int
+    """The largest picture that it draws."""
+    start_up_s: float
+    """From nothing to a replica that takes work, its node included."""
+    max_replicas: int
+    tile_size: int = 0
+    """Image pixels; of the tiled path only."""
+    overlap: int = 0
+
+
+class PoolStatus(Protocol):
+    """A pool at one moment."""
+
+    @property
+    def traits(self) -> PoolTraits:
+        """What does not change."""
+
+    @property
+    def num_replicas(self) -> int:
+        """Those that take work."""
+
+    @property
+    def num_idle_replicas(self) -> int:
+        """Those of them that hold none."""
+
+    @property
+    def num_starting(self) -> int:
+        """Those that will take work within `start_left_s`."""
+
+    @property
+    def start_left_s(self) -> float:
+        """Seconds until the next of them does; the whole start-up time if none is starting."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """False if every replica it has is unhealthy."""
+
+    @property
+    def backlog_units(self) -> float:
+        """Work that it holds, or that waits for it to start."""
+
+    @property
+    def interactive_backlog_units(self) -> float:
+        """The part of it that is interactive."""
+
+    @property
+    def max_backlog_units(self) -> float:
+        """Beyond this it refuses synchronous calls."""
+
+    @property
+    def units_per_s(self) -> float:
+        """Of all its replicas together."""
+
+    @property
+    def rate(self) -> ReplicaRate:
+        """Of one of its replicas."""
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """A `PoolStatus` that a router has put together."""
+
+    traits: PoolTraits
+    rate: ReplicaRate
+    num_replicas: int
+    num_idle_replicas: int
+    backlog_units: float
+    interactive_backlog_units: float
+    max_backlog_units: float
+    units_per_s: float
+    num_starting: int = 0
+    start_left_s: float = 0.0
+    is_healthy: bool = True

@@ -1,0 +1,66 @@
+"""What a pool would do with a request: its cost, the wait, and when it would be done.
+
+Work ahead that a higher priority overtakes is not waited for.
+"""
+
+from functools import lru_cache
+from math import inf
+
+from cluster.cost import count_tiles, full_image_units, tiled_units
+from deployments.routing.decisions import Option, RequestFacts, Work
+from deployments.routing.pools import PoolStatus, PoolTraits
+from pipeline.request import Priority, RenderPath
+
+
+def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
+    """Return what the picture costs in a pool."""
+    return _work_of(
+        traits, facts.height, facts.width, facts.num_inference_steps, facts.forwards_per_step
+    )
+
+
+@lru_cache(maxsize=65536)
+def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: int) -> Work:
+    num_forwards = steps * per_step
+    if traits.path is RenderPath.FULL_IMAGE:
+        units = full_image_units(height, width, steps, forwards_per_step=per_step)
+        return Work(units, num_forwards, 1)
+    tile = traits.tile_size
+    num_tiles = count_tiles(height, width, tile_size=tile, overlap=traits.overlap)
+    if num_tiles == 1:
+        units = full_image_units(height, width, steps, forwards_per_step=per_step)
+        return Work(units, num_forwards, 1)
+    units = tiled_units(num_tiles, tile, steps, forwards_per_step=per_step)
+    return Work(units, num_forwards * num_tiles, num_tiles)
+
+
+def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
+    """Predict the completion of a request in a pool that can draw it."""
+    work = estimate_work(facts, pool.traits)
+    is_cold = pool.num_replicas == 0
+    run_s = pool.rate.estimate_s(work.units, work.num_forwards)
+    own_s = run_s / max(1, min(work.num_tiles, pool.num_idle_replicas)) + facts.other_stages_s
+    excess = pool.backlog_units + work.units - pool.max_backlog_units
+    return Option(
+        traits=pool.traits,
+        work=work,
+        wait_s=_cold_wait_s(pool) if is_cold else _warm_wait_s(facts, pool),
+        own_s=own_s,
+        is_cold=is_cold,
+        is_full=not is_cold and pool.backlog_units > 0 and excess > 0,
+        room_after_s=excess / pool.units_per_s if pool.units_per_s else pool.traits.start_up_s,
+    )
+
+
+def _warm_wait_s(facts: RequestFacts, pool: PoolStatus) -> float:
+    if pool.num_idle_replicas:
+        return 0.0
+    is_interactive = facts.priority is Priority.INTERACTIVE
+    ahead = pool.interactive_backlog_units if is_interactive else pool.backlog_units
+    return ahead / pool.units_per_s if pool.units_per_s else inf
+
+
+def _cold_wait_s(pool: PoolStatus) -> float:
+    start_s = pool.start_left_s if pool.num_starting else pool.traits.start_up_s
+    units_per_s = pool.rate.overall.units_per_s * max(1, pool.num_starting)
+    return start_s + pool.backlog_units / units_per_s

@@ -1,0 +1,127 @@
+"""What is simulated: pools of denoisers, the stages around them, prices and start-up times."""
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cluster.accelerators import Precision, get_accelerator
+from cluster.memory import max_denoiser_pixels
+from cluster.profiles import CONSUMER_16GB, GpuProfile
+from cluster.scaling import ScalingPolicy
+from deployments.routing.paths import RoutingPolicy
+from deployments.routing.pools import PoolTraits
+from pipeline.request import RenderPath
+
+EXAMPLE_PRICES: Final = {
+    "H200": 3.50,
+    "H100": 2.50,
+    "H800": 2.20,
+    "GeForce-RTX-5070-Ti": 0.25,
+    "GeForce-RTX-4090": 0.40,
+    "GeForce-RTX-4080": 0.28,
+    "GeForce-RTX-4060-Ti": 0.12,
+    "GeForce-RTX-3090": 0.22,
+}
+"""US dollars an hour, to have something to multiply by: give your own."""
+
+FORWARD_OVERHEAD_S: Final = {Precision.BF16: 0.0034, Precision.FP8: 0.0054, Precision.FP32: 0.0}
+"""Of each forward, whatever its size: fitted to one H200 at 512 and 1024 px."""
+
+_REFERENCE_UNITS: Final = 4.31
+"""Units of a 1024x1024 forward, at which accelerators' rates were taken."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """One pool of denoisers."""
+
+    traits: PoolTraits
+    units_per_s: float
+    """Of one replica at 1024x1024."""
+    price_per_hour: float
+    scaling: ScalingPolicy
+    forward_overhead_s: float = 0.0
+    step_units: float = 8.0
+    """Cost units of one step of the step loop, that is how much shares a forward."""
+    max_held_units: float = 512.0
+    """A replica refuses beyond this."""
+
+    def forward_s(self, units: float) -> float:
+        """Return how long one forward takes."""
+        unit_s = 1 / self.units_per_s - self.forward_overhead_s / _REFERENCE_UNITS
+        return units * unit_s + self.forward_overhead_s
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage before or after the denoisers, scaled by what they will ask of it."""
+
+    name: str
+    picture_s: float
+    """Busy time a picture, whatever its size."""
+    megapixel_s: float
+    """Busy time a megapixel."""
+    price_per_hour: float
+    """Of one replica: a share of a card where it shares one."""
+    scaling: ScalingPolicy
+    start_up_s: float = 60.0
+
+    def busy_s(self, num_pixels: int) -> float:
+        """Return how long one picture keeps a replica busy."""
+        return self.picture_s + self.megapixel_s * num_pixels / 1024**2
+
+
+@dataclass(frozen=True)
+class ServicePlan:
+    """A whole service."""
+
+    pools: tuple[PoolPlan, ...]
+    text_encoder: StagePlan
+    vae_decoder: StagePlan
+    routing: RoutingPolicy = field(default_factory=RoutingPolicy)
+    store_s: float = 0.03
+    """Uploading and answering: no GPU is busy with it."""
+
+
+def plan_pool(
+    accelerator: str,
+    precision: Precision,
+    scaling: ScalingPolicy,
+    *,
+    profile: GpuProfile,
+    price_per_hour: float | None = None,
+    start_up_s: float = 180.0,
+    tile_size: int = 1024,
+    overlap: int = 256,
+) -> PoolPlan:
+    """Plan a pool of one accelerator type: tiled on 16 GB cards, full images on others.
+
+    Raises:
+        CapacityError: If the accelerator is not known or does not compute in that precision.
+    """
+    known = get_accelerator(accelerator)
+    is_small = profile is CONSUMER_16GB
+    most = max_denoiser_pixels(profile.memory_gib, precision)
+    traits = PoolTraits(
+        name=f"{accelerator.lower()}-{precision}",
+        path=RenderPath.TILED if is_small else RenderPath.FULL_IMAGE,
+        memory_gib=profile.memory_gib,
+        max_pixels=4096 * 4096 if is_small else min(most, 2048 * 2048),
+        start_up_s=start_up_s,
+        max_replicas=scaling.max_replicas,
+        tile_size=tile_size,
+        overlap=overlap,
+    )
+    price = EXAMPLE_PRICES[accelerator] if price_per_hour is None else price_per_hour
+    return PoolPlan(
+        traits=traits,
+        units_per_s=known.units_per_s(precision),
+        price_per_hour=price,
+        scaling=scaling,
+        forward_overhead_s=FORWARD_OVERHEAD_S[precision],
+    )
+
+
+def resize_pool(plan: PoolPlan, scaling: ScalingPolicy) -> PoolPlan:
+    """Return the same pool with other bounds."""
+    traits = replace(plan.traits, max_replicas=scaling.max_replicas)
+    return replace(plan, traits=traits, scaling=scaling)

@@ -1,0 +1,198 @@
+"""A simulated pool: a `PoolStatus` that costs nothing to read, and its replicas by backlog."""
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+from cluster.rates import ReplicaRate, guess_rate
+from cluster.scaling import PoolDemand, ScalingState
+from deployments.demand import PoolMeter
+from deployments.simulator.plans import PoolPlan
+from deployments.simulator.replica import SimulatedReplica
+
+_ALWAYS_LEARNT = 50
+_LEARN_EVERY = 16
+
+
+class SimulatedPool:
+    """One pool of denoisers."""
+
+    def __init__(self, plan: PoolPlan) -> None:
+        self.plan = plan
+        self.traits = plan.traits
+        self.rate: ReplicaRate = guess_rate(plan.units_per_s)
+        self.is_healthy = True
+        self.replicas: list[SimulatedReplica] = []
+        self.starting: deque[tuple[float, SimulatedReplica]] = deque()
+        self.waiting: deque[int] = deque()
+        """Requests that wait for a first replica."""
+        self.waiting_units = 0.0
+        self.scaling = ScalingState(plan.scaling.min_replicas)
+        self.meter = PoolMeter()
+        self.num_replicas = 0
+        self.num_starting = 0
+        self.start_left_s = plan.traits.start_up_s
+        self.backlog_units = 0.0
+        self.interactive_backlog_units = 0.0
+        self.max_backlog_units = 0.0
+        self.units_per_s = 0.0
+        self.paid_s = 0.0
+        self.busy_s = 0.0
+        self.num_busy = 0
+        self.num_idle_replicas = 0
+        self._idle: list[SimulatedReplica] = []
+        """Last idle last; those that are not idle any more are dropped when they come up."""
+        self._by_free: list[tuple[float, int, SimulatedReplica]] = []
+        self._by_interactive_free: list[tuple[float, int, SimulatedReplica]] = []
+        self._sum_free_s = 0.0
+        self._sum_interactive_free_s = 0.0
+        self._num_interactive_busy = 0
+        self._num_finished = 0
+        self._serial = 0
+
+    def refresh(self, now_s: float) -> None:
+        """Bring what depends on the time up to date."""
+        units_per_s = self.rate.overall.units_per_s
+        busy_s = max(0.0, self._sum_free_s - self.num_busy * now_s)
+        self.backlog_units = busy_s * units_per_s + self.waiting_units
+        interactive_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
+        self.interactive_backlog_units = max(0.0, interactive_s) * units_per_s
+        self.units_per_s = self.num_replicas * units_per_s
+        self.num_starting = len(self.starting)
+        if self.starting:
+            self.start_left_s = max(0.0, self.starting[0][0] - now_s)
+
+    def demand(self, now_s: float) -> PoolDemand:
+        """Return what the scaling policy reads."""
+        asked = self.meter.read(now_s)
+        return PoolDemand(
+            replica_units_per_s=self.rate.overall.units_per_s,
+            backlog_units=self.backlog_units - self.waiting_units,
+            waiting_units=self.waiting_units,
+            arriving_units_per_s=asked.arriving_units_per_s,
+            refused_units_per_s=asked.refused_units_per_s,
+        )
+
+    def start(self, now_s: float) -> float:
+        """Ask for one more replica and return when it takes work."""
+        self._serial += 1
+        replica = SimulatedReplica(self._serial, self.plan.step_units, now_s)
+        ready_s = now_s + self.traits.start_up_s
+        self.starting.append((ready_s, replica))
+        return ready_s
+
+    def join_next(self) -> SimulatedReplica:
+        """Let the replica that was started first take work."""
+        _, replica = self.starting.popleft()
+        return self._join(replica)
+
+    def join_warm(self, now_s: float) -> None:
+        """Add a replica that is there from the beginning."""
+        self._serial += 1
+        self._join(SimulatedReplica(self._serial, self.plan.step_units, now_s))
+
+    def _join(self, replica: SimulatedReplica) -> SimulatedReplica:
+        self.replicas.append(replica)
+        self._rest(replica)
+        self.num_replicas += 1
+        self.max_backlog_units += self.plan.max_held_units
+        return replica
+
+    def retire(self, now_s: float) -> None:
+        """Take one away: one that is starting, else the newest, once it has done its work."""
+        if self.starting:
+            _, unborn = self.starting.pop()
+            self.paid_s += now_s - unborn.started_s
+            return
+        replica = self.replicas.pop()
+        replica.is_draining = True
+        self.num_replicas -= 1
+        self.max_backlog_units -= self.plan.max_held_units
+        if not replica.loop.held:
+            self.num_idle_replicas -= 1
+            self.leave(replica, now_s)
+
+    def leave(self, replica: SimulatedReplica, now_s: float) -> None:
+        """Stop paying for a replica."""
+        self.paid_s += now_s - replica.started_s
+
+    def close(self, now_s: float) -> None:
+        """Pay for what is still up at the end of a simulation."""
+        for replica in self.replicas:
+            self.leave(replica, now_s)
+        for _, replica in self.starting:
+            self.leave(replica, now_s)
+
+    def find_least_loaded(self, *, is_batch: bool) -> SimulatedReplica | None:
+        """Return the replica that would begin first, as `choose_replica` would."""
+        while self._idle:
+            replica = self._idle[-1]
+            if not replica.loop.held and not replica.is_draining:
+                return replica
+            self._idle.pop()
+        heap = self._by_free if is_batch else self._by_interactive_free
+        while heap:
+            free_s, _, replica = heap[0]
+            known_s = replica.free_s if is_batch else replica.interactive_free_s
+            if free_s == known_s and not replica.is_draining:
+                return replica
+            heappop(heap)
+        return None
+
+    def charge(
+        self, replica: SimulatedReplica, own_s: float, now_s: float, *, is_batch: bool
+    ) -> None:
+        """Account for work that a replica is given."""
+        if not replica.loop.held:
+            self.num_idle_replicas -= 1
+            replica.free_s = now_s
+            self.num_busy += 1
+            self._sum_free_s += now_s
+        replica.free_s += own_s
+        self._sum_free_s += own_s
+        self.busy_s += own_s
+        if not is_batch:
+            self._charge_interactive(replica, own_s, now_s)
+        heappush(self._by_free, (replica.free_s, replica.serial, replica))
+        heappush(self._by_interactive_free, (replica.interactive_free_s, replica.serial, replica))
+
+    def _charge_interactive(self, replica: SimulatedReplica, own_s: float, now_s: float) -> None:
+        if not replica.num_interactive:
+            replica.interactive_free_s = now_s
+            self._num_interactive_busy += 1
+            self._sum_interactive_free_s += now_s
+        replica.num_interactive += 1
+        replica.interactive_free_s += own_s
+        self._sum_interactive_free_s += own_s
+
+    def release(self, replica: SimulatedReplica, now_s: float, *, is_batch: bool) -> None:
+        """Account for work that a replica has done."""
+        if not is_batch:
+            replica.num_interactive -= 1
+            if not replica.num_interactive:
+                self._num_interactive_busy -= 1
+                self._sum_interactive_free_s -= replica.interactive_free_s
+        if replica.loop.held:
+            return
+        self.num_busy -= 1
+        self._sum_free_s -= replica.free_s
+        if replica.is_draining:
+            self.leave(replica, now_s)
+        else:
+            self._rest(replica)
+
+    def _rest(self, replica: SimulatedReplica) -> None:
+        self._idle.append(replica)
+        self.num_idle_replicas += 1
+
+    def learn(self, units: float, num_forwards: int, run_s: float) -> None:
+        """Take in what a replica reports of a request: all of the first, then some."""
+        self._num_finished += 1
+        if self._num_finished <= _ALWAYS_LEARNT or not self._num_finished % _LEARN_EVERY:
+            self.rate = self.rate.observe(units, num_forwards, run_s)
+
+    def take_waiting(self) -> Iterator[int]:
+        """Hand out the requests that waited for a first replica."""
+        while self.waiting:
+            yield self.waiting.popleft()
+        self.waiting_units = 0.0

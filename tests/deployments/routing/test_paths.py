@@ -1,0 +1,278 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.rates import guess_rate
+from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
+from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
+from deployments.routing.pools import PoolState, PoolTraits
+from pipeline.request import Priority, RenderPath
+
+POLICY = RoutingPolicy()
+BIG = PoolState(
+    traits=PoolTraits("h800", RenderPath.FULL_IMAGE, 76.0, 2048 * 2048, 180.0, 8),
+    rate=guess_rate(43.7),
+    num_replicas=4,
+    num_idle_replicas=4,
+    backlog_units=0.0,
+    interactive_backlog_units=0.0,
+    max_backlog_units=4 * 8000.0,
+    units_per_s=4 * 43.7,
+)
+SMALL = PoolState(
+    traits=PoolTraits(
+        "consumer", RenderPath.TILED, 15.0, 4096 * 4096, 60.0, 8, tile_size=1024, overlap=256
+    ),
+    rate=guess_rate(5.0),
+    num_replicas=8,
+    num_idle_replicas=8,
+    backlog_units=0.0,
+    interactive_backlog_units=0.0,
+    max_backlog_units=8 * 2000.0,
+    units_per_s=40.0,
+)
+PICTURE_512 = RequestFacts(512, 512, 8, timeout_s=60.0)
+PICTURE_1024 = RequestFacts(1024, 1024, 8, timeout_s=60.0)
+PICTURE_2048 = RequestFacts(2048, 2048, 8, timeout_s=300.0)
+
+
+def loaded(pool: PoolState, wait_s: float) -> PoolState:
+    units = wait_s * pool.units_per_s
+    return replace(pool, num_idle_replicas=0, backlog_units=units, interactive_backlog_units=units)
+
+
+def cold(pool: PoolState) -> PoolState:
+    return replace(pool, num_replicas=0, num_idle_replicas=0, units_per_s=0, max_backlog_units=0)
+
+
+def choose(
+    facts: RequestFacts, *pools: PoolState, previous: str | None = None
+) -> tuple[str, Reason]:
+    decision = choose_path(facts, pools, POLICY, previous=previous)
+    assert isinstance(decision, Choice), decision
+    return decision.pool, decision.reason
+
+
+def refuse(facts: RequestFacts, *pools: PoolState) -> Refusal:
+    decision = choose_path(facts, pools, POLICY)
+    assert isinstance(decision, Refusal), decision
+    return decision
+
+
+def test_small_work_fills_the_small_cards_first() -> None:
+    assert choose(PICTURE_512, BIG, SMALL) == ("consumer", Reason.PREFERRED)
+
+
+def test_small_work_goes_to_the_big_cards_once_the_small_are_congested() -> None:
+    assert choose(PICTURE_512, BIG, loaded(SMALL, 5.0)) == ("h800", Reason.PREFERRED)
+
+
+def test_large_work_goes_to_the_big_cards() -> None:
+    assert choose(PICTURE_2048, BIG, SMALL) == ("h800", Reason.PREFERRED)
+
+
+def test_large_work_that_the_big_cards_cannot_finish_in_time_spills_to_tiles() -> None:
+    facts = replace(PICTURE_2048, timeout_s=60.0)
+    assert choose(facts, loaded(BIG, 58.0), SMALL) == ("consumer", Reason.ONLY)
+
+
+def test_large_work_stays_with_busy_big_cards_that_are_done_sooner_than_tiles() -> None:
+    assert choose(PICTURE_2048, loaded(BIG, 6.0), loaded(SMALL, 1.0)) == ("h800", Reason.FASTEST)
+
+
+def test_large_work_goes_to_tiles_that_are_done_sooner() -> None:
+    assert choose(PICTURE_2048, loaded(BIG, 30.0), SMALL) == ("consumer", Reason.FASTEST)
+
+
+def test_small_work_with_a_short_deadline_skips_the_small_cards() -> None:
+    facts = replace(PICTURE_512, timeout_s=1.0)
+    assert choose(facts, BIG, SMALL) == ("h800", Reason.ONLY)
+
+
+def test_batch_work_waits_longer_for_the_small_cards_than_interactive_work() -> None:
+    facts = replace(PICTURE_512, priority=Priority.BATCH)
+    assert choose(facts, BIG, loaded(SMALL, 5.0)) == ("consumer", Reason.PREFERRED)
+
+
+def test_interactive_work_does_not_wait_for_batch_work() -> None:
+    pool = replace(loaded(SMALL, 50.0), interactive_backlog_units=0.0)
+    assert choose(PICTURE_512, BIG, pool) == ("consumer", Reason.PREFERRED)
+
+
+def test_a_pinned_path_is_taken_whatever_the_load() -> None:
+    facts = replace(PICTURE_512, pinned_path=RenderPath.FULL_IMAGE)
+    assert choose(facts, loaded(BIG, 50.0), SMALL) == ("h800", Reason.PINNED)
+
+
+def test_tiles_spread_over_idle_replicas() -> None:
+    facts = replace(PICTURE_2048, pinned_path=RenderPath.TILED)
+    idle = choose_path(facts, [SMALL], POLICY)
+    alone = choose_path(facts, [replace(SMALL, num_idle_replicas=1)], POLICY)
+    assert isinstance(idle, Choice)
+    assert isinstance(alone, Choice)
+    assert alone.estimate_s == pytest.approx(8 * idle.estimate_s)
+
+
+def test_to_come_back_takes_less_congestion_than_to_have_stayed() -> None:
+    pools = (BIG, loaded(SMALL, 1.3))
+    assert choose(PICTURE_512, *pools, previous="consumer")[0] == "consumer"
+    assert choose(PICTURE_512, *pools, previous="h800")[0] == "h800"
+
+
+def test_a_pool_barely_faster_does_not_take_over() -> None:
+    pools = (loaded(BIG, 10.0), loaded(SMALL, 1.0))
+    facts = replace(PICTURE_1024, timeout_s=None)
+    assert choose(facts, *pools, previous="consumer")[0] == "consumer"
+    assert choose(facts, *pools, previous="h800")[0] == "consumer"
+    assert choose(facts, loaded(BIG, 7.5), pools[1], previous="h800")[0] == "h800"
+    assert choose(facts, loaded(BIG, 7.5), pools[1], previous="consumer")[0] == "consumer"
+
+
+def test_an_unhealthy_pool_is_never_chosen() -> None:
+    assert choose(PICTURE_2048, replace(BIG, is_healthy=False), SMALL) == ("consumer", Reason.ONLY)
+
+
+def test_work_that_fits_its_deadline_waits_for_a_cold_pool() -> None:
+    facts = replace(PICTURE_2048, timeout_s=300.0, pinned_path=RenderPath.FULL_IMAGE)
+    assert choose(facts, cold(BIG)) == ("h800", Reason.COLD)
+
+
+def test_every_job_may_wait_for_a_cold_pool() -> None:
+    facts = replace(PICTURE_2048, timeout_s=10.0, is_job=True)
+    assert choose(facts, cold(BIG)) == ("h800", Reason.COLD)
+
+
+def test_a_cold_pool_that_would_start_too_late_is_a_refusal_with_the_estimate() -> None:
+    refusal = refuse(PICTURE_1024, cold(BIG))
+    assert refusal.kind is RefusalKind.DEADLINE
+    assert refusal.message == "the picture would take 180.8 s, 60.0 s are left"
+    assert refusal.retry_after_s == 121
+
+
+def test_replicas_that_are_starting_shorten_the_wait_for_a_cold_pool() -> None:
+    starting = replace(cold(BIG), num_starting=4, start_left_s=20.0)
+    assert choose(PICTURE_1024, starting) == ("h800", Reason.COLD)
+
+
+def test_a_warm_pool_is_preferred_to_a_cold_one_that_would_suit_better() -> None:
+    assert choose(PICTURE_512, BIG, cold(SMALL))[0] == "h800"
+
+
+def test_no_pool_that_is_up_is_unavailable() -> None:
+    refusal = refuse(PICTURE_512, replace(BIG, is_healthy=False))
+    assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.UNAVAILABLE, 180)
+
+
+def test_full_pools_are_busy_until_they_have_drained() -> None:
+    pool = replace(loaded(BIG, 30.0), max_backlog_units=30.0 * BIG.units_per_s)
+    refusal = refuse(replace(PICTURE_512, timeout_s=None), pool)
+    assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 1)
+
+
+def test_a_job_waits_for_room() -> None:
+    pool = replace(loaded(BIG, 30.0), max_backlog_units=10.0)
+    assert choose(replace(PICTURE_512, is_job=True), pool) == ("h800", Reason.ONLY)
+
+
+def test_a_picture_larger_than_a_replica_may_hold_is_taken_by_an_idle_pool() -> None:
+    pool = replace(BIG, max_backlog_units=10.0)
+    assert choose(PICTURE_2048, pool) == ("h800", Reason.ONLY)
+
+
+def test_a_picture_that_no_pool_draws_is_refused_for_good() -> None:
+    refusal = refuse(RequestFacts(8192, 8192, 8), BIG, SMALL)
+    assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.TOO_LARGE, None)
+    assert refusal.message == (
+        "height x width must be at most 16777216 on path auto, got 8192 x 8192"
+    )
+
+
+def test_a_path_that_no_pool_has_is_refused_for_good() -> None:
+    refusal = refuse(replace(PICTURE_512, pinned_path=RenderPath.TILED), BIG)
+    assert refusal.message == "path must be one that a pool has, got tiled"
+
+
+def test_a_choice_explains_itself() -> None:
+    decision = choose_path(PICTURE_1024, [loaded(BIG, 0.5), SMALL], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.explain() == "h800 (preferred of 2): 34.5 units, wait 0.50 s, own 0.79 s"
+
+
+def test_small_and_large_work_remember_their_pools_apart() -> None:
+    assert traffic_class(PICTURE_512, POLICY) != traffic_class(PICTURE_1024, POLICY)
+
+
+def test_refused_work_counts_for_the_pool_that_came_nearest() -> None:
+    facts = replace(PICTURE_1024, timeout_s=10.0)
+    nearest = refuse(facts, loaded(BIG, 20.0), loaded(SMALL, 90.0)).nearest
+    assert nearest is not None
+    assert (nearest.traits.name, round(nearest.work.units, 1)) == ("h800", 34.5)
+
+
+STATES = st.builds(
+    lambda pool, num, wait, healthy, starting: replace(
+        loaded(pool, wait) if num else cold(pool),
+        num_replicas=num,
+        units_per_s=num * pool.rate.overall.units_per_s,
+        is_healthy=healthy,
+        num_starting=starting,
+    ),
+    st.sampled_from([BIG, SMALL]),
+    st.integers(0, 8),
+    st.floats(0, 200),
+    st.booleans(),
+    st.integers(0, 4),
+)
+FACTS = st.builds(
+    RequestFacts,
+    st.sampled_from([256, 512, 1024, 2048, 4096]),
+    st.sampled_from([256, 512, 1024, 2048, 4096]),
+    st.integers(1, 50),
+    st.sampled_from(list(Priority)),
+    st.none() | st.floats(0.1, 3600),
+    st.booleans(),
+    st.sampled_from([None, *RenderPath]),
+)
+
+
+@given(FACTS, st.lists(STATES, max_size=4), st.sampled_from([None, "h800", "consumer"]))
+def test_whatever_is_chosen_is_up_can_draw_it_and_is_in_time(
+    facts: RequestFacts, pools: list[PoolState], previous: str | None
+) -> None:
+    decision = choose_path(facts, pools, POLICY, previous=previous)
+    allowed = {
+        pool.traits.name
+        for pool in pools
+        if pool.is_healthy
+        and facts.height * facts.width <= pool.traits.max_pixels
+        and facts.pinned_path in (None, pool.traits.path)
+    }
+    is_in_time = (
+        isinstance(decision, Refusal)
+        or facts.is_job
+        or decision.estimate_s <= (facts.timeout_s or float("inf"))
+    )
+    assert is_in_time
+    assert isinstance(decision, Refusal) or decision.pool in allowed
+
+
+@given(FACTS, st.lists(STATES, max_size=4))
+def test_a_refusal_says_when_to_come_back_unless_coming_back_is_of_no_use(
+    facts: RequestFacts, pools: list[PoolState]
+) -> None:
+    decision = choose_path(facts, pools, POLICY)
+    is_said = isinstance(decision, Choice) or ((decision.retry_after_s or 0) >= 1) is (
+        decision.kind is not RefusalKind.TOO_LARGE
+    )
+    assert is_said
+
+
+@given(FACTS, st.lists(STATES, min_size=1, max_size=4))
+def test_a_job_is_refused_only_if_nothing_that_could_draw_it_is_up(
+    facts: RequestFacts, pools: list[PoolState]
+) -> None:
+    decision = choose_path(replace(facts, is_job=True), pools, POLICY)
+    kinds = {RefusalKind.TOO_LARGE, RefusalKind.UNAVAILABLE}
+    assert isinstance(decision, Choice) or decision.kind in kinds

@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.rates import guess_rate
+from deployments.backlog import (
+    GONE_AFTER_S,
+    STALE_AFTER_S,
+    AgedReport,
+    ReplicaReport,
+    SentWork,
+    add_sent,
+    find_takers,
+    is_newer,
+    summarise_pool,
+)
+
+REPORT = ReplicaReport(
+    pool="h800",
+    replica_id="a",
+    sequence=5,
+    backlog_units=40.0,
+    interactive_backlog_units=10.0,
+    max_backlog_units=400.0,
+    rate=guess_rate(43.7),
+    warm_sizes=frozenset({(1024, 1024)}),
+)
+OTHER = replace(REPORT, replica_id="b", backlog_units=0.0, interactive_backlog_units=0.0)
+
+
+def aged(report: ReplicaReport, age_s: float = 0.1) -> AgedReport:
+    return AgedReport(report, age_s)
+
+
+def test_a_report_that_was_overtaken_replaces_nothing() -> None:
+    assert is_newer(replace(REPORT, sequence=6), REPORT)
+    assert not is_newer(replace(REPORT, sequence=4), REPORT)
+    assert is_newer(REPORT, None)
+
+
+def test_a_pool_is_the_sum_of_its_replicas() -> None:
+    pool = summarise_pool("h800", [aged(REPORT), aged(OTHER), aged(replace(OTHER, pool="cpu"))])
+    assert (pool.num_replicas, pool.num_idle_replicas) == (2, 1)
+    assert (pool.backlog_units, pool.interactive_backlog_units) == (40.0, 10.0)
+    assert pool.max_backlog_units == 800.0
+    assert pool.backlog_s == pytest.approx(40.0 / 87.4)
+
+
+def test_a_stale_replica_is_counted_but_not_relied_on() -> None:
+    pool = summarise_pool("h800", [aged(REPORT, STALE_AFTER_S + 0.1), aged(OTHER)])
+    assert (pool.num_replicas, pool.num_stale, pool.backlog_units) == (1, 1, 0.0)
+
+
+def test_where_all_are_stale_the_last_known_is_used() -> None:
+    late = STALE_AFTER_S + 5
+    pool = summarise_pool("h800", [aged(REPORT, late), aged(OTHER, late)])
+    assert (pool.num_replicas, pool.num_stale) == (2, 2)
+
+
+def test_a_silent_replica_is_dropped_in_the_end() -> None:
+    assert summarise_pool("h800", [aged(REPORT, GONE_AFTER_S + 1)]).num_replicas == 0
+
+
+@pytest.mark.parametrize("change", [{"is_healthy": False}, {"is_draining": True}])
+def test_a_replica_that_takes_no_work_is_no_taker(change: dict[str, bool]) -> None:
+    assert find_takers([aged(replace(REPORT, **change))]) == []  # type: ignore[arg-type]
+
+
+def test_an_empty_pool_has_no_backlog_seconds() -> None:
+    assert summarise_pool("h800", []).backlog_s == 0.0
+
+
+def test_work_for_a_pool_without_replicas_never_ends() -> None:
+    sent = SentWork("h800", 8.0, is_interactive=True, age_s=0.0)
+    assert summarise_pool("h800", [], [sent]).backlog_s == float("inf")
+
+
+def test_what_was_sent_since_the_report_is_added() -> None:
+    sent = [
+        SentWork("h800", 8.0, is_interactive=True, age_s=0.05, replica_id="a"),
+        SentWork("h800", 5.0, is_interactive=False, age_s=0.05),
+        SentWork("h800", 100.0, is_interactive=False, age_s=3.0),
+        SentWork("cpu", 100.0, is_interactive=False, age_s=0.0),
+    ]
+    pool = summarise_pool("h800", [aged(REPORT), aged(OTHER)], sent)
+    assert (pool.backlog_units, pool.interactive_backlog_units) == (53.0, 18.0)
+    assert pool.num_idle_replicas == 0
+
+
+def test_a_replica_is_charged_for_what_this_router_sent_it() -> None:
+    mine = SentWork("h800", 8.0, is_interactive=True, age_s=0.05, replica_id="a")
+    charged = add_sent(aged(REPORT), [mine, replace(mine, replica_id="b")])
+    assert charged == replace(REPORT, backlog_units=48.0, interactive_backlog_units=18.0)
+
+
+def test_a_replica_that_was_sent_nothing_keeps_its_report() -> None:
+    assert add_sent(aged(REPORT), []) is REPORT
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 2)), max_size=20), st.floats(0, 0.9))
+def test_no_work_sent_since_the_report_is_forgotten(
+    sends: list[tuple[float, float]], report_age_s: float
+) -> None:
+    sent = [SentWork("h800", units, is_interactive=False, age_s=age) for units, age in sends]
+    pool = summarise_pool("h800", [aged(OTHER, report_age_s)], sent)
+    assert pool.backlog_units >= sum(units for units, age in sends if age <= report_age_s)

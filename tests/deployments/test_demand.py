@@ -1,0 +1,52 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.demand import AskedOfPool, DemandReport, PoolMeter, RateMeter, sum_demand
+
+
+def feed(meter: RateMeter, units_per_s: float, since_s: float, until_s: float) -> None:
+    for tick in range(int(since_s * 10), int(until_s * 10)):
+        meter.add(units_per_s / 10, tick / 10)
+
+
+@given(st.floats(1, 1000), st.integers(30, 400))
+def test_a_steady_rate_is_measured(units_per_s: float, seconds: int) -> None:
+    meter = RateMeter()
+    feed(meter, units_per_s, 0, seconds)
+    assert meter.units_per_s(float(seconds)) == pytest.approx(units_per_s, rel=0.05)
+
+
+def test_a_burst_shows_within_five_seconds() -> None:
+    meter = RateMeter()
+    feed(meter, 10, 0, 120)
+    feed(meter, 100, 120, 125)
+    assert meter.units_per_s(125.0) > 60
+
+
+def test_a_burst_is_forgotten_slowly() -> None:
+    meter = RateMeter()
+    feed(meter, 100, 0, 120)
+    assert 30 < meter.units_per_s(150.0) < 70
+    assert meter.units_per_s(1000.0) < 0.1
+
+
+def test_a_meter_that_counted_nothing_reads_zero() -> None:
+    assert RateMeter().units_per_s(5.0) == 0.0
+
+
+def test_a_pool_meter_tells_arrivals_refusals_and_waiting_apart() -> None:
+    meter = PoolMeter()
+    meter.count_sent(10.0, 0.0)
+    meter.count_refused(5.0, 0.0)
+    meter.count_waiting(20.0)
+    meter.count_waiting(-8.0)
+    asked = meter.read(0.0)
+    assert asked.arriving_units_per_s == pytest.approx(2 * asked.refused_units_per_s)
+    assert asked.waiting_units == 12.0
+
+
+def test_the_demand_for_a_pool_is_the_sum_over_routers() -> None:
+    one = DemandReport("h800", "r1", 1, AskedOfPool(1.0, 2.0, 3.0))
+    other = DemandReport("h800", "r2", 9, AskedOfPool(10.0, 20.0, 30.0))
+    assert sum_demand([one, other]) == AskedOfPool(11.0, 22.0, 33.0)
