@@ -254,6 +254,20 @@ def test_a_secret_that_others_can_read_is_refused(
         store.check()
 
 
+def test_racers_for_the_first_secret_share_one(tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+    folders = [tmp_path / str(number) for number in range(10)]
+
+    def race(folder: Path) -> bytes:
+        folder.mkdir(exist_ok=True)
+        barrier.wait()
+        return load_secret(folder)
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = [len(set(pool.map(race, [folder] * 4))) for folder in folders]
+    assert counts == [1] * 10
+
+
 def test_processes_that_start_together_share_one_secret(options: FolderStoreOptions) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         secrets = set(pool.map(read_secret, [options] * 16))
