@@ -87,7 +87,7 @@ def encode_image(
     if array.shape[:2] != (size.height, size.width):
         raise ValueError(f"pixels must be of size {size}, got {array.shape[1]}x{array.shape[0]}")
     if output_format is OutputFormat.PNG:
-        return encode_png(array, provenance.to_text())
+        return encode_png(array, _to_png_text(provenance))
     quality = DEFAULT_QUALITY if output_compression is None else output_compression
     return _encode_lossy(array, provenance, output_format, quality)
 
@@ -104,6 +104,12 @@ def read_provenance(content: bytes) -> ImageProvenance:
     except UnidentifiedImageError as error:
         raise ValueError("content must be a PNG, JPEG or WebP file") from error
     return ImageProvenance.from_text(text)
+
+
+def _to_png_text(provenance: ImageProvenance) -> dict[str, str]:
+    """Spell `Software` as PNG 1.2 (4.2.3) does; other keywords are the service's own."""
+    text = provenance.to_text()
+    return {"Software": text.pop("software"), **text}
 
 
 def _encode_lossy(
@@ -126,7 +132,8 @@ def _encode_lossy(
 
 def _read_text(image: Image.Image) -> dict[str, str]:
     if image.format == "PNG":
-        return {str(name): value for name, value in image.info.items() if isinstance(value, str)}
+        texts = ((str(name), text) for name, text in image.info.items() if isinstance(text, str))
+        return {name.lower(): text for name, text in texts}
     comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment, b"")
     if not isinstance(comment, bytes) or not comment.startswith(_USER_COMMENT_ASCII):
         raise ValueError("the file must hold its provenance in the EXIF user comment")

@@ -7,7 +7,7 @@ from typing import Final
 from pipeline.request import ImageSize, RenderPath
 
 _NAMES: Final = {
-    "software": "Software",
+    "software": "software",
     "request_id": "request-id",
     "model": "model",
     "model_revision": "model-revision",
@@ -17,7 +17,7 @@ _NAMES: Final = {
     "path": "path",
     "fingerprint": "fingerprint",
 }
-"""Names with hyphens: proxies drop headers that have underscores. `Software` is PNG's own."""
+"""Names in lower case with hyphens: S3 folds case, and proxies drop headers with underscores."""
 
 
 @dataclass(frozen=True)

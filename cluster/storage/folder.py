@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,10 +73,10 @@ class FolderImageStore:
         path = self._path(key)
         facts = {"content_type": content_type, "metadata": dict(metadata)}
         with _store_errors("write", key):
-            _make_folder(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             # The facts go first, so that no file is ever seen without them.
             _write_all({_facts_path(path): json.dumps(facts).encode(), path: content})
-            _sync_folder(path.parent)
+            _sync(each for each in path.parents if each.is_relative_to(self._root))
 
     def get(self, key: str) -> StoredImage:
         """See `ImageStore.get`."""
@@ -130,7 +131,7 @@ class FolderImageStore:
         if self._options.secret is not None:
             return self._options.secret.encode()
         with _store_errors("read", "the signing secret"):
-            _make_folder(self._root)
+            self._root.mkdir(parents=True, exist_ok=True)
             return load_secret(self._root)
 
 
@@ -157,7 +158,8 @@ def _write_all(files: Mapping[Path, bytes]) -> None:
     parts = {path: path.with_name(f".{path.name}.{secrets.token_hex(8)}.part") for path in files}
     try:
         for path, part in parts.items():
-            _write_durably(part, files[path])
+            part.write_bytes(files[path])
+        _sync(parts.values())
         for path, part in parts.items():
             part.replace(path)
     except BaseException:
@@ -166,24 +168,18 @@ def _write_all(files: Mapping[Path, bytes]) -> None:
         raise
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(paths: Iterable[Path]) -> None:
+    """Wait until files are on the disk, and names in folders.
+
+    All at once: one commit of the file system's journal then serves them all, where one after the
+    other each waits for a commit of its own.
+    """
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_sync_one, paths))
 
 
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from cluster.storage.metadata import from_headers, to_headers
 from pipeline.errors import InvalidRequestError
 from pipeline.image_file import (
     OutputFormat,
@@ -94,6 +95,15 @@ def test_provenance_outside_ascii_is_read_back(output_format: OutputFormat) -> N
     provenance = replace(PROVENANCE, model="造相 ½")
     content = encode_image(draw_pixels(), provenance, output_format=output_format)
     assert read_provenance(content) == provenance
+
+
+def test_provenance_is_metadata_that_every_store_takes() -> None:
+    assert ImageProvenance.from_text(from_headers(to_headers(PROVENANCE.to_text()))) == PROVENANCE
+
+
+def test_a_png_names_its_software_as_the_standard_does() -> None:
+    text = Image.open(BytesIO(encode_image(draw_pixels(), PROVENANCE))).info
+    assert text["Software"] == "zimage-serve 0.1.0"
 
 
 @pytest.mark.parametrize("output_format", OutputFormat)
@@ -183,7 +193,7 @@ def test_a_file_without_provenance_is_refused() -> None:
 
 
 def test_a_png_without_provenance_is_refused() -> None:
-    with pytest.raises(ValueError, match="provenance must have Software"):
+    with pytest.raises(ValueError, match="provenance must have software, request-id"):
         read_provenance(encode_png(draw_pixels(), {}))
 
 

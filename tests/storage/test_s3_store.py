@@ -3,9 +3,11 @@
 import pickle
 import random
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -66,6 +68,14 @@ def test_the_server_has_what_was_sent(
     head = s3_server.client().head_object(Bucket="images", Key=key)
     assert (head["ContentType"], head["ContentLength"]) == ("image/png", 7)
     assert head["Metadata"]["size"] == "1024x1024"
+
+
+def test_the_server_keeps_the_checksum_of_what_was_sent(
+    store: S3ImageStore, s3_server: S3Server, key: str
+) -> None:
+    put(store, key)
+    head = s3_server.client().head_object(Bucket="images", Key=key, ChecksumMode="ENABLED")
+    assert head["ChecksumSHA256"] == b64encode(sha256(b"picture").digest()).decode()
 
 
 def test_what_is_not_there_is_not_found(store: S3ImageStore, key: str) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -112,7 +112,11 @@ class S3Server:
 
     def create_bucket(self, name: str) -> None:
         """Create a bucket; it is no error if it exists."""
-        self.client().create_bucket(Bucket=name)
+        client = self.client()
+        # After a restart the server may say either: it does not always know whose a bucket is.
+        owned = client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists
+        with suppress(*owned):
+            client.create_bucket(Bucket=name)
 
     def client(self) -> "S3Client":
         """Build a client of the writer's, without retries."""
@@ -154,20 +158,20 @@ class S3Server:
     def _wait_until_writable(self) -> None:
         # The port listens before writes work, so only a write says that the server is ready.
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self._is_writable():
+        while (failure := self._try_write()) is not None:
             if self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"the S3 server exited: see {self._folder / 'log'}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the S3 server takes no file: see {self._folder / 'log'}")
+                raise RuntimeError(f"the S3 server takes no file: {failure}")
             time.sleep(0.1)
 
-    def _is_writable(self) -> bool:
+    def _try_write(self) -> Exception | None:
         try:
             self.create_bucket("ready")
             self.client().put_object(Bucket="ready", Key="ready", Body=b"ready")
-        except (BotoCoreError, ClientError):
-            return False
-        return True
+        except (BotoCoreError, ClientError) as error:
+            return error
+        return None
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
