@@ -53,7 +53,7 @@ class ReplicaRate:
             raise CapacityError(
                 f"a report must be positive, got {units} units, {num_forwards} forwards, {run_s} s"
             )
-        size = _size_of(units, num_forwards)
+        size = size_class(units, num_forwards)
         expected = self.by_size.get(size, SmoothedRate(self.overall.units_per_s))
         rate = self._bound(units / run_s, expected)
         by_size = {**self.by_size, size: expected.observe(rate)}
@@ -68,7 +68,7 @@ class ReplicaRate:
 
     def estimate_s(self, units: float, num_forwards: int) -> float:
         """Return the seconds that so much work, in equal forwards, would keep the replica busy."""
-        rate = self.by_size.get(_size_of(units, num_forwards), self.overall)
+        rate = self.by_size.get(size_class(units, num_forwards), self.overall)
         return units / rate.units_per_s
 
 
@@ -77,5 +77,6 @@ def guess_rate(units_per_s: float) -> ReplicaRate:
     return ReplicaRate(SmoothedRate(units_per_s))
 
 
-def _size_of(units: float, num_forwards: int) -> int:
+def size_class(units: float, num_forwards: int) -> int:
+    """Return the key of `ReplicaRate.by_size` that so much work, in equal forwards, falls under."""
     return round(math.log2(units / num_forwards))

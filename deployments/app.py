@@ -8,9 +8,11 @@ from ray.serve import Application
 
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
+from deployments.ledger_actor import ReplicaReporter
 from deployments.loading import StageLoader
+from deployments.pools import to_terms
 from deployments.router import RouterDeployment
-from deployments.served_model import describe_model
+from deployments.served_model import ServedModel, describe_model
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
 from pipeline.weights import resolve_weights
@@ -30,16 +32,18 @@ def build_app(config: AppConfig) -> Application:
     vae_decoder = serve.deployment(**_options(config.vae_decoder))(VaeDecoderDeployment).bind(
         partial(load.vae_decoder, config.vae_decoder)
     )
-    denoisers = {pool.name: _bind_pool(load, pool) for pool in config.pools}
-    router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))
     model = describe_model(weights, served_name=config.model.served_name)
+    denoisers = {pool.name: _bind_pool(load, pool, model) for pool in config.pools}
+    router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))
     return router.bind(config, model, text_encoder, denoisers, vae_decoder)
 
 
-def _bind_pool(load: StageLoader, pool: PoolConfig) -> Application:
+def _bind_pool(load: StageLoader, pool: PoolConfig, model: ServedModel) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
     deployment = serve.deployment(name=name, **_options(pool))(DenoiserDeployment)
-    return deployment.bind(partial(load.denoiser, pool), _name_replica)
+    return deployment.bind(
+        partial(load.denoiser, pool), _name_replica, to_terms(pool, model), ReplicaReporter
+    )
 
 
 def _name_replica() -> str:

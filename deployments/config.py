@@ -118,6 +118,21 @@ class PoolConfig(ReplicaConfig):
     path: RenderPath = Field(
         default=RenderPath.FULL_IMAGE, description="How this pool renders: `full_image` or `tiled`."
     )
+    profile: Literal["cpu", "consumer-16gb", "h800"] = Field(
+        default="cpu", description="The kind of card: how much memory a replica may use."
+    )
+    accelerator: str | None = Field(
+        default=None,
+        description="Ray's name of the card, for a first guess at its speed; by profile if unset.",
+    )
+    max_pixels: int | None = Field(
+        default=None,
+        gt=0,
+        description="Its largest picture; `limits.max_pixels` if unset.",
+    )
+    start_up_s: float = Field(
+        default=60.0, gt=0, description="Seconds from nothing to a replica that takes work."
+    )
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="Requests that a replica holds; its work is bounded too."
     )

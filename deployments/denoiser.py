@@ -2,9 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.rates import ReplicaRate
+from deployments.backlog import ReplicaReport
+from deployments.replica_report import to_report
 from deployments.stages import Denoised
+from pipeline.denoising.roster import Backlog
 from pipeline.denoising.work import Listener, Outcome
 from pipeline.errors import PipelineError
 from pipeline.request import DenoiseRequest, DenoiseResult, StepEvent
@@ -26,15 +31,36 @@ class StepLoop(Protocol):
         """Let go of a request before the next step."""
         ...
 
+    def backlog(self) -> Backlog:
+        """Say what is held and how fast it goes."""
+        ...
+
+
+@dataclass(frozen=True)
+class PoolTerms:
+    """What a replica knows of its pool."""
+
+    pool: str
+    guess: ReplicaRate
+    """Its speed, until it has measured it."""
+    max_backlog_units: float
+
 
 class DenoiserDeployment:
     """Joins callers on the event loop to the thread that owns the device."""
 
     def __init__(
-        self, load: Callable[[], tuple[StepLoop, str]], name_replica: Callable[[], str]
+        self,
+        load: Callable[[], tuple[StepLoop, str]],
+        name_replica: Callable[[], str],
+        terms: PoolTerms,
+        start_reporter: Callable[[Callable[[int], ReplicaReport]], object] | None = None,
     ) -> None:
         self._step_loop, self._fingerprint = load()
         self._replica = name_replica()
+        self._terms = terms
+        # Kept, since the reporter ends with the object.
+        self._reporter = start_reporter(self.report) if start_reporter is not None else None
 
     async def denoise(
         self, request: DenoiseRequest, *, yields_steps: bool
@@ -61,6 +87,18 @@ class DenoiserDeployment:
             yield Denoised(outcome, self._fingerprint, self._replica)
         finally:
             self._step_loop.cancel(request.id)
+
+    def report(self, sequence: int) -> ReplicaReport:
+        """Say what this replica holds, for the ledger."""
+        return to_report(
+            self._step_loop.backlog(),
+            pool=self._terms.pool,
+            replica_id=self._replica,
+            sequence=sequence,
+            guess=self._terms.guess,
+            max_backlog_units=self._terms.max_backlog_units,
+            is_healthy=self._step_loop.failure is None,
+        )
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica when its loop has stopped."""

@@ -7,6 +7,7 @@ ApiError
 ├── BodyTooLargeError      413  the body is above the route's limit
 ├── OverloadedError        503  no pool can take the work now; try again later
 ├── ReplicaLostError       503  a replica died with the work; try again
+├── PoisonedRequestError   500  two replicas were lost with the request
 ├── DependencyError        503  the store could not be reached
 ├── DeadlineExceededError  504  the picture was not finished in time
 └── InternalError          500  a defect of the service
@@ -92,6 +93,13 @@ class ReplicaLostError(ApiError):
 
     status = 503
     code = "replica_lost"
+
+
+class PoisonedRequestError(ApiError):
+    """Two replicas were lost with the request; it is not tried again."""
+
+    status = 500
+    code = "poisoned_request"
 
 
 class DependencyError(ApiError):

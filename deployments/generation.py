@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib import metadata
 from typing import Final, TypeVar
 
@@ -19,6 +20,9 @@ from deployments.errors import (
     InternalError,
 )
 from deployments.log import logger
+from deployments.pool_choice import PoolChooser, Route
+from deployments.retries import try_again
+from deployments.routing.decisions import RequestFacts
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages
 from pipeline.image_file import OutputFormat
@@ -56,8 +60,7 @@ class ImagesOrder:
     num_inference_steps: int
     priority: Priority
     timeout_s: float
-    path: RenderPath
-    pool: str
+    pinned_path: RenderPath | None
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
@@ -67,6 +70,17 @@ class ImagesOrder:
         """Work of all pictures; 1 is one forward at 512x512."""
         size = self.size
         return self.num_images * full_image_units(size.height, size.width, self.num_inference_steps)
+
+    def to_facts(self) -> RequestFacts:
+        """Say what the choice of a pool depends on; several pictures count as their steps."""
+        return RequestFacts(
+            height=self.size.height,
+            width=self.size.width,
+            num_inference_steps=self.num_inference_steps * self.num_images,
+            priority=self.priority,
+            timeout_s=self.timeout_s,
+            pinned_path=self.pinned_path,
+        )
 
     def to_denoise_request(
         self, index: int, encoding: PromptEncoding, *, timeout_s: float | None
@@ -113,6 +127,7 @@ class DrawnImages:
     """All pictures of a call."""
 
     images: list[DrawnImage]
+    route: Route
     num_prompt_tokens: int
 
 
@@ -120,9 +135,16 @@ class Generation:
     """Draws and stores the pictures of a call."""
 
     def __init__(
-        self, stages: Stages, store: ImageStore, model: ServedModel, *, key_prefix: str
+        self,
+        stages: Stages,
+        chooser: PoolChooser,
+        store: ImageStore,
+        model: ServedModel,
+        *,
+        key_prefix: str,
     ) -> None:
         self._stages = stages
+        self._chooser = chooser
         self._store = store
         self._model = model
         self._key_prefix = key_prefix
@@ -131,17 +153,20 @@ class Generation:
         """Draw every picture of a call, or none.
 
         Raises:
+            OverloadedError: If no pool can take it, before any work is done.
             DeadlineExceededError: If the call's time is up; what runs is cancelled.
             DependencyError: If a picture could not be stored.
             PipelineError: If a stage refused or failed.
         """
         started = time.monotonic()
+        route = self._chooser.choose(order.to_facts())
+        logger.info("request %s: %s", order.request_id, route.explanation)
         try:
             async with asyncio.timeout(order.timeout_s):
-                encoded = await self._stages.encode(order.prompt)
+                encoded = await try_again(partial(self._stages.encode, order.prompt))
                 images = await _gather(
                     [
-                        self._draw_one(order, index, encoded, started, on_event)
+                        self._draw_one(order, route, index, encoded, started, on_event)
                         for index in range(order.num_images)
                     ]
                 )
@@ -149,7 +174,9 @@ class Generation:
             raise DeadlineExceededError(
                 f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
             ) from exc
-        return DrawnImages(images=images, num_prompt_tokens=encoded.encoding.num_tokens)
+        return DrawnImages(
+            images=images, route=route, num_prompt_tokens=encoded.encoding.num_tokens
+        )
 
     def sign(self, key: str, *, lifetime_s: int) -> str:
         """Return a URL of a stored picture."""
@@ -158,6 +185,7 @@ class Generation:
     async def _draw_one(
         self,
         order: ImagesOrder,
+        route: Route,
         index: int,
         encoded: Encoded,
         started: float,
@@ -165,12 +193,12 @@ class Generation:
     ) -> DrawnImage:
         seconds_left = order.timeout_s - (time.monotonic() - started)
         request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
-        denoised = await self._denoise(order.pool, index, request, on_event)
-        provenance = build_provenance(order, self._model, request.seed, denoised.fingerprint)
-        file = await self._stages.decode(
-            denoised.result.latents,
-            FileOrder(order.output_format, order.output_compression, provenance),
+        denoised = await try_again(partial(self._denoise, route.pool, index, request, on_event))
+        provenance = build_provenance(
+            order, route.path, self._model, request.seed, denoised.fingerprint
         )
+        file_order = FileOrder(order.output_format, order.output_compression, provenance)
+        file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         key, store_s = await self._store_file(order, index, provenance, file)
         return DrawnImage(
             key=key,
@@ -211,7 +239,7 @@ class Generation:
                 key,
                 file.content,
                 content_type=file.content_type,
-                metadata={name.lower(): text for name, text in provenance.to_text().items()},
+                metadata=provenance.to_text(),
             )
         except StoreError as exc:
             logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
@@ -220,7 +248,7 @@ class Generation:
 
 
 def build_provenance(
-    order: ImagesOrder, model: ServedModel, seed: int, fingerprint: str
+    order: ImagesOrder, path: RenderPath, model: ServedModel, seed: int, fingerprint: str
 ) -> ImageProvenance:
     """Collect how a picture was made."""
     return ImageProvenance(
@@ -231,7 +259,7 @@ def build_provenance(
         seed=seed,
         size=order.size,
         num_inference_steps=order.num_inference_steps,
-        path=order.path,
+        path=path,
         fingerprint=fingerprint,
     )
 

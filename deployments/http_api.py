@@ -1,11 +1,12 @@
 """The HTTP contract as a FastAPI application. HTTP only: what to draw is decided elsewhere."""
 
+import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -47,12 +48,14 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
+        background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._generation = generation
         self._rules = rules
         self._readiness = readiness
         self._files = files
         self._url_lifetime_s = url_lifetime_s
+        self._background = background
         self._started = int(time.time())
 
     def build(self) -> FastAPI:
@@ -82,9 +85,12 @@ class ImagesApi:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(run()) for run in self._background]
         self._readiness.start()
         yield
         self._readiness.stop()
+        for task in tasks:
+            task.cancel()
 
     async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
         """Draw pictures from a prompt."""
@@ -139,7 +145,7 @@ class ImagesApi:
             data=[self._to_item(image, is_base64=is_base64) for image in drawn.images],
             model=self._rules.model.name,
             model_revision=self._rules.model.revision,
-            path=order.path.value,
+            path=drawn.route.path.value,
             fingerprint=drawn.images[0].fingerprint,
             size=str(order.size),
             output_format=order.output_format.value,

@@ -1,5 +1,8 @@
 """Builds the HTTP application out of its parts, wherever the stages run."""
 
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
 from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
@@ -7,6 +10,7 @@ from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
+from deployments.pool_choice import PoolChooser
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel
 from deployments.stages import Stages
@@ -15,16 +19,22 @@ from deployments.validation import RequestRules
 
 
 def build_api(
-    config: AppConfig, model: ServedModel, stages: Stages, readiness: Readiness
+    config: AppConfig,
+    model: ServedModel,
+    stages: Stages,
+    chooser: PoolChooser,
+    readiness: Readiness,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> FastAPI:
-    """Build the application."""
+    """Build the application; what is in `background` runs as long as it does."""
     store = build_store(config.store)
     return ImagesApi(
-        Generation(stages, store, model, key_prefix=config.store.prefix),
+        Generation(stages, chooser, store, model, key_prefix=config.store.prefix),
         RequestRules.from_config(config, model),
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
+        background=background,
     ).build()
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from deployments.config import AppConfig
 from deployments.denoiser import DenoiserDeployment
 from deployments.loading import StageLoader
+from deployments.pools import to_terms
+from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
@@ -42,12 +44,14 @@ class LocalStages:
         return await self._vae_decoder.decode(latents, order)
 
 
-def load_local_stages(config: AppConfig, load: StageLoader) -> LocalStages:
+def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) -> LocalStages:
     """Read every component of the model into this process."""
     return LocalStages(
         TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
         {
-            pool.name: DenoiserDeployment(partial(load.denoiser, pool), lambda: "local")
+            pool.name: DenoiserDeployment(
+                partial(load.denoiser, pool), lambda: "local", to_terms(pool, model)
+            )
             for pool in config.pools
         },
         VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),

@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
 from deployments.image_api import build_api
+from deployments.ledger_actor import LedgerReader
+from deployments.pool_choice import LedgerPoolChooser
+from deployments.pools import to_known_pool
 from deployments.readiness import Readiness
+from deployments.routing.paths import RoutingPolicy
 from deployments.served_model import ServedModel
 
 
@@ -25,10 +30,14 @@ class RouterDeployment:
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
-        self._readiness = Readiness(
-            stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s
+        chooser = LedgerPoolChooser(
+            [to_known_pool(pool, config.limits, model) for pool in config.pools],
+            RoutingPolicy(),
+            router_id=serve.get_replica_context().replica_id.unique_id,
         )
-        self._api = build_api(config, model, stages, self._readiness)
+        readiness = Readiness(stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s)
+        ledger = LedgerReader(chooser.read_demand, chooser.update)
+        self._api = build_api(config, model, stages, chooser, readiness, background=[ledger.run])
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""

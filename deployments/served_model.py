@@ -1,8 +1,10 @@
 """What the router knows of the model, without reading a tensor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from cluster.cost import ForwardCost, for_transformer
 from pipeline.request import SIZE_MULTIPLE, ImageSize
 from pipeline.weights import EMBEDDED, Weights
 
@@ -21,6 +23,7 @@ class ServedModel:
     max_height: int
     """In image pixels: RoPE's table ends there."""
     max_width: int
+    forward_cost: ForwardCost
     default_steps: int = DEFAULT_STEPS
 
 
@@ -35,4 +38,12 @@ def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
         default_size=_EMBEDDED_SIZE if rows * SIZE_MULTIPLE < 1024 else _NATIVE_SIZE,
         max_height=rows * SIZE_MULTIPLE,
         max_width=columns * SIZE_MULTIPLE,
+        forward_cost=_forward_cost(config),
     )
+
+
+def _forward_cost(config: Mapping[str, Any]) -> ForwardCost:
+    """Count the weights that a joint token passes: projections, and a feed-forward of 8/3."""
+    dim, num_layers = config.get("dim", 3840), config.get("n_layers", 30)
+    num_parameters = num_layers * 12 * dim**2
+    return for_transformer(dim, num_layers, num_parameters)

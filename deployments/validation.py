@@ -2,7 +2,6 @@
 
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, Self
@@ -26,17 +25,17 @@ class RequestRules:
 
     model: ServedModel
     limits: LimitsConfig
-    pools: Mapping[RenderPath, str]
-    """The pool of each path that this service has."""
+    paths: frozenset[RenderPath]
+    """Those that this service has a pool for."""
     default_timeout_s: float
 
     @classmethod
     def from_config(cls, config: AppConfig, model: ServedModel) -> Self:
-        """Take the rules out of the operator's configuration; of two pools the first one wins."""
+        """Take the rules out of the operator's configuration."""
         return cls(
             model=model,
             limits=config.limits,
-            pools={pool.path: pool.name for pool in reversed(config.pools)},
+            paths=frozenset(pool.path for pool in config.pools),
             default_timeout_s=config.router.default_timeout_s,
         )
 
@@ -51,7 +50,6 @@ class RequestRules:
         self._check_model(body.model)
         self._check_prompt(body.prompt)
         self._check_guidance(body.guidance_scale)
-        path = self._choose_path(body.path or "auto")
         num_images = body.n or 1
         seed = secrets.randbelow(_DRAWN_SEEDS - num_images) if body.seed is None else body.seed
         output_format = OutputFormat(body.output_format or "png")
@@ -67,8 +65,7 @@ class RequestRules:
             num_inference_steps=body.num_inference_steps or self.model.default_steps,
             priority=Priority(body.priority or "interactive"),
             timeout_s=body.timeout_s or self.default_timeout_s,
-            path=path,
-            pool=self.pools[path],
+            pinned_path=self._check_path(body.path or "auto"),
             output_format=output_format,
             output_compression=body.output_compression,
         )
@@ -93,11 +90,11 @@ class RequestRules:
                 "guidance_scale",
             )
 
-    def _choose_path(self, path: Literal["auto", "full_image", "tiled"]) -> RenderPath:
+    def _check_path(self, path: Literal["auto", "full_image", "tiled"]) -> RenderPath | None:
         if path == "auto":
-            return next(iter(self.pools))
-        if RenderPath(path) not in self.pools:
-            known = ["auto", *(known.value for known in self.pools)]
+            return None
+        if RenderPath(path) not in self.paths:
+            known = ["auto", *sorted(known.value for known in self.paths)]
             raise InvalidFieldError(f"path must be one of {known} here, got {path!r}", "path")
         return RenderPath(path)
 

@@ -1,22 +1,33 @@
 """Noise, and the change of scale between the denoiser's latents and the VAE's."""
 
+from typing import Final
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.request import ImageSize
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS: Final = 16
+
+_TORCH_SEEDS: Final = 2**32
+"""Seeds that PyTorch's Mersenne Twister tells apart."""
 
 
 def draw_noise(size: ImageSize, *, seed: int) -> Tensor:
     """Draw the latents that denoising starts from.
 
     Drawn on the CPU in float32, one image at a time, so that a seed gives the same noise on every
-    GPU of the cluster and whatever it is batched with.
+    GPU of the cluster and whatever it is batched with. Seeds below 2^32 give what
+    `torch.Generator("cpu").manual_seed(seed)` gives; it ignores all higher bits of a seed, so from
+    there on the noise is NumPy's, of Philox with the whole seed as its key.
 
     Returns:
         A [1, 16, H/8, W/8] tensor.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, LATENT_CHANNELS, size.latent_height, size.latent_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
+    if seed < _TORCH_SEEDS:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
+    wide = np.random.Generator(np.random.Philox(key=seed))
+    return torch.from_numpy(wide.standard_normal(shape, dtype=np.float32))

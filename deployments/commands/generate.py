@@ -22,8 +22,9 @@ from deployments.generation import ImagesOrder, build_provenance
 from deployments.http_api import GENERATIONS
 from deployments.loading import StageLoader
 from deployments.local_stages import load_local_stages
+from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesRequest
-from deployments.served_model import describe_model
+from deployments.served_model import ServedModel, describe_model
 from deployments.stages import Denoised, FileOrder, Stages
 from deployments.validation import RequestRules
 from deployments.validation_errors import explain_validation_error
@@ -93,8 +94,11 @@ def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:
     order = rules.to_order(_validate(body), request_id="command-line")
     print(f"loading {model.name}", flush=True)
     transformers.utils.logging.disable_progress_bar()
-    stages = load_local_stages(config, StageLoader(weights))
-    return asyncio.run(_draw_order(stages, order, rules))
+    route = FirstPoolChooser({pool.name: pool.path for pool in config.pools}).choose(
+        order.to_facts()
+    )
+    stages = load_local_stages(config, StageLoader(weights), model)
+    return asyncio.run(_draw_order(stages, order, route, model))
 
 
 def _validate(body: dict[str, Any]) -> ImagesRequest:
@@ -105,16 +109,18 @@ def _validate(body: dict[str, Any]) -> ImagesRequest:
         raise explain_validation_error(RequestValidationError(located)) from exc
 
 
-async def _draw_order(stages: Stages, order: ImagesOrder, rules: RequestRules) -> bytes:
+async def _draw_order(
+    stages: Stages, order: ImagesOrder, route: Route, model: ServedModel
+) -> bytes:
     encoded = await stages.encode(order.prompt)
     request = order.to_denoise_request(0, encoded.encoding, timeout_s=None)
     with tqdm(total=order.num_inference_steps, unit="step") as progress:
-        async for event in stages.denoise(order.pool, request, yields_steps=True):
+        async for event in stages.denoise(route.pool, request, yields_steps=True):
             if isinstance(event, Denoised):
                 break
             progress.update()
         else:
             raise PipelineError("the denoiser ended without latents")
-    provenance = build_provenance(order, rules.model, order.seed, event.fingerprint)
+    provenance = build_provenance(order, route.path, model, order.seed, event.fingerprint)
     file_order = FileOrder(order.output_format, order.output_compression, provenance)
     return (await stages.decode(event.result.latents, file_order)).content

@@ -229,7 +229,7 @@ class StepLoop:
         velocities = self._forward.predict(items, units)
         ended_s = self._clock()
         # Measured before anyone is told, so that whoever hears of a step finds its rate.
-        sizes = frozenset(_size_of(item) for item in items)
+        sizes = [_size_of(item) for item in items]
         self._roster.measure(sizes, sum(units), ended_s - begun_s)
         for work, velocity in zip(works, velocities, strict=True):
             self._deliver(work, velocity, ended_s)

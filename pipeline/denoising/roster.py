@@ -5,7 +5,7 @@ The loop's thread reads the roster between steps; every other thread writes to i
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from pipeline.denoising.batching import BatchingLimits, Demand, admit, due_time
 from pipeline.denoising.captions import identify_caption
 from pipeline.denoising.work import Admission, Listener, Work
 from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFullError
-from pipeline.request import ImageSize
+from pipeline.request import ImageSize, Priority
 
 _RATE_WEIGHT: Final = 0.2
 """How much the last step moves the live rate."""
@@ -33,6 +33,15 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class ForwardTime:
+    """How long one item's part of a forward takes."""
+
+    seconds: float
+    """Smoothed over the last steps."""
+    num_steps: int
+
+
+@dataclass(frozen=True)
 class Backlog:
     """What a step loop holds, and how fast it goes."""
 
@@ -40,10 +49,14 @@ class Backlog:
     """Cost of requests that have not started."""
     running_units: float
     """Cost of the remaining steps of those that have."""
+    interactive_units: float
+    """The part of both that is interactive."""
     rate_units_s: float | None
     """Cost units a second, smoothed over the last steps of warm sizes."""
     num_held: int
     warm_sizes: frozenset[ImageSize]
+    forward_times: Mapping[ImageSize, ForwardTime]
+    """Of sizes that had steps to themselves."""
 
 
 class Roster:
@@ -57,6 +70,7 @@ class Roster:
         self._cancelled: set[str] = set()
         self._num_arrived = 0
         self._rate_units_s: float | None = None
+        self._forward_times: dict[ImageSize, ForwardTime] = {}
         self._warm_sizes: frozenset[ImageSize] = frozenset()
         self._is_closing = False
         self._is_stopping = False
@@ -151,8 +165,9 @@ class Roster:
             self._condition.wait_for(lambda: self._held or self._is_closing)
             return bool(self._held) and not self._is_stopping
 
-    def measure(self, sizes: frozenset[ImageSize], units: float, elapsed_s: float) -> None:
-        """Learn from a step of these sizes how fast the loop goes."""
+    def measure(self, items: Sequence[ImageSize], units: float, elapsed_s: float) -> None:
+        """Learn from a step of items of these sizes how fast the loop goes."""
+        sizes = frozenset(items)
         with self._condition:
             is_warm = sizes <= self._warm_sizes
             self._warm_sizes |= sizes
@@ -161,17 +176,29 @@ class Roster:
                 sample, rate = units / elapsed_s, self._rate_units_s
                 smoothed = sample if rate is None else rate + _RATE_WEIGHT * (sample - rate)
                 self._rate_units_s = smoothed
+                if len(sizes) == 1:
+                    self._time_forward(items[0], elapsed_s / len(items))
+
+    def _time_forward(self, size: ImageSize, seconds: float) -> None:
+        known = self._forward_times.get(size, ForwardTime(seconds, 0))
+        weight = max(_RATE_WEIGHT, 1 / (known.num_steps + 1))
+        smoothed = known.seconds + weight * (seconds - known.seconds)
+        self._forward_times[size] = ForwardTime(smoothed, known.num_steps + 1)
 
     def backlog(self) -> Backlog:
         """Say what is held and how fast it goes."""
         with self._condition:
-            held = [(work.started_s is None, work.to_held().units) for work in self._held.values()]
+            held = [(work.started_s is None, work.to_held()) for work in self._held.values()]
             return Backlog(
-                waiting_units=sum(units for is_waiting, units in held if is_waiting),
-                running_units=sum(units for is_waiting, units in held if not is_waiting),
+                waiting_units=sum(work.units for is_waiting, work in held if is_waiting),
+                running_units=sum(work.units for is_waiting, work in held if not is_waiting),
+                interactive_units=sum(
+                    work.units for _, work in held if work.priority is Priority.INTERACTIVE
+                ),
                 rate_units_s=self._rate_units_s,
                 num_held=len(held),
                 warm_sizes=self._warm_sizes,
+                forward_times=dict(self._forward_times),
             )
 
     def close(self) -> None:

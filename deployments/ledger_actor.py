@@ -1,0 +1,85 @@
+"""The ledger as a Ray actor, and those who write to it and read it. Its loss stops nobody."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayError
+
+from deployments.backlog import REPORT_PERIOD_S, ReplicaReport
+from deployments.demand import DemandReport
+from deployments.ledger import Ledger, LedgerView
+
+ACTOR_NAME: Final = "zimage-ledger"
+NAMESPACE: Final = "zimage"
+_ANSWER_WITHIN_S: Final = 2.0
+
+logger = logging.getLogger("ray.serve.zimage")
+
+
+def open_ledger() -> Any:
+    """Return the cluster's one ledger, started by whoever asks first."""
+    return (
+        ray.remote(Ledger)
+        .options(
+            name=ACTOR_NAME,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            max_restarts=-1,
+            num_cpus=0,
+        )
+        .remote()
+    )
+
+
+class ReplicaReporter:
+    """Tells the ledger every period what a replica holds, from a thread of its own."""
+
+    def __init__(self, build_report: Callable[[int], ReplicaReport]) -> None:
+        self._build_report = build_report
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-reporter", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Report no more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        ledger = open_ledger()
+        sequence = 0
+        while not self._stop.wait(REPORT_PERIOD_S):
+            sequence += 1
+            try:
+                ray.get(
+                    ledger.report.remote(self._build_report(sequence)), timeout=_ANSWER_WITHIN_S
+                )
+            except RayError as exc:
+                logger.warning("the ledger did not answer: %s", type(exc).__name__)
+
+
+class LedgerReader:
+    """Exchanges demand for the ledger's view every period, on a router's event loop."""
+
+    def __init__(
+        self,
+        read_demand: Callable[[], Sequence[DemandReport]],
+        on_view: Callable[[LedgerView], None],
+    ) -> None:
+        self._read_demand = read_demand
+        self._on_view = on_view
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        ledger = open_ledger()
+        while True:
+            try:
+                async with asyncio.timeout(_ANSWER_WITHIN_S):
+                    self._on_view(await ledger.ask.remote(list(self._read_demand())))
+            except (RayError, TimeoutError) as exc:
+                logger.warning("the ledger did not answer: %s", type(exc).__name__)
+            await asyncio.sleep(REPORT_PERIOD_S)

@@ -1,0 +1,47 @@
+"""A pool of the configuration, in the words of routing and of its replicas."""
+
+from typing import Final
+
+from cluster.accelerators import Precision, get_accelerator
+from cluster.profiles import get_profile
+from cluster.rates import ReplicaRate, guess_rate
+from deployments.config import LimitsConfig, PoolConfig
+from deployments.denoiser import PoolTerms
+from deployments.pool_choice import KnownPool
+from deployments.routing.pools import PoolTraits
+from deployments.served_model import ServedModel
+
+_TYPICAL_ACCELERATOR: Final = {
+    "h800": "H100",
+    "consumer-16gb": "GeForce-RTX-4080",
+    "cpu": "CPU",
+}
+
+
+def to_terms(pool: PoolConfig, model: ServedModel) -> PoolTerms:
+    """Tell a replica what it is part of."""
+    return PoolTerms(pool.name, guess_speed(pool, model), pool.step_loop.held_units)
+
+
+def to_known_pool(pool: PoolConfig, limits: LimitsConfig, model: ServedModel) -> KnownPool:
+    """Tell the router what is fixed about a pool."""
+    traits = PoolTraits(
+        name=pool.name,
+        path=pool.path,
+        memory_gib=get_profile(pool.profile).memory_gib,
+        max_pixels=pool.max_pixels or limits.max_pixels,
+        start_up_s=pool.start_up_s,
+        max_replicas=pool.max_replicas,
+    )
+    return KnownPool(traits, guess_speed(pool, model))
+
+
+def guess_speed(pool: PoolConfig, model: ServedModel) -> ReplicaRate:
+    """Guess cost units a second from the accelerator type, before any report.
+
+    Raises:
+        CapacityError: If the accelerator type is not known.
+    """
+    accelerator = get_accelerator(pool.accelerator or _TYPICAL_ACCELERATOR[pool.profile])
+    precision = Precision.FP32 if pool.profile == "cpu" else Precision.BF16
+    return guess_rate(accelerator.units_per_s(precision, model.forward_cost))

@@ -1,0 +1,37 @@
+"""What is tried again: work whose replica was lost or had no room. The seed makes it the same."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from deployments.errors import PoisonedRequestError, ReplicaLostError
+from pipeline.errors import CancelledError, ReplicaFailedError, ReplicaFullError
+
+T = TypeVar("T")
+
+MAX_LOST: Final = 2
+"""A request that took two replicas with it is taken for the cause."""
+MAX_FULL: Final = 5
+_FIRST_WAIT_S: Final = 0.05
+
+
+async def try_again(call: Callable[[], Awaitable[T]]) -> T:
+    """Await a call until it succeeds, fails for good, or has been tried often enough.
+
+    Raises:
+        PoisonedRequestError: If two replicas were lost with it.
+        ReplicaFullError: If no replica had room, several times over.
+    """
+    num_lost = num_full = 0
+    while True:
+        try:
+            return await call()
+        except (ReplicaLostError, ReplicaFailedError, CancelledError) as exc:
+            num_lost += 1
+            if num_lost >= MAX_LOST:
+                raise PoisonedRequestError("two replicas were lost with this request") from exc
+        except ReplicaFullError:
+            num_full += 1
+            if num_full >= MAX_FULL:
+                raise
+            await asyncio.sleep(_FIRST_WAIT_S * 2**num_full)
