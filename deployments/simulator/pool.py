@@ -29,6 +29,9 @@ class SimulatedPool:
         self.waiting_units = 0.0
         self.scaling = ScalingState(plan.scaling.min_replicas)
         self.meter = PoolMeter()
+        self._sent_units = 0.0
+        self._num_sent = 0
+        self._units_per_picture = 1.0
         self.num_replicas = 0
         self.num_starting = 0
         self.start_left_s = plan.traits.start_up_s
@@ -61,6 +64,19 @@ class SimulatedPool:
         self.num_starting = len(self.starting)
         if self.starting:
             self.start_left_s = max(0.0, self.starting[0][0] - now_s)
+
+    def count_sent(self, units: float) -> None:
+        """Count a request that the pool was chosen for."""
+        self._sent_units += units
+        self._num_sent += 1
+
+    def count_tick(self, now_s: float) -> float:
+        """Tell the meter what came since the last tick, and return the mean units of a picture."""
+        self.meter.count_sent(self._sent_units, now_s)
+        if self._num_sent:
+            self._units_per_picture = self._sent_units / self._num_sent
+        self._sent_units, self._num_sent = 0.0, 0
+        return self._units_per_picture
 
     def demand(self, now_s: float) -> PoolDemand:
         """Return what the scaling policy reads."""
