@@ -46,7 +46,7 @@ class Scaler:
 
     def _scale_pool(self, pool: SimulatedPool, now_s: float, starts: list[Start]) -> LeadPool:
         pool.refresh(now_s)
-        units_per_picture = pool.count_tick(now_s)
+        units_per_picture = pool.mean_units()
         demand = pool.demand(now_s)
         policy = pool.plan.scaling
         pool.scaling = desired_replicas(policy, demand, pool.scaling, now_s)

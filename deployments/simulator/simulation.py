@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from deployments.routing.decisions import Refusal, RequestFacts, Work
+from deployments.routing.decisions import Refusal, RefusalKind, RequestFacts, Work
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.dispatch import Assignment, Dispatcher
 from deployments.simulator.outcome import Outcome, PartBill
@@ -59,15 +59,18 @@ class Simulation:
         self._slowness: list[float] = np.exp(draws.normal(0.0, noise, len(trace))).tolist()
         self._kind_of: list[int] = trace.kind_of.tolist()
         self._times_s: list[float] = trace.times_s.tolist()
+        self._encode_s = plan.text_encoder.busy_s(0)
         self._decode_s = [plan.vae_decoder.busy_s(f.height * f.width) for f in trace.kinds]
         self._kinds = [
-            replace(facts, other_stages_s=plan.text_encoder.busy_s(0) + decode_s + plan.store_s)
+            replace(facts, other_stages_s=self._encode_s + decode_s + plan.store_s)
             for facts, decode_s in zip(trace.kinds, self._decode_s, strict=True)
         ]
         counts = np.bincount(trace.kind_of, minlength=len(trace.kinds))
         mean_decode_s = float(np.average(self._decode_s, weights=counts))
-        stages = [(self._encoder, plan.text_encoder.busy_s(0)), (self._decoder, mean_decode_s)]
+        stages = [(self._encoder, self._encode_s), (self._decoder, mean_decode_s)]
         self._scaler = Scaler(self._pools, stages)
+        self._encoded: deque[tuple[float, int, Assignment]] = deque()
+        """Until when a prompt is encoded: all take equally long, so they end in order."""
         self._events: list[Event] = []
         self._serial = 0
         self._num_left = len(trace)
@@ -83,8 +86,7 @@ class Simulation:
         self._scaler.set_up()
         self._push(TICK_S, None, None, 0)
         times_s, events = self._times_s, self._events
-        encoded: deque[tuple[float, int]] = deque()
-        encode_s = self._plan.text_encoder.busy_s(0)
+        encoded = self._encoded
         index, num_requests, now_s = 0, len(times_s), 0.0
         while self._num_left:
             arrival_s = times_s[index] if index < num_requests else inf
@@ -92,11 +94,11 @@ class Simulation:
             event_s = events[0][0]
             if arrival_s <= encoded_s and arrival_s <= event_s:
                 now_s = arrival_s
-                encoded.append((self._encoder.take(now_s, encode_s), index))
+                self._route(index, now_s)
                 index += 1
             elif encoded_s <= event_s:
-                now_s, request = encoded.popleft()
-                self._route(request, now_s)
+                now_s, request, assignment = encoded.popleft()
+                self._send(request, assignment, now_s)
             else:
                 now_s = event_s
                 self._step(*heappop(events))
@@ -129,16 +131,28 @@ class Simulation:
         if isinstance(assignment, Refusal):
             self._refuse(assignment, now_s)
             return
-        pool, work = assignment.pool, assignment.work
-        pool.count_sent(work.units)
+        pool = assignment.pool
+        is_batch = facts.priority is Priority.BATCH
+        pool.expect(assignment.work.units, now_s, is_batch=is_batch)
         self._pool_of[request] = self._index_of[id(pool)]
         if assignment.estimate_s is not None:
             self._estimate_s[request] = assignment.estimate_s
-        if assignment.replica is None:
+        self._encoded.append((self._encoder.take(now_s, self._encode_s), request, assignment))
+
+    def _send(self, request: int, assignment: Assignment, now_s: float) -> None:
+        facts = self._kinds[self._kind_of[request]]
+        pool, work = assignment.pool, assignment.work
+        pool.receive(work.units, is_batch=facts.priority is Priority.BATCH)
+        if not pool.num_replicas:
             pool.waiting.append(request)
             pool.waiting_units += work.units
+            return
+        replica = self._dispatcher.choose_replica(assignment, facts, now_s)
+        if replica is None:
+            self._pool_of[request] = -1
+            self._refuse(Refusal(RefusalKind.BUSY, 1, "every replica is full"), now_s)
         else:
-            self._place(request, facts, assignment, now_s)
+            self._place(request, facts, pool, work, replica, now_s)
 
     def _refuse(self, refusal: Refusal, now_s: float) -> None:
         self._num_left -= 1
@@ -150,18 +164,22 @@ class Simulation:
                 pool.meter.count_refused(refusal.nearest.work.units, now_s)
 
     def _place(
-        self, request: int, facts: RequestFacts, assignment: Assignment, now_s: float
+        self,
+        request: int,
+        facts: RequestFacts,
+        pool: SimulatedPool,
+        work: Work,
+        replica: SimulatedReplica,
+        now_s: float,
     ) -> None:
-        pool, work, replica = assignment.pool, assignment.work, assignment.replica
-        num_parts = min(work.num_tiles, max(1, pool.num_idle_replicas))
+        num_parts = min(work.num_tiles, max(1, pool.num_resting))
         if num_parts > 1:
             self._parts_left[request] = num_parts
         is_batch = facts.priority is Priority.BATCH
         for part in range(num_parts):
-            chosen = pool.find_least_loaded(is_batch=is_batch) if part else replica
-            if chosen is None:
-                raise RuntimeError("a pool with idle replicas must have one to choose")
-            self._hold(request, facts, pool, chosen, _share(work, part, num_parts), now_s)
+            if part:
+                replica = pool.get_least_loaded(is_batch=is_batch)
+            self._hold(request, facts, pool, replica, _share(work, part, num_parts), now_s)
 
     def _hold(
         self,
@@ -218,8 +236,8 @@ class Simulation:
     def _place_waiting(self, request: int, pool: SimulatedPool, now_s: float) -> None:
         facts = self._kinds[self._kind_of[request]]
         work = estimate_work(facts, pool.traits)
-        replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
-        self._place(request, facts, Assignment(pool, work, replica), now_s)
+        replica = pool.get_least_loaded(is_batch=facts.priority is Priority.BATCH)
+        self._place(request, facts, pool, work, replica, now_s)
 
     def _tick(self, now_s: float) -> None:
         for ready_s, pool in self._scaler.tick(now_s):
