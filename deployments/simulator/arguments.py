@@ -126,8 +126,15 @@ def build_trace(options: argparse.Namespace) -> Trace:
     """Make or read the trace.
 
     Raises:
-        PlanError: If the file is wrong.
+        PlanError: If the file is wrong, or there is no request.
     """
+    trace = _read_or_draw(options)
+    if not len(trace):
+        raise PlanError("a trace must have requests, got none")
+    return trace
+
+
+def _read_or_draw(options: argparse.Namespace) -> Trace:
     if options.trace is not None:
         return read_trace(options.trace)
     mix = {
@@ -152,6 +159,9 @@ def build_plan(options: argparse.Namespace, trace: Trace) -> ServicePlan:
     Raises:
         PlanError: If a pool makes no sense.
     """
+    for pool in options.pool:
+        if not pool.max_replicas:
+            raise PlanError(f"a pool must have replicas, got none of {pool.accelerator}")
     asked = options.pool or options.offer or [parse_pool(offer) for offer in DEFAULT_OFFERS]
     try:
         pools = tuple(_to_pool(options, pool) for pool in asked)

@@ -106,6 +106,7 @@ def plan_pool(
 
     Raises:
         CapacityError: If the accelerator is not known or does not compute in that precision.
+        PlanError: If it has no price.
     """
     known = get_accelerator(accelerator)
     is_small = profile is CONSUMER_16GB
@@ -120,6 +121,8 @@ def plan_pool(
         tile_size=tile_size,
         overlap=overlap,
     )
+    if price_per_hour is None and accelerator not in EXAMPLE_PRICES:
+        raise PlanError(f"a price must be given for {accelerator}: there is no example")
     price = EXAMPLE_PRICES[accelerator] if price_per_hour is None else price_per_hour
     return PoolPlan(
         traits=traits,
