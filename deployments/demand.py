@@ -4,8 +4,8 @@ Pure data and arithmetic; the caller brings the time, of a clock that never goes
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from math import exp
+from dataclasses import dataclass
+from math import exp, inf
 from typing import Final
 
 FAST_S: Final = 5.0
@@ -16,10 +16,11 @@ SLOW_S: Final = 60.0
 class RateMeter:
     """Units a second by two exponential averages: a burst shows at once, and fades slowly."""
 
+    begun_s: float
+    """When it began to measure."""
     _fast: float = 0.0
     _slow: float = 0.0
-    _begun_s: float | None = None
-    _last_s: float = 0.0
+    _last_s: float = -inf
 
     def add(self, units: float, now_s: float) -> None:
         """Count work that arrives."""
@@ -30,18 +31,15 @@ class RateMeter:
     def units_per_s(self, now_s: float) -> float:
         """Return the rate, which is the higher of the two averages."""
         self._decay(now_s)
-        age_s = now_s - (now_s if self._begun_s is None else self._begun_s)
         # An average over a minute that has seen ten seconds is too low by what it has not seen.
-        seen = 1 - exp(-max(age_s, FAST_S) / SLOW_S)
+        seen = 1 - exp(-max(now_s - self.begun_s, FAST_S) / SLOW_S)
         return max(self._fast, self._slow / seen)
 
     def _decay(self, now_s: float) -> None:
-        if self._begun_s is None:
-            self._begun_s = self._last_s = now_s
-        elapsed_s = max(0.0, now_s - self._last_s)
-        self._fast *= exp(-elapsed_s / FAST_S)
-        self._slow *= exp(-elapsed_s / SLOW_S)
-        self._last_s = max(now_s, self._last_s)
+        if now_s > self._last_s:
+            self._fast *= exp((self._last_s - now_s) / FAST_S)
+            self._slow *= exp((self._last_s - now_s) / SLOW_S)
+            self._last_s = now_s
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,13 @@ class AskedOfPool:
     """Accepted for a pool without replicas."""
 
 
-@dataclass
 class PoolMeter:
     """Measures what a router is asked to send to one pool."""
 
-    _arriving: RateMeter = field(default_factory=RateMeter)
-    _refused: RateMeter = field(default_factory=RateMeter)
-    _waiting_units: float = 0.0
+    def __init__(self, begun_s: float) -> None:
+        self._arriving = RateMeter(begun_s)
+        self._refused = RateMeter(begun_s)
+        self._waiting_units = 0.0
 
     def count_sent(self, units: float, now_s: float) -> None:
         """Count work that the pool was chosen for."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
-from deployments.routing.decisions import Refusal, RefusalKind, RequestFacts, Work
+from deployments.routing.decisions import Refusal, RequestFacts, Work
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.pool import SimulatedPool
@@ -15,21 +15,28 @@ from pipeline.request import Priority
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A request goes to this replica, or waits for the pool's first."""
+    """A request goes to this pool."""
 
     pool: SimulatedPool
     work: Work
-    replica: SimulatedReplica | None
     estimate_s: float | None = None
+    replica: SimulatedReplica | None = None
+    """Where pool and replica are one choice."""
 
 
 class Dispatcher(Protocol):
-    """Assigns a request at one moment."""
+    """Assigns requests: a pool on arrival, and a replica when the prompt is encoded."""
 
     def assign(
         self, facts: RequestFacts, pools: Sequence[SimulatedPool], now_s: float
     ) -> Assignment | Refusal:
-        """Decide, or refuse."""
+        """Choose a pool, or refuse."""
+        ...
+
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
+        """Choose a replica of a pool that has some, or None if all are full."""
         ...
 
 
@@ -53,16 +60,15 @@ class CostDispatcher:
         self._previous[traffic] = decision.pool
         option = decision.option
         pool = next(pool for pool in pools if pool.traits is option.traits)
-        if option.is_cold:
-            return Assignment(pool, option.work, None, option.completion_s)
-        replica = self._choose_replica(pool, facts)
-        if replica is None or _is_full(pool, replica, option.work, now_s, facts):
-            message = "every replica of the pool is full"
-            return Refusal(RefusalKind.BUSY, 1, message, option)
-        return Assignment(pool, option.work, replica, option.completion_s)
+        return Assignment(pool, option.work, option.completion_s)
 
-    def _choose_replica(self, pool: SimulatedPool, facts: RequestFacts) -> SimulatedReplica | None:
-        return pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
+        """Choose the replica that would begin first."""
+        pool = assignment.pool
+        replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
+        return None if _is_full(pool, replica, assignment.work, now_s, facts) else replica
 
 
 class TwoChoicesInPoolDispatcher(CostDispatcher):
@@ -72,8 +78,16 @@ class TwoChoicesInPoolDispatcher(CostDispatcher):
         super().__init__(policy)
         self._draws = draws
 
-    def _choose_replica(self, pool: SimulatedPool, facts: RequestFacts) -> SimulatedReplica | None:
-        return _choose_of_two(pool.replicas, self._draws)
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
+        """Choose of two at random the one with fewer requests, again while it is full."""
+        pool = assignment.pool
+        for _ in range(_MAX_DRAWS):
+            replica = _choose_of_two(pool.replicas, self._draws)
+            if not _is_full(pool, replica, assignment.work, now_s, facts):
+                return replica
+        return None
 
 
 class TwoChoicesDispatcher:
@@ -90,7 +104,13 @@ class TwoChoicesDispatcher:
         places = [draws.randrange(count) for _ in range(2)]
         candidates = [_find_place(pools, place) for place in places]
         pool, replica = min(candidates, key=lambda candidate: candidate[1].num_ongoing)
-        return Assignment(pool, estimate_work(facts, pool.traits), replica)
+        return Assignment(pool, estimate_work(facts, pool.traits), replica=replica)
+
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
+        """Keep to the choice."""
+        return assignment.replica
 
 
 class RoundRobinDispatcher:
@@ -106,7 +126,17 @@ class RoundRobinDispatcher:
         place = self._next % sum(pool.num_replicas for pool in pools)
         self._next += 1
         pool, replica = _find_place(pools, place)
-        return Assignment(pool, estimate_work(facts, pool.traits), replica)
+        return Assignment(pool, estimate_work(facts, pool.traits), replica=replica)
+
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
+        """Keep to the choice."""
+        return assignment.replica
+
+
+_MAX_DRAWS: Final = 10
+"""So often does a refused request go back to the request router."""
 
 
 def _find_place(
@@ -125,9 +155,13 @@ def _choose_of_two(replicas: Sequence[SimulatedReplica], draws: Random) -> Simul
 
 
 def _is_full(
-    pool: SimulatedPool, replica: SimulatedReplica, work: Work, now_s: float, facts: RequestFacts
+    pool: SimulatedPool,
+    replica: SimulatedReplica | None,
+    work: Work,
+    now_s: float,
+    facts: RequestFacts,
 ) -> bool:
-    if facts.is_job or not replica.loop.held:
+    if facts.is_job or replica is None or not replica.loop.held:
         return False
     held_units = (replica.free_s - now_s) * pool.rate.overall.units_per_s
     return held_units + work.units > pool.plan.max_held_units

@@ -28,6 +28,8 @@ class PartBill:
     paid_s: float
     busy_s: float
     price_per_hour: float
+    units_per_s: float = 0.0
+    """Of one replica; 0 for a stage that is not measured in cost units."""
 
     @property
     def cost(self) -> float:

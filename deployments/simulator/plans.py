@@ -9,6 +9,7 @@ from cluster.profiles import CONSUMER_16GB, GpuProfile
 from cluster.scaling import ScalingPolicy
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
+from deployments.simulator.errors import PlanError
 from pipeline.request import RenderPath
 
 EXAMPLE_PRICES: Final = {
@@ -53,7 +54,11 @@ class PoolPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage before or after the denoisers, scaled by what they will ask of it."""
+    """A stage before or after the denoisers, scaled by what they will ask of it.
+
+    Raises:
+        PlanError: If it may be empty: every picture needs it.
+    """
 
     name: str
     picture_s: float
@@ -64,6 +69,10 @@ class StagePlan:
     """Of one replica: a share of a card where it shares one."""
     scaling: ScalingPolicy
     start_up_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.scaling.min_replicas:
+            raise PlanError(f"min_replicas of the {self.name} must be at least 1, got 0")
 
     def busy_s(self, num_pixels: int) -> float:
         """Return how long one picture keeps a replica busy."""
@@ -97,6 +106,7 @@ def plan_pool(
 
     Raises:
         CapacityError: If the accelerator is not known or does not compute in that precision.
+        PlanError: If it has no price.
     """
     known = get_accelerator(accelerator)
     is_small = profile is CONSUMER_16GB
@@ -111,6 +121,8 @@ def plan_pool(
         tile_size=tile_size,
         overlap=overlap,
     )
+    if price_per_hour is None and accelerator not in EXAMPLE_PRICES:
+        raise PlanError(f"a price must be given for {accelerator}: there is no example")
     price = EXAMPLE_PRICES[accelerator] if price_per_hour is None else price_per_hour
     return PoolPlan(
         traits=traits,

@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 from cluster.rates import ReplicaRate, guess_rate
 from cluster.scaling import PoolDemand, ScalingState
 from deployments.demand import PoolMeter
+from deployments.simulator.errors import PlanError
 from deployments.simulator.plans import PoolPlan
 from deployments.simulator.replica import SimulatedReplica
 
@@ -27,8 +28,14 @@ class SimulatedPool:
         self.waiting: deque[int] = deque()
         """Requests that wait for a first replica."""
         self.waiting_units = 0.0
+        self._coming_units = [0.0, 0.0]
+        """Work whose prompt is being encoded: interactive, batch."""
+        self._num_coming = 0
         self.scaling = ScalingState(plan.scaling.min_replicas)
-        self.meter = PoolMeter()
+        self.meter = PoolMeter(0.0)
+        self._sent_units = 0.0
+        self._num_sent = 0
+        self._units_per_picture = 1.0
         self.num_replicas = 0
         self.num_starting = 0
         self.start_left_s = plan.traits.start_up_s
@@ -40,6 +47,8 @@ class SimulatedPool:
         self.busy_s = 0.0
         self.num_busy = 0
         self.num_idle_replicas = 0
+        self.num_resting = 0
+        """Idle replicas, those included that work is on its way to."""
         self._idle: list[SimulatedReplica] = []
         """Last idle last; those that are not idle any more are dropped when they come up."""
         self._by_free: list[tuple[float, int, SimulatedReplica]] = []
@@ -54,13 +63,35 @@ class SimulatedPool:
         """Bring what depends on the time up to date."""
         units_per_s = self.rate.overall.units_per_s
         busy_s = max(0.0, self._sum_free_s - self.num_busy * now_s)
-        self.backlog_units = busy_s * units_per_s + self.waiting_units
+        coming, coming_batch = self._coming_units
+        self.backlog_units = busy_s * units_per_s + self.waiting_units + coming + coming_batch
         interactive_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
-        self.interactive_backlog_units = max(0.0, interactive_s) * units_per_s
+        self.interactive_backlog_units = max(0.0, interactive_s) * units_per_s + coming
+        self.num_idle_replicas = max(0, self.num_resting - self._num_coming)
         self.units_per_s = self.num_replicas * units_per_s
         self.num_starting = len(self.starting)
         if self.starting:
             self.start_left_s = max(0.0, self.starting[0][0] - now_s)
+
+    def expect(self, units: float, now_s: float, *, is_batch: bool) -> None:
+        """Count a request that the pool was chosen for, before it reaches a replica."""
+        self.meter.count_sent(units, now_s)
+        self._coming_units[is_batch] += units
+        self._num_coming += 1
+        self._sent_units += units
+        self._num_sent += 1
+
+    def receive(self, units: float, *, is_batch: bool) -> None:
+        """Count that an expected request has come."""
+        self._coming_units[is_batch] -= units
+        self._num_coming -= 1
+
+    def mean_units(self) -> float:
+        """Return the mean cost of what came since the last call, or the last such mean."""
+        if self._num_sent:
+            self._units_per_picture = self._sent_units / self._num_sent
+        self._sent_units, self._num_sent = 0.0, 0
+        return self._units_per_picture
 
     def demand(self, now_s: float) -> PoolDemand:
         """Return what the scaling policy reads."""
@@ -109,7 +140,7 @@ class SimulatedPool:
         self.num_replicas -= 1
         self.max_backlog_units -= self.plan.max_held_units
         if not replica.loop.held:
-            self.num_idle_replicas -= 1
+            self.num_resting -= 1
             self.leave(replica, now_s)
 
     def leave(self, replica: SimulatedReplica, now_s: float) -> None:
@@ -139,12 +170,19 @@ class SimulatedPool:
             heappop(heap)
         return None
 
+    def get_least_loaded(self, *, is_batch: bool) -> SimulatedReplica:
+        """Return the replica that would begin first, of a pool that has some."""
+        replica = self.find_least_loaded(is_batch=is_batch)
+        if replica is None:
+            raise PlanError(f"pool {self.traits.name} must have a replica to place work")
+        return replica
+
     def charge(
         self, replica: SimulatedReplica, own_s: float, now_s: float, *, is_batch: bool
     ) -> None:
         """Account for work that a replica is given."""
         if not replica.loop.held:
-            self.num_idle_replicas -= 1
+            self.num_resting -= 1
             replica.free_s = now_s
             self.num_busy += 1
             self._sum_free_s += now_s
@@ -183,7 +221,7 @@ class SimulatedPool:
 
     def _rest(self, replica: SimulatedReplica) -> None:
         self._idle.append(replica)
-        self.num_idle_replicas += 1
+        self.num_resting += 1
 
     def learn(self, units: float, num_forwards: int, run_s: float) -> None:
         """Take in what a replica reports of a request: all of the first, then some."""

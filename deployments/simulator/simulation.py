@@ -1,19 +1,20 @@
 """The event loop: arrivals, encoded prompts, finished parts, replicas that are ready, ticks."""
 
 from collections import Counter, deque
+from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
 
 import numpy as np
 
-from cluster.scaling import LeadPool, desired_replicas, follow
-from deployments.routing.decisions import Refusal, RequestFacts, Work
+from deployments.routing.decisions import Refusal, RefusalKind, RequestFacts, Work
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.dispatch import Assignment, Dispatcher
-from deployments.simulator.outcome import Outcome, PartBill, Series
+from deployments.simulator.outcome import Outcome, PartBill
 from deployments.simulator.plans import ServicePlan
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
+from deployments.simulator.scaler import Scaler
 from deployments.simulator.stage import SimulatedStage
 from deployments.simulator.step_loop import HeldPart
 from deployments.simulator.traces import Trace
@@ -58,9 +59,18 @@ class Simulation:
         self._slowness: list[float] = np.exp(draws.normal(0.0, noise, len(trace))).tolist()
         self._kind_of: list[int] = trace.kind_of.tolist()
         self._times_s: list[float] = trace.times_s.tolist()
+        self._encode_s = plan.text_encoder.busy_s(0)
         self._decode_s = [plan.vae_decoder.busy_s(f.height * f.width) for f in trace.kinds]
+        self._kinds = [
+            replace(facts, other_stages_s=self._encode_s + decode_s + plan.store_s)
+            for facts, decode_s in zip(trace.kinds, self._decode_s, strict=True)
+        ]
         counts = np.bincount(trace.kind_of, minlength=len(trace.kinds))
-        self._mean_decode_s = float(np.average(self._decode_s, weights=counts))
+        mean_decode_s = float(np.average(self._decode_s, weights=counts))
+        stages = [(self._encoder, self._encode_s), (self._decoder, mean_decode_s)]
+        self._scaler = Scaler(self._pools, stages)
+        self._encoded: deque[tuple[float, int, Assignment]] = deque()
+        """Until when a prompt is encoded: all take equally long, so they end in order."""
         self._events: list[Event] = []
         self._serial = 0
         self._num_left = len(trace)
@@ -70,18 +80,13 @@ class Simulation:
         self._pool_of = np.full(len(trace), -1, dtype=np.int16)
         self._index_of = {id(pool): index for index, pool in enumerate(self._pools)}
         self._refusals: Counter[str] = Counter()
-        self._sent_units = [0.0 for _ in self._pools]
-        self._num_sent = [0 for _ in self._pools]
-        self._ticks_s: list[float] = []
-        names = [*(pool.traits.name for pool in self._pools), "text encoder", "VAE decoder"]
-        self._series = [Series(name) for name in names]
 
     def run(self) -> Outcome:
         """Run until every request is answered or refused."""
-        self._set_up()
+        self._scaler.set_up()
+        self._push(TICK_S, None, None, 0)
         times_s, events = self._times_s, self._events
-        encoded: deque[tuple[float, int]] = deque()
-        encode_s = self._plan.text_encoder.busy_s(0)
+        encoded = self._encoded
         index, num_requests, now_s = 0, len(times_s), 0.0
         while self._num_left:
             arrival_s = times_s[index] if index < num_requests else inf
@@ -89,23 +94,15 @@ class Simulation:
             event_s = events[0][0]
             if arrival_s <= encoded_s and arrival_s <= event_s:
                 now_s = arrival_s
-                encoded.append((self._encoder.take(now_s, encode_s), index))
+                self._route(index, now_s)
                 index += 1
             elif encoded_s <= event_s:
-                now_s, request = encoded.popleft()
-                self._route(request, now_s)
+                now_s, request, assignment = encoded.popleft()
+                self._send(request, assignment, now_s)
             else:
                 now_s = event_s
                 self._step(*heappop(events))
         return self._close(now_s)
-
-    def _set_up(self) -> None:
-        for pool in self._pools:
-            for _ in range(pool.plan.scaling.min_replicas):
-                pool.join_warm(0.0)
-        for stage in (self._encoder, self._decoder):
-            stage.resize(stage.plan.scaling.min_replicas, 0.0, 0.0)
-        self._push(TICK_S, None, None, 0)
 
     def _push(
         self, time_s: float, pool: SimulatedPool | None, replica: SimulatedReplica | None, mark: int
@@ -129,23 +126,33 @@ class Simulation:
             self._finish(pool, replica, now_s)
 
     def _route(self, request: int, now_s: float) -> None:
-        facts = self._trace.kinds[self._kind_of[request]]
+        facts = self._kinds[self._kind_of[request]]
         assignment = self._dispatcher.assign(facts, self._pools, now_s)
         if isinstance(assignment, Refusal):
             self._refuse(assignment, now_s)
             return
-        pool, work = assignment.pool, assignment.work
-        index = self._index_of[id(pool)]
-        self._sent_units[index] += work.units
-        self._num_sent[index] += 1
-        self._pool_of[request] = index
+        pool = assignment.pool
+        is_batch = facts.priority is Priority.BATCH
+        pool.expect(assignment.work.units, now_s, is_batch=is_batch)
+        self._pool_of[request] = self._index_of[id(pool)]
         if assignment.estimate_s is not None:
             self._estimate_s[request] = assignment.estimate_s
-        if assignment.replica is None:
+        self._encoded.append((self._encoder.take(now_s, self._encode_s), request, assignment))
+
+    def _send(self, request: int, assignment: Assignment, now_s: float) -> None:
+        facts = self._kinds[self._kind_of[request]]
+        pool, work = assignment.pool, assignment.work
+        pool.receive(work.units, is_batch=facts.priority is Priority.BATCH)
+        if not pool.num_replicas:
             pool.waiting.append(request)
             pool.waiting_units += work.units
+            return
+        replica = self._dispatcher.choose_replica(assignment, facts, now_s)
+        if replica is None:
+            self._pool_of[request] = -1
+            self._refuse(Refusal(RefusalKind.BUSY, 1, "every replica is full"), now_s)
         else:
-            self._place(request, facts, assignment, now_s)
+            self._place(request, facts, pool, work, replica, now_s)
 
     def _refuse(self, refusal: Refusal, now_s: float) -> None:
         self._num_left -= 1
@@ -157,18 +164,22 @@ class Simulation:
                 pool.meter.count_refused(refusal.nearest.work.units, now_s)
 
     def _place(
-        self, request: int, facts: RequestFacts, assignment: Assignment, now_s: float
+        self,
+        request: int,
+        facts: RequestFacts,
+        pool: SimulatedPool,
+        work: Work,
+        replica: SimulatedReplica,
+        now_s: float,
     ) -> None:
-        pool, work, replica = assignment.pool, assignment.work, assignment.replica
-        num_parts = min(work.num_tiles, max(1, pool.num_idle_replicas))
+        num_parts = min(work.num_tiles, max(1, pool.num_resting))
         if num_parts > 1:
             self._parts_left[request] = num_parts
         is_batch = facts.priority is Priority.BATCH
         for part in range(num_parts):
-            chosen = pool.find_least_loaded(is_batch=is_batch) if part else replica
-            if chosen is None:
-                raise RuntimeError("a pool with idle replicas must have one to choose")
-            self._hold(request, facts, pool, chosen, _share(work, part, num_parts), now_s)
+            if part:
+                replica = pool.get_least_loaded(is_batch=is_batch)
+            self._hold(request, facts, pool, replica, _share(work, part, num_parts), now_s)
 
     def _hold(
         self,
@@ -205,7 +216,7 @@ class Simulation:
                 return
             del self._parts_left[request]
         self._answer(request, now_s)
-        facts = self._trace.kinds[self._kind_of[request]]
+        facts = self._kinds[self._kind_of[request]]
         num_forwards = facts.num_inference_steps * facts.forwards_per_step
         pool.learn(part.forward_units * num_forwards, num_forwards, part.forward_s * num_forwards)
 
@@ -215,70 +226,41 @@ class Simulation:
         self._num_left -= 1
 
     def _begin(self, pool: SimulatedPool, now_s: float) -> None:
-        if not pool.starting or pool.starting[0][0] > now_s:
-            return
-        pool.join_next()
-        if not pool.waiting:
-            return
-        # The first replica takes what waited; those that follow share it by taking less since.
-        batch = list(pool.take_waiting())
+        # One event a replica that was ever asked for: some were called off meanwhile.
         while pool.starting and pool.starting[0][0] <= now_s:
             pool.join_next()
-        for request in batch:
-            facts = self._trace.kinds[self._kind_of[request]]
-            self._place_waiting(request, facts, pool, now_s)
+        if pool.waiting and pool.num_replicas:
+            for request in list(pool.take_waiting()):
+                self._place_waiting(request, pool, now_s)
 
-    def _place_waiting(
-        self, request: int, facts: RequestFacts, pool: SimulatedPool, now_s: float
-    ) -> None:
+    def _place_waiting(self, request: int, pool: SimulatedPool, now_s: float) -> None:
+        facts = self._kinds[self._kind_of[request]]
         work = estimate_work(facts, pool.traits)
-        replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
-        self._place(request, facts, Assignment(pool, work, replica), now_s)
+        replica = pool.get_least_loaded(is_batch=facts.priority is Priority.BATCH)
+        self._place(request, facts, pool, work, replica, now_s)
 
     def _tick(self, now_s: float) -> None:
-        self._ticks_s.append(now_s)
-        leads = [self._scale_pool(index, pool, now_s) for index, pool in enumerate(self._pools)]
-        self._scale_stage(self._encoder, self._plan.text_encoder.busy_s(0), leads, now_s)
-        self._scale_stage(self._decoder, self._mean_decode_s, leads, now_s)
+        for ready_s, pool in self._scaler.tick(now_s):
+            self._push(ready_s, pool, None, 0)
         self._push(now_s + TICK_S, None, None, 0)
-
-    def _scale_pool(self, index: int, pool: SimulatedPool, now_s: float) -> LeadPool:
-        pool.refresh(now_s)
-        pool.meter.count_sent(self._sent_units[index], now_s)
-        units_per_picture = self._sent_units[index] / max(1, self._num_sent[index])
-        self._sent_units[index], self._num_sent[index] = 0.0, 0
-        demand = pool.demand(now_s)
-        policy = pool.plan.scaling
-        pool.scaling = desired_replicas(policy, demand, pool.scaling, now_s)
-        wanted = pool.scaling.num_replicas - pool.num_replicas - len(pool.starting)
-        for _ in range(wanted):
-            self._push(pool.start(now_s), pool, None, 0)
-        for _ in range(-wanted):
-            pool.retire(now_s)
-        series = self._series[index]
-        series.num_replicas.append(pool.num_replicas)
-        series.num_busy.append(pool.num_busy)
-        series.backlog_s.append(pool.backlog_units / pool.units_per_s if pool.units_per_s else 0.0)
-        return LeadPool(policy, demand, pool.scaling.num_replicas, units_per_picture or 1.0)
-
-    def _scale_stage(
-        self, stage: SimulatedStage, busy_s: float, leads: list[LeadPool], now_s: float
-    ) -> None:
-        demand = follow(leads, busy_s)
-        stage.scaling = desired_replicas(stage.plan.scaling, demand, stage.scaling, now_s)
-        if stage.scaling.num_replicas != stage.num_replicas:
-            ready_s = now_s + stage.plan.start_up_s
-            stage.resize(stage.scaling.num_replicas, now_s, ready_s)
 
     def _close(self, now_s: float) -> Outcome:
         for pool in self._pools:
             pool.close(now_s)
         for stage in (self._encoder, self._decoder):
             stage.pay_until(now_s)
-        parts: list[SimulatedPool | SimulatedStage] = [*self._pools, self._encoder, self._decoder]
         bills = [
-            PartBill(series.name, part.paid_s, part.busy_s, part.plan.price_per_hour)
-            for series, part in zip(self._series, parts, strict=True)
+            PartBill(
+                pool.traits.name,
+                pool.paid_s,
+                pool.busy_s,
+                pool.plan.price_per_hour,
+                pool.plan.units_per_s,
+            )
+            for pool in self._pools
+        ] + [
+            PartBill(stage.plan.name, stage.paid_s, stage.busy_s, stage.plan.price_per_hour)
+            for stage in (self._encoder, self._decoder)
         ]
         return Outcome(
             trace=self._trace,
@@ -288,8 +270,8 @@ class Simulation:
             pool_names=tuple(pool.traits.name for pool in self._pools),
             refusals=self._refusals,
             bills=bills,
-            ticks_s=self._ticks_s,
-            series=self._series[: len(self._pools)],
+            ticks_s=self._scaler.ticks_s,
+            series=self._scaler.series,
             end_s=now_s,
         )
 

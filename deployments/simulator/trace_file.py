@@ -28,10 +28,12 @@ def read_trace(path: Path) -> Trace:
     """Read a trace and put it in order.
 
     Raises:
-        PlanError: If a row is wrong; the message has its number.
+        PlanError: If there is no such file, or a row is wrong; the message has its number.
     """
     if path.suffix not in _READERS:
         raise PlanError(f"a trace must be one of {sorted(_READERS)}, got {path.name}")
+    if not path.is_file():
+        raise PlanError(f"a trace must be a file, got {path}")
     kinds: dict[RequestFacts, int] = {}
     times, kind_of = [], []
     for number, row in enumerate(_READERS[path.suffix](path), start=1):
@@ -56,7 +58,14 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as exc:
+                raise PlanError(f"line {number} of {path.name} must be JSON: {exc}") from exc
+            if not isinstance(row, dict):
+                raise PlanError(f"line {number} of {path.name} must be an object, got {line[:40]}")
+            yield row
 
 
 _READERS: Final = {".csv": _read_csv, ".jsonl": _read_jsonl}

@@ -12,31 +12,31 @@ def feed(meter: RateMeter, units_per_s: float, since_s: float, until_s: float) -
 
 @given(st.floats(1, 1000), st.integers(30, 400))
 def test_a_steady_rate_is_measured(units_per_s: float, seconds: int) -> None:
-    meter = RateMeter()
+    meter = RateMeter(0.0)
     feed(meter, units_per_s, 0, seconds)
     assert meter.units_per_s(float(seconds)) == pytest.approx(units_per_s, rel=0.05)
 
 
 def test_a_burst_shows_within_five_seconds() -> None:
-    meter = RateMeter()
+    meter = RateMeter(0.0)
     feed(meter, 10, 0, 120)
     feed(meter, 100, 120, 125)
     assert meter.units_per_s(125.0) > 60
 
 
 def test_a_burst_is_forgotten_slowly() -> None:
-    meter = RateMeter()
+    meter = RateMeter(0.0)
     feed(meter, 100, 0, 120)
     assert 30 < meter.units_per_s(150.0) < 70
     assert meter.units_per_s(1000.0) < 0.1
 
 
 def test_a_meter_that_counted_nothing_reads_zero() -> None:
-    assert RateMeter().units_per_s(5.0) == 0.0
+    assert RateMeter(0.0).units_per_s(5.0) == 0.0
 
 
 def test_a_pool_meter_tells_arrivals_refusals_and_waiting_apart() -> None:
-    meter = PoolMeter()
+    meter = PoolMeter(0.0)
     meter.count_sent(10.0, 0.0)
     meter.count_refused(5.0, 0.0)
     meter.count_waiting(20.0)

@@ -1,0 +1,186 @@
+"""The arguments of `zimage-serve plan`, and what they stand for."""
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cluster.accelerators import Precision
+from cluster.errors import ClusterError
+from cluster.profiles import CONSUMER_16GB, H800
+from cluster.scaling import ScalingPolicy
+from deployments.routing.decisions import RequestFacts
+from deployments.simulator.errors import PlanError
+from deployments.simulator.plans import PoolPlan, ServicePlan, plan_pool
+from deployments.simulator.stage_sizes import plan_stages
+from deployments.simulator.trace_file import read_trace
+from deployments.simulator.traces import Rate, Trace, burst, diurnal, draw_trace, steady
+
+_POOL: Final = re.compile(
+    r"(?P<accelerator>[A-Za-z0-9-]+):(?P<precision>bf16|fp8)"
+    r"(?:=(?P<price>\d+(?:\.\d+)?))?(?:x(?P<least>\d+)(?:-(?P<most>\d+))?)?"
+)
+_SIZE: Final = re.compile(r"(\d+)x(\d+)(?::(\d+(?:\.\d+)?))?")
+
+BIG_ACCELERATORS: Final = frozenset({"H100", "H200", "H800"})
+
+DEFAULT_OFFERS: Final = ("H100:fp8", "H200:fp8", "GeForce-RTX-4090:fp8")
+
+
+@dataclass(frozen=True)
+class PoolArgument:
+    """A pool as it was written: `H100:fp8=2.50x180-540`."""
+
+    accelerator: str
+    precision: Precision
+    price_per_hour: float | None
+    min_replicas: int
+    max_replicas: int
+
+
+def parse_pool(text: str) -> PoolArgument:
+    """Read `ACCELERATOR:PRECISION[=PRICE][xMIN[-MAX]]`.
+
+    Raises:
+        ArgumentTypeError: If it is not of that form.
+    """
+    found = _POOL.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"a pool must be ACCELERATOR:PRECISION[=PRICE][xMIN[-MAX]], got {text!r}"
+        )
+    least = int(found["least"] or 0)
+    return PoolArgument(
+        accelerator=found["accelerator"],
+        precision=Precision(found["precision"]),
+        price_per_hour=float(found["price"]) if found["price"] else None,
+        min_replicas=least,
+        max_replicas=int(found["most"] or least),
+    )
+
+
+def parse_mix(text: str) -> dict[tuple[int, int], float]:
+    """Read `WIDTHxHEIGHT[:WEIGHT],...` into weights by height and width.
+
+    Raises:
+        ArgumentTypeError: If it is not of that form, or a side does not divide by 16.
+    """
+    mix: dict[tuple[int, int], float] = {}
+    for item in text.split(","):
+        found = _SIZE.fullmatch(item)
+        if found is None:
+            raise argparse.ArgumentTypeError(
+                f"sizes must be WIDTHxHEIGHT[:WEIGHT],..., got {item!r}"
+            )
+        width, height = int(found[1]), int(found[2])
+        if width % 16 or height % 16:
+            raise argparse.ArgumentTypeError(f"a side must divide by 16, got {item!r}")
+        mix[height, width] = float(found[3] or 1.0)
+    return mix
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what `zimage-serve plan` can be asked."""
+    load = parser.add_argument_group("the load")
+    load.add_argument("--trace", type=Path, help="requests from a .csv or .jsonl file")
+    load.add_argument("--rate", type=float, default=10.0, help="requests a second (%(default)s)")
+    load.add_argument(
+        "--size",
+        type=parse_mix,
+        default="1024x1024",
+        help="WIDTHxHEIGHT[:WEIGHT],... (%(default)s)",
+    )
+    load.add_argument("--steps", type=int, default=8, help="num_inference_steps (%(default)s)")
+    load.add_argument("--timeout", type=float, default=60.0, help="deadline, s (%(default)s)")
+    load.add_argument("--duration", type=float, default=300.0, help="seconds (%(default)s)")
+    load.add_argument("--burst", type=float, help="for a fifth of the time, so many times the rate")
+    load.add_argument("--diurnal", type=float, help="swing of one wave over the time, 0 to 1")
+    load.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
+    _add_pool_arguments(parser)
+    parser.add_argument("--p95", type=float, default=3.0, help="target, s (%(default)s)")
+    parser.add_argument("--within", type=float, default=0.99, help="target within deadline, share")
+    parser.add_argument("--plot", type=Path, help="write a PNG")
+
+
+def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
+    pools = parser.add_argument_group(
+        "the pools",
+        "ACCELERATOR:PRECISION[=PRICE AN HOUR][xMIN[-MAX]]; prices are examples if unset",
+    )
+    pools.add_argument(
+        "--pool", type=parse_pool, action="append", default=[], help="simulate this pool; repeat"
+    )
+    pools.add_argument(
+        "--offer", type=parse_pool, action="append", default=[], help="search over these; repeat"
+    )
+    pools.add_argument(
+        "--start-up", type=float, default=180.0, help="of a replica, s (%(default)s)"
+    )
+    pools.add_argument(
+        "--tile", type=int, default=1024, help="side of a tile on 16 GB cards, px (%(default)s)"
+    )
+
+
+def build_trace(options: argparse.Namespace) -> Trace:
+    """Make or read the trace.
+
+    Raises:
+        PlanError: If the file is wrong, or there is no request.
+    """
+    trace = _read_or_draw(options)
+    if not len(trace):
+        raise PlanError("a trace must have requests, got none")
+    return trace
+
+
+def _read_or_draw(options: argparse.Namespace) -> Trace:
+    if options.trace is not None:
+        return read_trace(options.trace)
+    mix = {
+        RequestFacts(height, width, options.steps, timeout_s=options.timeout): weight
+        for (height, width), weight in options.size.items()
+    }
+    return draw_trace(_rate(options), options.duration, mix, seed=options.seed)
+
+
+def _rate(options: argparse.Namespace) -> Rate:
+    if options.burst is not None:
+        fifth_s = options.duration / 5
+        return burst(options.rate, factor=options.burst, begin_s=2 * fifth_s, duration_s=fifth_s)
+    if options.diurnal is not None:
+        return diurnal(options.rate, swing=options.diurnal, period_s=options.duration)
+    return steady(options.rate)
+
+
+def build_plan(options: argparse.Namespace, trace: Trace) -> ServicePlan:
+    """Plan the pools, and the stages around them at the size that the load needs.
+
+    Raises:
+        PlanError: If a pool makes no sense.
+    """
+    for pool in options.pool:
+        if not pool.max_replicas:
+            raise PlanError(f"a pool must have replicas, got none of {pool.accelerator}")
+    asked = options.pool or options.offer or [parse_pool(offer) for offer in DEFAULT_OFFERS]
+    try:
+        pools = tuple(_to_pool(options, pool) for pool in asked)
+    except ClusterError as exc:
+        raise PlanError(str(exc)) from exc
+    is_elastic = any(pool.min_replicas < pool.max_replicas for pool in asked)
+    text_encoder, vae_decoder = plan_stages(trace, is_elastic=is_elastic)
+    return ServicePlan(pools, text_encoder=text_encoder, vae_decoder=vae_decoder)
+
+
+def _to_pool(options: argparse.Namespace, pool: PoolArgument) -> PoolPlan:
+    is_big = pool.accelerator in BIG_ACCELERATORS
+    return plan_pool(
+        pool.accelerator,
+        pool.precision,
+        ScalingPolicy(pool.min_replicas, pool.max_replicas),
+        profile=H800 if is_big else CONSUMER_16GB,
+        price_per_hour=pool.price_per_hour,
+        start_up_s=options.start_up,
+        tile_size=options.tile,
+        overlap=options.tile // 4,
+    )

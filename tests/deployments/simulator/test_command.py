@@ -1,0 +1,97 @@
+import argparse
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deployments.simulator.arguments import parse_mix, parse_pool
+from deployments.simulator.command import add_plan_arguments, run_plan
+
+SHORT = ["--rate", "5", "--duration", "40"]
+
+
+def plan(*arguments: str) -> tuple[int, list[str]]:
+    parser = argparse.ArgumentParser()
+    add_plan_arguments(parser)
+    lines: list[str] = []
+    return run_plan(parser.parse_args([*SHORT, *arguments]), lines.append), lines
+
+
+def test_a_pool_is_read_with_its_price_and_bounds() -> None:
+    pool = parse_pool("GeForce-RTX-4090:fp8=0.35x2-10")
+    assert (pool.accelerator, pool.precision, pool.price_per_hour) == (
+        "GeForce-RTX-4090",
+        "fp8",
+        0.35,
+    )
+    assert (pool.min_replicas, pool.max_replicas) == (2, 10)
+
+
+def test_a_pool_of_one_size_has_equal_bounds() -> None:
+    pool = parse_pool("H100:bf16x7")
+    assert (pool.min_replicas, pool.max_replicas, pool.price_per_hour) == (7, 7, None)
+
+
+@pytest.mark.parametrize("text", ["H100", "H100:int4", "H100:fp8=x", "H100:fp8x3-"])
+def test_a_pool_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="a pool must be ACCELERATOR:PRECISION"):
+        parse_pool(text)
+
+
+def test_sizes_are_read_with_their_weights() -> None:
+    assert parse_mix("512x768:70,1024x1024") == {(768, 512): 70.0, (1024, 1024): 1.0}
+
+
+@pytest.mark.parametrize("text", ["512", "512x", "500x512", "512x512:a"])
+def test_sizes_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_mix(text)
+
+
+def test_given_pools_are_simulated_and_reported() -> None:
+    exit_code, lines = plan("--pool", "H100:bf16x6")
+    assert exit_code == 0
+    assert lines[0].endswith("at the median")
+    assert lines[3].startswith("h100-bf16 ")
+
+
+def test_without_pools_the_cheapest_mix_is_searched() -> None:
+    exit_code, lines = plan("--offer", "H100:fp8=2.5", "--offer", "H200:fp8=9")
+    assert exit_code == 0
+    assert lines[0] == "searching mixes of h100-fp8, h200-fp8"
+    cheapest = [line for line in lines if line.startswith("cheapest: ")]
+    assert cheapest[0].endswith(" x h100-fp8")
+
+
+def test_a_trace_is_taken_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time_s,height,width\n0,512,512\n1,512,512\n", encoding="utf-8")
+    _, lines = plan("--trace", str(path), "--pool", "H100:bf16x1")
+    assert lines[0].startswith("2 requests")
+
+
+def test_a_plot_is_a_png_of_four_panels(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plan` is not installed")
+    path = tmp_path / "plan.png"
+    exit_code, lines = plan("--pool", "H100:bf16x2-9", "--burst", "3", "--plot", str(path))
+    assert (exit_code, lines[-1]) == (0, f"plot: {path}")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.height > picture.width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pool", "H900:bf16x1"], "error: accelerator must be one of"),
+        (["--pool", "GeForce-RTX-3090:fp8x1"], "error: precision fp8 needs fp8 tensor cores"),
+        (["--trace", "nowhere.txt"], "error: a trace must be one of"),
+        (["--offer", "H100:fp8", "--p95", "0.01"], "error: a mix must reach p95 0.01 s"),
+        (["--duration", "0", "--pool", "H100:bf16x1"], "error: a trace must have requests"),
+        (["--pool", "H100:bf16x0"], "error: a pool must have replicas"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_line(arguments: list[str], message: str) -> None:
+    exit_code, lines = plan(*arguments)
+    assert exit_code == 1
+    assert lines[-1].startswith(message)

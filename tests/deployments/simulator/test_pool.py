@@ -1,0 +1,93 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.rates import guess_rate
+from deployments.backlog import ReplicaReport
+from deployments.routing.decisions import Work
+from deployments.routing.replicas import choose_replica
+from deployments.simulator.pool import SimulatedPool
+from deployments.simulator.replica import SimulatedReplica
+from deployments.simulator.step_loop import HeldPart
+from pipeline.request import Priority
+from tests.deployments.simulator.plans import BIG_UNITS_PER_S, big_pool
+
+SIZE = (1024, 1024)
+
+
+def to_report(replica: SimulatedReplica, now_s: float) -> ReplicaReport:
+    interactive_s = replica.interactive_free_s - now_s if replica.num_interactive else 0.0
+    return ReplicaReport(
+        pool="big",
+        replica_id=str(replica.serial),
+        sequence=1,
+        backlog_units=(replica.free_s - now_s) * BIG_UNITS_PER_S if replica.loop.held else 0.0,
+        interactive_backlog_units=max(0.0, interactive_s) * BIG_UNITS_PER_S,
+        max_backlog_units=float("inf"),
+        rate=guess_rate(BIG_UNITS_PER_S),
+        warm_sizes=frozenset({SIZE}),
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 9.0), st.booleans(), st.integers(0, 3)), min_size=1, max_size=40
+    ),
+    st.sampled_from(list(Priority)),
+)
+def test_the_replica_found_is_one_that_choose_replica_would_take(
+    works: list[tuple[float, bool, int]], priority: Priority
+) -> None:
+    pool = SimulatedPool(big_pool(4, 4))
+    for _ in range(4):
+        pool.join_warm(0.0)
+    for request, (own_s, is_batch, place) in enumerate(works):
+        replica = pool.replicas[place]
+        pool.charge(replica, own_s, 0.0, is_batch=is_batch)
+        replica.loop.add(HeldPart(request, 1, 1.0, own_s, 1.0, is_batch=is_batch), 0.0)
+    found = pool.find_least_loaded(is_batch=priority is Priority.BATCH)
+    reports = {replica.serial: to_report(replica, 0.0) for replica in pool.replicas}
+    chosen = choose_replica(reports.values(), Work(1.0, 1, 1), SIZE, priority)
+    assert found is not None
+    assert chosen is not None
+    is_batch = priority is Priority.BATCH
+    of_found, of_chosen = (
+        report.backlog_units if is_batch else report.interactive_backlog_units
+        for report in (reports[found.serial], chosen)
+    )
+    assert abs(of_found - of_chosen) < 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9.0), st.integers(0, 3)), max_size=30))
+def test_the_backlog_of_a_pool_is_the_sum_of_its_replicas(works: list[tuple[float, int]]) -> None:
+    pool = SimulatedPool(big_pool(4, 4))
+    for _ in range(4):
+        pool.join_warm(0.0)
+    for request, (own_s, place) in enumerate(works):
+        replica = pool.replicas[place]
+        pool.charge(replica, own_s, 0.0, is_batch=False)
+        replica.loop.add(HeldPart(request, 1, 1.0, own_s, 1.0, is_batch=False), 0.0)
+    pool.refresh(0.05)
+    held = sum(to_report(replica, 0.05).backlog_units for replica in pool.replicas)
+    assert abs(pool.backlog_units - held) < 1e-6
+    assert abs(pool.interactive_backlog_units - held) < 1e-6
+
+
+def test_a_replica_that_is_retired_leaves_when_its_work_is_done() -> None:
+    pool = SimulatedPool(big_pool(1, 1))
+    pool.join_warm(0.0)
+    replica = pool.replicas[0]
+    pool.charge(replica, 5.0, 0.0, is_batch=False)
+    replica.loop.add(HeldPart(0, 1, 1.0, 5.0, 9.0, is_batch=False), 0.0)
+    pool.retire(1.0)
+    assert (pool.num_replicas, pool.paid_s) == (0, 0.0)
+    replica.loop.finish(5.0)
+    pool.release(replica, 5.0, is_batch=False)
+    assert pool.paid_s == 5.0
+
+
+def test_a_replica_that_has_not_started_is_retired_first() -> None:
+    pool = SimulatedPool(big_pool(1, 2))
+    pool.join_warm(0.0)
+    pool.start(10.0)
+    pool.retire(14.0)
+    assert (pool.num_replicas, len(pool.starting), pool.paid_s) == (1, 0, 4.0)

@@ -1,0 +1,118 @@
+from operator import attrgetter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.simulator.step_loop import HeldPart, StepLoop, choose_step
+from pipeline.request import Priority
+
+
+def part(
+    request: int,
+    *,
+    num_forwards: int = 8,
+    forward_units: float = 1.0,
+    forward_s: float = 0.1,
+    due_s: float = 10.0,
+    is_batch: bool = False,
+) -> HeldPart:
+    return HeldPart(request, num_forwards, forward_units, forward_s, due_s, is_batch=is_batch)
+
+
+def run_out(loop: StepLoop, next_s: float) -> list[tuple[int, float]]:
+    done = []
+    while loop.held:
+        now_s = next_s
+        done.append((loop.finish(now_s).request, round(now_s, 6)))
+        next_s = loop.go_on(now_s) if loop.held else now_s
+    return done
+
+
+def test_a_request_alone_takes_its_own_time() -> None:
+    loop = StepLoop(8.0)
+    assert run_out(loop, loop.add(part(1), 5.0)) == [(1, 5.8)]
+
+
+def test_small_requests_share_every_step() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1), 0.0)
+    assert run_out(loop, loop.add(part(2), 0.4)) == [(1, 1.2), (2, 1.6)]
+
+
+def test_requests_too_large_for_one_step_run_one_after_another() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1, forward_units=4.3), 0.0)
+    assert run_out(loop, loop.add(part(2, forward_units=4.3), 0.4)) == [(1, 0.8), (2, 1.6)]
+
+
+def test_interactive_work_pauses_batch_work() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1, forward_units=8.0, is_batch=True), 0.0)
+    assert run_out(loop, loop.add(part(2, forward_units=8.0), 0.4)) == [(2, 1.2), (1, 1.6)]
+
+
+def test_a_request_that_is_due_sooner_overtakes() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1, forward_units=24.7, forward_s=0.5, due_s=18.0), 0.0)
+    assert run_out(loop, loop.add(part(2, due_s=3.6), 0.5)) == [(2, 1.3), (1, 4.8)]
+
+
+PARTS = st.tuples(
+    st.floats(0, 5), st.integers(1, 12), st.sampled_from([0.25, 1.0, 4.3, 24.7]), st.booleans()
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=12))
+def test_a_replica_is_busy_exactly_as_long_as_its_work(
+    drawn: list[tuple[float, int, float, bool]],
+) -> None:
+    arrivals = sorted((arrival, index) for index, (arrival, *_) in enumerate(drawn))
+    loop = StepLoop(8.0)
+    next_s = float("inf")
+    free_s = 0.0
+    finished: list[float] = []
+    for arrival_s, index in arrivals:
+        while next_s <= arrival_s:
+            finished.append(next_s)
+            loop.finish(next_s)
+            next_s = loop.go_on(next_s) if loop.held else float("inf")
+        _, num_forwards, units, is_batch = drawn[index]
+        free_s = max(free_s, arrival_s) + num_forwards * units * 0.1
+        added = part(
+            index,
+            num_forwards=num_forwards,
+            forward_units=units,
+            forward_s=0.1 * units,
+            due_s=arrival_s + num_forwards * units,
+            is_batch=is_batch,
+        )
+        next_s = loop.add(added, arrival_s)
+    finished += [now_s for _, now_s in run_out(loop, next_s)]
+    assert len(finished) == len(drawn)
+    assert finished[-1] == pytest.approx(free_s, abs=1e-5)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=10))
+def test_a_step_is_shared_as_the_engine_shares_it(
+    drawn: list[tuple[float, int, float, bool]],
+) -> None:
+    batching = pytest.importorskip("pipeline.denoising.batching")
+    parts = [
+        part(index, forward_units=units, due_s=due_s, is_batch=is_batch)
+        for index, (due_s, _, units, is_batch) in enumerate(drawn)
+    ]
+    candidates = [
+        batching.Candidate(
+            id=str(each.request),
+            step_units=each.forward_units,
+            priority=Priority.BATCH if each.is_batch else Priority.INTERACTIVE,
+            due_s=each.rank[1],
+            arrival=each.request,
+        )
+        for each in parts
+    ]
+    limits = batching.BatchingLimits()
+    chosen = choose_step(sorted(parts, key=attrgetter("rank")), limits.step_units)
+    expected = batching.choose_batch(candidates, limits)
+    assert [str(each.request) for each in chosen] == [each.id for each in expected]
