@@ -1,0 +1,1 @@
+"""The denoiser: how noise becomes latents, on one card or on several."""
