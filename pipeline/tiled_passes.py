@@ -8,9 +8,10 @@ sigmas, `x_s = (1 - s) x0 + s noise`, and only then continued in tiles. No tenso
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.request import ImageSize
+from pipeline.errors import InvalidRequestError
+from pipeline.request import PATCH_SIZE, ImageSize
 from pipeline.schedule import Schedule
-from pipeline.tiling import TilePlan, TilePositions, plan_base_size, plan_tiles, plan_whole
+from pipeline.tiling import TilePlan, TilePositions, plan_tiles, plan_whole, shrink_to_area
 
 MIN_START_SIGMA: Final = 0.5
 """Below it too little noise is left to hide that latents were upsampled bicubically."""
@@ -61,7 +62,11 @@ class DenoisePass:
 def plan_passes(
     size: ImageSize, schedule: Schedule, options: TilingOptions
 ) -> tuple[DenoisePass, ...]:
-    """Plan the base pass, where there is one, and the tiled pass after it."""
+    """Plan the base pass, where there is one, and the tiled pass after it.
+
+    Raises:
+        InvalidRequestError: If the picture is too long and narrow for a base within its area.
+    """
     plan = plan_tiles(
         size.latent_height, size.latent_width, tile_size=options.tile_size, overlap=options.overlap
     )
@@ -70,9 +75,18 @@ def plan_passes(
     tiled = DenoisePass(size, plan, range(start, num_steps))
     if start == 0:
         return (tiled,)
-    base_size = plan_base_size(size, max_pixels=options.base_max_pixels)
+    base_size = shrink_to_area(size, max_pixels=options.base_max_pixels)
+    if base_size is None:
+        raise InvalidRequestError(
+            f"size must have a base of at most {options.base_max_pixels} pixels, got {size}"
+        )
     base_steps = min(options.base_steps or start, num_steps)
     return DenoisePass(base_size, plan_whole(base_size), range(base_steps)), tiled
+
+
+def largest_forward(passes: tuple[DenoisePass, ...]) -> int:
+    """Return the image tokens of the largest forward, which decides the peak of memory."""
+    return max(one.plan.tile_height * one.plan.tile_width for one in passes) // PATCH_SIZE**2
 
 
 def choose_start_step(schedule: Schedule, start_sigma: float) -> int:

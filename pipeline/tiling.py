@@ -103,13 +103,10 @@ def plan_whole(size: ImageSize) -> TilePlan:
     return TilePlan(height, width, height, width, rows=(0,), columns=(0,))
 
 
-def plan_base_size(size: ImageSize, *, max_pixels: int) -> ImageSize:
-    """Choose the size of the base pass: nearest in aspect, then largest, within `max_pixels`.
+def shrink_to_area(size: ImageSize, *, max_pixels: int) -> ImageSize | None:
+    """Choose the size within `max_pixels` that is nearest in aspect, then largest.
 
-    A picture that is within it is its own base.
-
-    Raises:
-        ValueError: If no size of this aspect is that small.
+    A picture that is within it stays as it is; None if no size of this aspect is that small.
     """
     if size.height * size.width <= max_pixels:
         return size
@@ -120,11 +117,11 @@ def plan_base_size(size: ImageSize, *, max_pixels: int) -> ImageSize:
         if (columns := round(rows * size.width / size.height))
         and rows * columns * SIZE_MULTIPLE**2 <= max_pixels
     ]
-    if not candidates:
-        raise ValueError(f"max_pixels must hold a picture shaped like {size}, got {max_pixels}")
     aspect = size.width / size.height
     return min(
-        candidates, key=lambda base: (abs(base.width / base.height / aspect - 1), -base.height)
+        candidates,
+        key=lambda small: (abs(small.width / small.height / aspect - 1), -small.height),
+        default=None,
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.denoising.tiled import (
     denoise_tiled,
     preview_steps,
 )
-from pipeline.errors import DeadlineError, NumericalError
+from pipeline.errors import DeadlineError, InvalidRequestError, NumericalError
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, ImageSize, PromptEncoding, StepEvent
 from pipeline.schedule import build_schedule
@@ -258,6 +258,13 @@ def test_the_steps_of_each_pass(options: TilingOptions, steps: list[range]) -> N
     passes = plan_passes(ImageSize(1024, 1024), build_schedule(8), options)
 
     assert [one.steps for one in passes] == steps
+
+
+def test_a_picture_too_narrow_for_a_base_is_refused() -> None:
+    options = TilingOptions(base_max_pixels=1024)
+
+    with pytest.raises(InvalidRequestError, match="size must have a base of at most 1024 pixels"):
+        plan_passes(ImageSize(16, 2048), build_schedule(8), options)
 
 
 @pytest.mark.parametrize(
