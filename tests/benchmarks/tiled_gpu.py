@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,17 @@ from tests.tile_executor import TransformerTileExecutor
 from tests.transformer_work import passes_flop
 
 GIB = 2**30
+SIZES = [1024, 2048, 3072, 4096]
+TINY_SIZES = [256, 384]
+
+
+@dataclass(frozen=True)
+class Measured:
+    median_ms: float
+    peak_gib: float
+    host_gib: float
+    """Pinned for tiles that wait; NaN without a GPU, as `peak_gib`."""
+    outcome: Tensor
 
 
 def main() -> None:
@@ -65,9 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quantize", help="module:function to apply to the transformer")
     parser.add_argument("--tiny", action="store_true", help="tiny models, 256 and 384 px")
     arguments = parser.parse_args()
-    arguments.sizes = arguments.sizes or (
-        [256, 384] if arguments.tiny else [1024, 2048, 3072, 4096]
-    )
+    arguments.sizes = arguments.sizes or (TINY_SIZES if arguments.tiny else SIZES)
     return arguments
 
 
@@ -92,8 +103,8 @@ def measure_denoiser(arguments: argparse.Namespace) -> None:
             predicted = "" if ms_per_flop is None else f"{flop * ms_per_flop:9.0f} ms predicted"
             report(f"denoiser {pixels} {name}", measured, f"{flop / 1e12:8.0f} TFLOP {predicted}")
             if measured is not None:
-                series.setdefault(name, {})[size.num_image_tokens] = measured[1]
-                ms_per_flop = measured[0] / flop if name == "full" else ms_per_flop
+                series.setdefault(name, {})[size.num_image_tokens] = measured.peak_gib
+                ms_per_flop = measured.median_ms / flop if name == "full" else ms_per_flop
     print_fits(series)
 
 
@@ -123,20 +134,16 @@ def measure_vae(arguments: argparse.Namespace) -> None:
         latents = torch.randn(1, 16, pixels // 8, pixels // 8)
         full = None
         for name, decode in decoders.items():
-            images: list[Tensor] = []
-            measured = measure(keep_last(decode, latents, images), arguments)
-            full = images[-1] if images and name == "full" else full
-            seams = "" if full is None or not images else compare(images[-1], full)
-            report(f"vae {pixels} {name}", measured, f"{host_gib(arguments.device)} {seams}")
-            if measured is not None:
-                series.setdefault(name, {})[(pixels // 16) ** 2] = measured[1]
+            measured = measure(partial(decode, latents), arguments)
+            if measured is None:
+                report(f"vae {pixels} {name}", None, "")
+                continue
+            full = measured.outcome if name == "full" else full
+            seams = "" if full is None else compare(measured.outcome, full)
+            host = f"host {measured.host_gib:6.2f} GiB"
+            report(f"vae {pixels} {name}", measured, f"{host} {seams}")
+            series.setdefault(name, {})[(pixels // 16) ** 2] = measured.peak_gib
     print_fits(series)
-
-
-def keep_last(
-    decode: Callable[[Tensor], Tensor], latents: Tensor, images: list[Tensor]
-) -> Callable[[], None]:
-    return lambda: images.__setitem__(slice(None), [decode(latents)])
 
 
 @torch.inference_mode()
@@ -159,54 +166,50 @@ def compare(image: Tensor, untiled: Tensor) -> str:
     return f"PSNR {psnr_db:6.1f} dB, border gradient {steeper}"
 
 
-def measure(
-    run_once: Callable[[], Any], arguments: argparse.Namespace
-) -> tuple[float, float] | None:
-    """Return the median in ms and the peak in GiB, or None out of memory."""
+def measure(run_once: Callable[[], Tensor], arguments: argparse.Namespace) -> Measured | None:
+    """Run once to warm up, then `repeats` times; None is out of memory."""
+    is_gpu = arguments.device == "cuda"
     try:
-        run_once()
-        reset_peak(arguments.device)
-        times_ms = [time_ms(run_once, arguments.device) for _ in range(arguments.repeats)]
+        outcome = run_once()
+        reset_peak(is_gpu)
+        times_ms = [time_ms(run_once, is_gpu) for _ in range(arguments.repeats)]
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-    return statistics.median(times_ms), peak_gib(arguments.device)
+    peak, pinned = peaks_gib(is_gpu)
+    return Measured(statistics.median(times_ms), peak, pinned, outcome)
 
 
-def time_ms(run_once: Callable[[], Any], device: str) -> float:
-    synchronise(device)
+def time_ms(run_once: Callable[[], Tensor], is_gpu: bool) -> float:
+    synchronise(is_gpu)
     started_at = time.perf_counter()
     run_once()
-    synchronise(device)
+    synchronise(is_gpu)
     return (time.perf_counter() - started_at) * 1e3
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
+def synchronise(is_gpu: bool) -> None:
+    if is_gpu:
         torch.cuda.synchronize()
 
 
-def reset_peak(device: str) -> None:
-    if device == "cuda":
+def reset_peak(is_gpu: bool) -> None:
+    if is_gpu:
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.reset_peak_host_memory_stats()
 
 
-def peak_gib(device: str) -> float:
-    return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else math.nan
-
-
-def host_gib(device: str) -> str:
-    if device != "cuda":
-        return ""
+def peaks_gib(is_gpu: bool) -> tuple[float, float]:
+    if not is_gpu:
+        return math.nan, math.nan
     pinned = torch.cuda.host_memory_stats().get("allocated_bytes.peak", 0)
-    return f"host {pinned / GIB:6.2f} GiB pinned"
+    return torch.cuda.max_memory_allocated() / GIB, pinned / GIB
 
 
-def report(name: str, measured: tuple[float, float] | None, remark: str) -> None:
-    figures = (
-        "does not fit" if measured is None else f"{measured[0]:9.0f} ms {measured[1]:6.2f} GiB"
-    )
+def report(name: str, measured: Measured | None, remark: str) -> None:
+    figures = "does not fit"
+    if measured is not None:
+        figures = f"{measured.median_ms:9.0f} ms {measured.peak_gib:6.2f} GiB"
     print(f"{name:32} {figures:24} {remark}", flush=True)
 
 
