@@ -6,7 +6,7 @@ replicas with retries, and a coordinator on an event loop. `denoise_tiled` drive
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -156,8 +156,8 @@ def denoise_tiled(
     executor: TileExecutor,
     options: TilingOptions | None = None,
     draw_preview: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[StepEvent | DenoiseResult]:
-    """Yield an event a step and, last, the latents. Closing the iterator cancels between steps.
+) -> Generator[StepEvent | DenoiseResult, None, None]:
+    """Yield an event a step and, last, the latents. Closing the generator cancels between steps.
 
     Raises:
         DeadlineError: If the request's time is over before the last step.
