@@ -39,12 +39,13 @@ def merge_moments(parts: Sequence[GroupMoments]) -> GroupMoments:
 
     The order is that given, so the result does not depend on which card gathered which part.
     """
+    total = sum(part.count for part in parts)
     counts = torch.tensor([part.count for part in parts], dtype=torch.float64)[:, None]
     means = torch.stack([part.mean for part in parts]).double()
     squares = torch.stack([part.squares for part in parts]).double()
-    mean = (counts * means).sum(0) / counts.sum()
+    mean = (counts * means).sum(0) / total
     between = (counts * (means - mean) ** 2).sum(0)
-    return GroupMoments(int(counts.sum()), mean, squares.sum(0) + between)
+    return GroupMoments(total, mean, squares.sum(0) + between)
 
 
 def normalise(hidden: Tensor, norm: nn.GroupNorm, moments: GroupMoments) -> Tensor:

@@ -218,9 +218,9 @@ def test_a_state_parked_on_the_host_does_not_hold_on_to_the_tensor() -> None:
 
 @settings(deadline=None)
 @given(
-    height=st.integers(1, 120),
-    width=st.integers(1, 120),
-    tile_size=st.integers(1, 64),
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
+    tile_size=st.integers(2, 64),
     halo=st.integers(0, 20),
 )
 def test_cores_part_the_plane_and_windows_stay_inside(
