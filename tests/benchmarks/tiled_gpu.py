@@ -34,7 +34,7 @@ from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding
 from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import TilingOptions, plan_passes
 from pipeline.vae.mid_block import attend_fused, attend_in_chunks
-from pipeline.vae.tiled import TiledVaeDecoder
+from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from tests.benchmarks.tiled_models import build_transformer, build_vae
 from tests.tile_executor import TransformerTileExecutor
 from tests.transformer_work import passes_flop
@@ -128,6 +128,9 @@ def measure_vae(arguments: argparse.Namespace) -> None:
         "full": lambda latents: decode_untiled(vae, latents),
         "tiled, chunks": TiledVaeDecoder(vae, attend=attend_in_chunks).decode_image,
         "tiled, fused": TiledVaeDecoder(vae, attend=attend_fused).decode_image,
+        "tiled, on device": TiledVaeDecoder(
+            vae, VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
+        ).decode_image,
     }
     series: dict[str, dict[int, float]] = {}
     for pixels in arguments.sizes:
