@@ -1,0 +1,1 @@
+"""The VAE decoder in tiles, with the whole picture's statistics."""

@@ -1,0 +1,178 @@
+"""Decode latents tile by tile, without seams: as exact as float arithmetic allows.
+
+`conv_in` and the mid block see the whole plane, for attention is global there. The up blocks run in
+tiles whose halo exceeds what their convolutions reach, in lock-step: each tile runs to the next
+GroupNorm, gives the moments of its core, and goes on with those of the whole picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from pipeline.vae.mid_block import Attention, attend_in_chunks, run_mid_block
+from pipeline.vae.moments import GroupMoments, gather_moments, merge_moments
+from pipeline.vae.parking import ParkedState
+from pipeline.vae.segments import TileState, build_segments, plan_margins
+from pipeline.vae.tiles import DecodeTile, plan_decode_tiles
+
+DEVICE_BYTES_PER_LATENT: Final = 10 * 1024
+"""What may wait on the device: 2.5 GiB at 4096x4096, and less with the area."""
+
+ALL_ON_DEVICE: Final = 64 * 1024
+"""More than the true VAE's tiles ever take a latent, so nothing is copied to the host: the peak is
+9 GiB at 4096x4096, for a card that holds nothing else."""
+
+
+@dataclass(frozen=True)
+class VaeTilingOptions:
+    """How the decoder cuts a picture; `tile_size` and `halo` are latent pixels.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    tile_size: int = 64
+    halo: int = 16
+    device_bytes_per_latent: int = DEVICE_BYTES_PER_LATENT
+    """Of tiles that wait, a latent pixel of the picture; more waits on the host."""
+
+    def __post_init__(self) -> None:
+        if self.tile_size < 1:
+            raise ValueError(f"tile_size must be at least 1, got {self.tile_size}")
+        if self.halo < 0 or self.device_bytes_per_latent < 0:
+            raise ValueError(f"halo and device_bytes_per_latent must not be negative, got {self}")
+
+
+class TileShare:
+    """The tiles of one picture that one card decodes: `start`, `advance` to the end, `pixels`."""
+
+    def __init__(self, decoder: Any, options: VaeTilingOptions | None = None) -> None:
+        options = options or VaeTilingOptions()
+        self._segments = build_segments(decoder)
+        self._margins = plan_margins(self._segments)
+        if options.halo < self._margins[0]:
+            raise ValueError(f"halo must be at least {self._margins[0]}, got {options.halo}")
+        self._device_bytes_per_latent = options.device_bytes_per_latent
+        self._tiles: tuple[DecodeTile, ...] = ()
+        self._parked: list[ParkedState] = []
+        self._next = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every tile has become pixels."""
+        return self._next == len(self._segments)
+
+    @torch.inference_mode()
+    def start(self, tiles: Sequence[DecodeTile], windows: Sequence[Tensor]) -> list[GroupMoments]:
+        """Take [1, C, h, w] windows of the mid block's output; return their moments."""
+        self._tiles, self._next = tuple(tiles), 0
+        states = [
+            TileState(window, None, tile.margins)
+            for tile, window in zip(tiles, windows, strict=True)
+        ]
+        self._parked = [ParkedState.park(state, on_host=False) for state in states]
+        return [self._gather(state).to_cpu() for state in states]
+
+    @torch.inference_mode()
+    def advance(self, moments: GroupMoments) -> list[GroupMoments]:
+        """Run every tile to the next GroupNorm with the whole picture's moments.
+
+        Returns:
+            The moments of each tile there; after the last segment, none.
+        """
+        segment, margin = self._segments[self._next], self._margins[self._next]
+        self._next += 1
+        gathered = []
+        for index, tile in enumerate(self._tiles):
+            state = segment.run(self._parked[index].fetch().trimmed(margin), moments)
+            self._parked[index] = self._park(state, tile)
+            if not self.is_done:
+                gathered.append(self._gather(state))
+        # On the CPU only now: waiting for each tile in turn would leave the device idle.
+        return [part.to_cpu() for part in gathered]
+
+    @torch.inference_mode()
+    def pixels(self) -> list[Tensor]:
+        """Return the core of each tile, [3, H, W] float32 on the CPU, and forget the tiles."""
+        cores = [parked.fetch().core[0].float().cpu() for parked in self._parked]
+        self._tiles, self._parked = (), []
+        return cores
+
+    def _gather(self, state: TileState) -> GroupMoments:
+        return gather_moments(state.core, self._segments[self._next].norm.num_groups)
+
+    def _park(self, state: TileState, tile: DecodeTile) -> ParkedState:
+        room = self._device_bytes_per_latent * tile.height * tile.width
+        return ParkedState.park(state, on_host=state.nbytes > room)
+
+
+class TiledVaeDecoder:
+    """A `VaeDecoder` over diffusers' `AutoencoderKL`, in tiles on one card."""
+
+    def __init__(
+        self,
+        vae: Any,
+        options: VaeTilingOptions | None = None,
+        attend: Attention = attend_in_chunks,
+    ) -> None:
+        self._vae = vae
+        self._options = options or VaeTilingOptions()
+        self._attend = attend
+        self.open_share()  # a decoder or an option that does not do is refused here
+
+    def plan(self, latents: Tensor) -> tuple[DecodeTile, ...]:
+        """Return the work list for [1, 16, h, w] latents."""
+        height, width = latents.shape[-2:]
+        options = self._options
+        return plan_decode_tiles(height, width, tile_size=options.tile_size, halo=options.halo)
+
+    def open_share(self) -> TileShare:
+        """Return a share that runs the up blocks of any tiles on this card."""
+        return TileShare(self._vae.decoder, self._options)
+
+    @torch.inference_mode()
+    def run_whole(self, latents: Tensor) -> Tensor:
+        """Run what sees the whole plane: [1, 16, h, w] latents to [1, C, h, w], on the device."""
+        vae = self._vae
+        plane = latents.to(vae.device, vae.dtype)
+        plane = plane / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        if vae.post_quant_conv is not None:
+            plane = vae.post_quant_conv(plane)
+        return run_mid_block(vae.decoder.mid_block, vae.decoder.conv_in(plane), self._attend)
+
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """Decode [1, 16, h, w] latents into [3, H, W] float32 on the CPU, about -1 to 1."""
+        tiles, share = self.plan(latents), self.open_share()
+        plane = self.run_whole(latents)
+        gathered = share.start(tiles, [cut_window(plane, tile) for tile in tiles])
+        del plane
+        while not share.is_done:
+            gathered = share.advance(merge_moments(gathered))
+        height, width = latents.shape[-2:]
+        return join_pixels(tiles, share.pixels(), height, width)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode [1, 16, H/8, W/8] float32 latents into [H, W, 3] uint8 pixels on the CPU."""
+        image = self.decode_image(latents)
+        return image.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+def cut_window(plane: Tensor, tile: DecodeTile) -> Tensor:
+    """Cut a tile's window out of [1, C, h, w]."""
+    rows, columns = tile.window
+    return plane[..., rows, columns]
+
+
+def join_pixels(
+    tiles: Sequence[DecodeTile], pixels: Sequence[Tensor], height: int, width: int
+) -> Tensor:
+    """Put the cores of `height` x `width` latents together, [3, H, W]."""
+    scale = pixels[0].shape[-1] // tiles[0].width
+    image = torch.empty(pixels[0].shape[0], height * scale, width * scale)
+    for tile, core in zip(tiles, pixels, strict=True):
+        rows, columns = tile.core(scale)
+        image[:, rows, columns] = core
+    return image
