@@ -82,7 +82,7 @@ def test_eight_steps_are_eight_forwards_and_one_caption(
     forwards: list[object] = []
     captions: list[object] = []
     hooks = [
-        model.layers[0].feed_forward.register_forward_hook(lambda *_: forwards.append(_)),
+        model.layers[0].feed_forward.w2.register_forward_hook(lambda *_: forwards.append(_)),
         model.cap_embedder.register_forward_hook(lambda *_: captions.append(_)),
     ]
 
