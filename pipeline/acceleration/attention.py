@@ -23,13 +23,11 @@ class SequenceLayout:
     """Where each item's rows lie in a packed sequence."""
 
     lengths: tuple[int, ...]
+    """Rows of each item; an empty item has none."""
     offsets: Tensor
     """[items + 1] int32 on the sequence's device: each item's start, and the last one's end."""
-
-    @property
-    def max_length(self) -> int:
-        """Rows of the longest item."""
-        return max(self.lengths)
+    max_length: int
+    """Rows of the longest item, or more: kernels size their grid by it."""
 
     @property
     def num_rows(self) -> int:
@@ -45,12 +43,15 @@ class SequenceLayout:
         )
 
 
-def layout_sequences(lengths: Sequence[int], device: torch.device) -> SequenceLayout:
+def layout_sequences(
+    lengths: Sequence[int], device: torch.device, *, max_length: int | None = None
+) -> SequenceLayout:
     """Lay items of the given lengths one after another."""
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    return SequenceLayout(tuple(lengths), torch.tensor(starts, dtype=torch.int32, device=device))
+    offsets = torch.tensor(starts, dtype=torch.int32, device=device)
+    return SequenceLayout(tuple(lengths), offsets, max_length or max(lengths))
 
 
 class AttentionKernel(Protocol):
@@ -73,8 +74,9 @@ class PerItemAttention:
             if len(layout.lengths) == 1:
                 return _attend_densely(query, key, value)
             attended = torch.empty_like(query)
-            for rows in layout.slices:
-                attended[rows] = _attend_densely(query[rows], key[rows], value[rows])
+            for rows, length in zip(layout.slices, layout.lengths, strict=True):
+                if length:
+                    attended[rows] = _attend_densely(query[rows], key[rows], value[rows])
             return attended
 
     def _restrict(self) -> AbstractContextManager[None]:

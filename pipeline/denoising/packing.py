@@ -3,11 +3,15 @@
 An item brings image tokens (its patches) and caption tokens, each padded to a multiple of 32 with
 pads that the model has learned. The image rows of all items form one packed sequence for the noise
 refiner; image and caption rows of one item are neighbours in the joint sequence of the main layers.
+
+A bucket rounds a forward's shape up, so that few shapes are recorded. Rows that nobody owns lie at
+the end of both sequences, an item of their own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from pipeline.denoising.cost import pad_tokens
 
@@ -38,35 +42,55 @@ class ItemShape:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """The shape of a forward."""
+
+    image_rows: int
+    caption_rows: int
+    num_items: int
+    """Items, that of the unowned rows counted."""
+    max_length: int
+    """Rows of the longest item in the joint sequence, or more."""
+
+    @property
+    def joint_rows(self) -> int:
+        """Rows of the main layers' sequence."""
+        return self.image_rows + self.caption_rows
+
+
+@dataclass(frozen=True)
 class PackedLayout:
     """The two packed sequences of one forward."""
 
     shapes: tuple[ItemShape, ...]
-
-    @cached_property
-    def image_lengths(self) -> tuple[int, ...]:
-        """Each item's rows in the noise refiner's sequence."""
-        return tuple(shape.num_image_rows for shape in self.shapes)
-
-    @cached_property
-    def joint_lengths(self) -> tuple[int, ...]:
-        """Each item's rows in the main layers' sequence."""
-        return tuple(shape.num_joint_rows for shape in self.shapes)
+    bucket: Bucket
 
     @cached_property
     def image_starts(self) -> tuple[int, ...]:
         """Where each item starts in the noise refiner's sequence."""
-        return _starts(self.image_lengths)
+        return _starts([shape.num_image_rows for shape in self.shapes])
 
     @cached_property
     def joint_starts(self) -> tuple[int, ...]:
         """Where each item starts in the main layers' sequence."""
-        return _starts(self.joint_lengths)
+        return _starts([shape.num_joint_rows for shape in self.shapes])
 
-    @property
-    def num_joint_rows(self) -> int:
-        """Rows of the main layers' sequence."""
-        return sum(self.joint_lengths)
+    @cached_property
+    def caption_starts(self) -> tuple[int, ...]:
+        """Where each item's caption starts among the captions."""
+        return _starts([shape.num_caption_rows for shape in self.shapes])
+
+    @cached_property
+    def image_lengths(self) -> tuple[int, ...]:
+        """Rows of the bucket's items in the noise refiner's sequence."""
+        lengths = [shape.num_image_rows for shape in self.shapes]
+        return _fill(lengths, self.bucket.num_items, self.bucket.image_rows)
+
+    @cached_property
+    def joint_lengths(self) -> tuple[int, ...]:
+        """Rows of the bucket's items in the main layers' sequence."""
+        lengths = [shape.num_joint_rows for shape in self.shapes]
+        return _fill(lengths, self.bucket.num_items, self.bucket.joint_rows)
 
     def image_pad_rows(self, index: int) -> slice:
         """Rows of an item's learned image pads in the noise refiner's sequence."""
@@ -81,12 +105,50 @@ class PackedLayout:
     def joint_rows(self, index: int) -> slice:
         """All rows of an item in the main layers' sequence."""
         start = self.joint_starts[index]
-        return slice(start, start + self.joint_lengths[index])
+        return slice(start, start + self.shapes[index].num_joint_rows)
 
     def joint_patch_rows(self, index: int) -> slice:
         """Rows of an item's patches in the main layers' sequence."""
         start = self.joint_starts[index]
         return slice(start, start + self.shapes[index].num_patches)
+
+    def join_index(self) -> list[int]:
+        """For each joint row, its place in image rows followed by caption rows."""
+        num_images = self.bucket.image_rows
+        order: list[int] = []
+        for index, shape in enumerate(self.shapes):
+            image, caption = self.image_starts[index], num_images + self.caption_starts[index]
+            order += range(image, image + shape.num_image_rows)
+            order += range(caption, caption + shape.num_caption_rows)
+        owned_images = sum(shape.num_image_rows for shape in self.shapes)
+        owned_captions = sum(shape.num_caption_rows for shape in self.shapes)
+        order += range(owned_images, num_images)
+        order += range(num_images + owned_captions, self.bucket.joint_rows)
+        return order
+
+
+@dataclass(frozen=True)
+class BucketGrid:
+    """How coarsely shapes are rounded up; 0 keeps them as they are."""
+
+    image_rows: int = 0
+    caption_rows: int = 0
+
+    def lay_out(self, shapes: Sequence[ItemShape]) -> PackedLayout:
+        """Lay items out in the smallest bucket that holds them."""
+        image_rows = sum(shape.num_image_rows for shape in shapes)
+        caption_rows = sum(shape.num_caption_rows for shape in shapes)
+        longest = max(shape.num_joint_rows for shape in shapes)
+        if not self.image_rows:
+            exact = Bucket(image_rows, caption_rows, len(shapes), longest)
+            return PackedLayout(tuple(shapes), exact)
+        image_rows = _round_up(image_rows, self.image_rows)
+        caption_rows = _round_up(caption_rows, self.caption_rows)
+        num_items = 1 << (len(shapes) - 1).bit_length()
+        # The unowned rows are an item too, and may be the longest.
+        longest = _round_up(max(longest, self.image_rows + self.caption_rows), 512)
+        bucket = Bucket(image_rows, caption_rows, num_items + 1, longest)
+        return PackedLayout(tuple(shapes), bucket)
 
 
 def group_forwards(
@@ -115,4 +177,16 @@ def group_forwards(
 
 
 def _starts(lengths: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sum(lengths[:index]) for index in range(len(lengths)))
+    return tuple(accumulate(lengths[:-1], initial=0))
+
+
+def _fill(lengths: Sequence[int], num_items: int, num_rows: int) -> tuple[int, ...]:
+    """Add empty items, and last one of the rows that nobody owns."""
+    if len(lengths) == num_items:
+        return tuple(lengths)
+    empty = num_items - len(lengths) - 1
+    return (*lengths, *(0,) * empty, num_rows - sum(lengths))
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -82,7 +82,7 @@ def test_eight_steps_are_eight_forwards_and_one_caption(
     forwards: list[object] = []
     captions: list[object] = []
     hooks = [
-        model.layers[0].feed_forward.register_forward_hook(lambda *_: forwards.append(_)),
+        model.layers[0].feed_forward.w2.register_forward_hook(lambda *_: forwards.append(_)),
         model.cap_embedder.register_forward_hook(lambda *_: captions.append(_)),
     ]
 
@@ -226,7 +226,7 @@ def test_a_full_loop_refuses_at_once(build_loop: BuildLoop) -> None:
     loop, refused = build_loop(limits=BatchingLimits(held_units=0.1)), []
 
     def overfill() -> None:
-        with pytest.raises(ReplicaFullError, match="held work must stay within 0.1 cost units"):
+        with pytest.raises(ReplicaFullError, match=r"held work must stay within 0\.1 cost units"):
             loop.submit(build_request("more", num_inference_steps=12), Recorder())
         refused.append(True)
 
@@ -243,7 +243,12 @@ def test_an_interactive_request_pauses_a_batch_one(build_loop: BuildLoop) -> Non
     urgent_request = build_request("urgent", num_inference_steps=3, seed=1)
     urgent = Recorder({step: lambda: order.append("urgent") for step in (1, 2, 3)})
     patient = Recorder({step: lambda: order.append("patient") for step in (1, 3, 4)})
-    patient.at_step[2] = lambda: (order.append("patient"), loop.submit(urgent_request, urgent))
+
+    def send_urgent() -> None:
+        order.append("patient")
+        loop.submit(urgent_request, urgent)
+
+    patient.at_step[2] = send_urgent
     batch = build_request("patient", num_inference_steps=4, priority=Priority.BATCH)
 
     loop.submit(batch, patient)
@@ -396,7 +401,12 @@ def test_closing_finishes_what_is_held_and_takes_nothing_more(build_loop: BuildL
 
 def test_closing_in_no_time_cancels_what_is_held(build_loop: BuildLoop) -> None:
     loop, at_step, go_on = build_loop(), threading.Event(), threading.Event()
-    held = Recorder({1: lambda: (at_step.set(), go_on.wait(60))})
+
+    def pause() -> None:
+        at_step.set()
+        go_on.wait(60)
+
+    held = Recorder({1: pause})
     loop.submit(build_request("held", num_inference_steps=50), held)
     at_step.wait(60)
     closing = threading.Thread(target=lambda: drained.append(loop.close(timeout_s=0)))

@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_z_image import RopeEmbedder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.denoising.packing import ItemShape, PackedLayout, group_forwards
+from pipeline.denoising.packing import BucketGrid, ItemShape, PackedLayout, group_forwards
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid, RotaryEmbedder
 
 shapes = st.builds(
@@ -25,23 +25,65 @@ def _rows(part: slice) -> list[int]:
     return list(range(part.start, part.stop))
 
 
-@given(st.lists(shapes, min_size=1, max_size=6))
-def test_image_rows_are_patches_and_pads_of_each_item_in_turn(items: list[ItemShape]) -> None:
-    layout = PackedLayout(tuple(items))
+layouts = st.builds(
+    lambda grid, items: grid.lay_out(items),
+    st.sampled_from([BucketGrid(), BucketGrid(256, 128)]),
+    st.lists(shapes, min_size=1, max_size=6),
+)
+
+
+@given(layouts)
+def test_image_rows_are_patches_and_pads_of_each_item_in_turn(layout: PackedLayout) -> None:
+    items = layout.shapes
     parts = [(layout.patch_rows(at), layout.image_pad_rows(at)) for at in range(len(items))]
 
     rows = [row for part in chain.from_iterable(parts) for row in _rows(part)]
 
-    assert rows == list(range(sum(layout.image_lengths)))
+    assert rows == list(range(sum(shape.num_image_rows for shape in items)))
+
+
+@given(layouts)
+def test_joint_rows_of_items_follow_one_another(layout: PackedLayout) -> None:
+    indices = range(len(layout.shapes))
+
+    rows = [row for index in indices for row in _rows(layout.joint_rows(index))]
+
+    assert rows == list(range(sum(shape.num_joint_rows for shape in layout.shapes)))
+
+
+@given(layouts)
+def test_the_join_takes_every_row_once(layout: PackedLayout) -> None:
+    assert sorted(layout.join_index()) == list(range(layout.bucket.joint_rows))
+
+
+@given(layouts)
+def test_an_item_joins_its_image_rows_and_then_its_caption(layout: PackedLayout) -> None:
+    last = len(layout.shapes) - 1
+    shape, first_caption = layout.shapes[last], layout.bucket.image_rows
+    image, caption = layout.image_starts[last], first_caption + layout.caption_starts[last]
+
+    joined = layout.join_index()[layout.joint_rows(last)]
+
+    assert joined[: shape.num_image_rows] == list(range(image, image + shape.num_image_rows))
+    assert joined[shape.num_image_rows :] == list(range(caption, caption + shape.num_caption_rows))
+
+
+@given(layouts)
+def test_the_lengths_of_a_bucket_fill_it(layout: PackedLayout) -> None:
+    bucket = layout.bucket
+
+    assert len(layout.image_lengths) == len(layout.joint_lengths) == bucket.num_items
+    assert sum(layout.image_lengths) == bucket.image_rows
+    assert sum(layout.joint_lengths) == bucket.joint_rows
+    assert max(layout.joint_lengths) <= bucket.max_length
 
 
 @given(st.lists(shapes, min_size=1, max_size=6))
-def test_joint_rows_cover_the_sequence_once(items: list[ItemShape]) -> None:
-    layout = PackedLayout(tuple(items))
+def test_a_bucket_wastes_less_than_its_grid(items: list[ItemShape]) -> None:
+    bucket = BucketGrid(256, 128).lay_out(items).bucket
 
-    rows = [row for index in range(len(items)) for row in _rows(layout.joint_rows(index))]
-
-    assert rows == list(range(layout.num_joint_rows))
+    assert 0 <= bucket.image_rows - sum(shape.num_image_rows for shape in items) < 256
+    assert 0 <= bucket.caption_rows - sum(shape.num_caption_rows for shape in items) < 128
 
 
 @given(shapes)

@@ -7,6 +7,8 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 
+from pipeline.acceleration.attention import build_attention
+from pipeline.denoising.packing import BucketGrid
 from pipeline.denoising.positions import PositionGrid
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
 from pipeline.errors import InvalidRequestError
@@ -65,6 +67,19 @@ def test_each_item_of_a_mixed_forward_equals_the_item_alone(dtype: torch.dtype) 
     together = transformer.predict_velocity(items)
 
     assert all(map(torch.equal, together, alone))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_bucket_of_fixed_shape_changes_no_byte(
+    model: ZImageTransformer2DModel, transformer: PackedTransformer, count: int
+) -> None:
+    attention = build_attention("sdpa", torch.device("cpu"))
+    bucketed = PackedTransformer(model, attention, buckets=BucketGrid(256, 128))
+    items = _build_items(transformer)[:count]
+
+    pairs = zip(bucketed.predict_velocity(items), transformer.predict_velocity(items), strict=True)
+
+    assert all(torch.equal(padded, exact) for padded, exact in pairs)
 
 
 @pytest.mark.parametrize("index", range(len(SHAPES)))

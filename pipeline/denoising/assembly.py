@@ -1,0 +1,203 @@
+"""Items to the tensors of one forward, and its rows back to velocities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.acceleration.attention import SequenceLayout, layout_sequences
+from pipeline.denoising.caching import ByteBoundedCache
+from pipeline.denoising.captions import CaptionState
+from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals
+from pipeline.denoising.modulation import Modulation, compute_modulation
+from pipeline.denoising.packing import ItemShape, PackedLayout
+from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid, RotaryEmbedder
+from pipeline.denoising.row_ops import PackedRows
+from pipeline.errors import InvalidRequestError
+from pipeline.latents import LATENT_CHANNELS
+from pipeline.request import PATCH_SIZE
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class PackedItem:
+    """What one request, or one tile of it, brings to a forward."""
+
+    latents: Tensor
+    """[16, h, w] float32."""
+    model_time: float
+    """1 - sigma, see `Schedule.model_time`."""
+    caption: CaptionState
+    positions: PositionGrid = WHOLE_CANVAS
+    residuals: Mapping[int, Tensor] = field(default_factory=dict)
+    """By main layer: what a ControlNet adds to the item's [image and caption rows, dim]."""
+
+    @property
+    def shape(self) -> ItemShape:
+        """The item's tokens.
+
+        Raises:
+            InvalidRequestError: If the latents are not [16, even, even].
+        """
+        shape = tuple(self.latents.shape)
+        is_plane = len(shape) == 3 and shape[0] == LATENT_CHANNELS
+        if not is_plane or any(side <= 0 or side % PATCH_SIZE for side in shape[1:]):
+            raise InvalidRequestError(
+                f"latents must be [{LATENT_CHANNELS}, even height, even width], got {list(shape)}"
+            )
+        _, height, width = shape
+        return ItemShape(height // PATCH_SIZE, width // PATCH_SIZE, self.caption.num_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _LayoutTensors:
+    """A layout's tensors, the same for every step of the same company."""
+
+    is_image_pad: Tensor
+    join_index: Tensor
+    image: SequenceLayout
+    image_item: Tensor
+    joint: SequenceLayout
+    joint_item: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.is_image_pad, self.join_index, self.image_item, self.joint_item)
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Assembler:
+    """Builds the inputs of forwards, and keeps what steps have in common. One thread owns it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._embedder = RotaryEmbedder.from_config(model.config)
+        self._rotary: ByteBoundedCache[object, Tensor] = ByteBoundedCache(256 * _MIB)
+        self._modulations: ByteBoundedCache[float, Modulation] = ByteBoundedCache(128 * _MIB)
+        self._layouts: ByteBoundedCache[PackedLayout, _LayoutTensors] = ByteBoundedCache(64 * _MIB)
+
+    def assemble(self, items: Sequence[PackedItem], layout: PackedLayout) -> ForwardInputs:
+        """Build the inputs of one forward."""
+        fixed = self._layouts.get_or_make(layout, lambda: self._build_layout(layout))
+        modulations = [self._modulation(item.model_time) for item in items]
+        num_items = layout.bucket.num_items
+        images = [self._image_rotary(item) for item in items]
+        captions = [self.caption_rotary(item.caption.num_rows) for item in items]
+        joint = [part for pair in zip(images, captions, strict=True) for part in pair]
+        bucket = layout.bucket
+        return ForwardInputs(
+            patches=self._patches(items, layout),
+            is_image_pad=fixed.is_image_pad,
+            captions=_concatenate([item.caption.rows for item in items], bucket.caption_rows),
+            join_index=fixed.join_index,
+            modulation=_stack([modulation.blocks for modulation in modulations], num_items),
+            final_scale=_stack([modulation.final for modulation in modulations], num_items),
+            image=PackedRows(
+                fixed.image, fixed.image_item, _concatenate(images, bucket.image_rows)
+            ),
+            joint=PackedRows(fixed.joint, fixed.joint_item, _concatenate(joint, bucket.joint_rows)),
+        )
+
+    def caption_rotary(self, num_rows: int) -> Tensor:
+        """Return the rotary embedding of a caption, on the device."""
+        device = self._model.device
+        return self._rotary.get_or_make(
+            num_rows, lambda: self._embedder.embed_caption(num_rows).to(device)
+        )
+
+    def caption_rows(self, num_rows: int) -> PackedRows:
+        """Lay a caption out for the context refiner, which runs for one at a time."""
+        device = self._model.device
+        layout = layout_sequences([num_rows], device)
+        item_of_row = torch.zeros(num_rows, dtype=torch.int32, device=device)
+        return PackedRows(layout, item_of_row, self.caption_rotary(num_rows))
+
+    def _image_rotary(self, item: PackedItem) -> Tensor:
+        device = self._model.device
+        return self._rotary.get_or_make(
+            (item.shape, item.positions),
+            lambda: self._embedder.embed_image(item.shape, item.positions).to(device),
+        )
+
+    def _modulation(self, model_time: float) -> Modulation:
+        final_layer = self._model.all_final_layer[PATCH_KEY]
+        return self._modulations.get_or_make(
+            model_time, lambda: compute_modulation(self._model, final_layer, model_time)
+        )
+
+    def _patches(self, items: Sequence[PackedItem], layout: PackedLayout) -> Tensor:
+        model = self._model
+        patch_dim = model.all_x_embedder[PATCH_KEY].in_features
+        shape = (layout.bucket.image_rows, patch_dim)
+        patches = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        for index, item in enumerate(items):
+            patches[layout.patch_rows(index)] = patchify(item.latents.to(model.device, model.dtype))
+        return patches
+
+    def _build_layout(self, layout: PackedLayout) -> _LayoutTensors:
+        device = self._model.device
+        is_pad = torch.zeros(layout.bucket.image_rows, 1, dtype=torch.bool)
+        for index in range(len(layout.shapes)):
+            is_pad[layout.image_pad_rows(index)] = True
+        longest = layout.bucket.max_length
+        return _LayoutTensors(
+            is_image_pad=is_pad.to(device),
+            join_index=torch.tensor(layout.join_index(), device=device),
+            image=layout_sequences(layout.image_lengths, device, max_length=longest),
+            image_item=_item_of_row(layout.image_lengths).to(device),
+            joint=layout_sequences(layout.joint_lengths, device, max_length=longest),
+            joint_item=_item_of_row(layout.joint_lengths).to(device),
+        )
+
+
+def collect_residuals(items: Sequence[PackedItem], layout: PackedLayout) -> Residuals:
+    """Gather by layer what is added to which joint rows."""
+    collected: dict[int, list[tuple[slice, Tensor]]] = {}
+    for index, item in enumerate(items):
+        for layer, residual in item.residuals.items():
+            collected.setdefault(layer, []).append((layout.joint_rows(index), residual))
+    return collected
+
+
+def split_velocities(rows: Tensor, layout: PackedLayout) -> list[Tensor]:
+    """Turn a forward's [joint rows, 64] into each item's [16, h, w] float32 velocity.
+
+    The sign is flipped, as diffusers' pipeline does.
+    """
+    return [
+        -unpatchify(rows[layout.joint_patch_rows(index)], shape).float()
+        for index, shape in enumerate(layout.shapes)
+    ]
+
+
+def patchify(latents: Tensor) -> Tensor:
+    """Cut [c, h, w] into [patches, 2 * 2 * c], channels last within a patch."""
+    channels, height, width = latents.shape
+    grid = latents.view(channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE)
+    return grid.permute(1, 3, 2, 4, 0).reshape(-1, PATCH_SIZE * PATCH_SIZE * channels)
+
+
+def unpatchify(patches: Tensor, shape: ItemShape) -> Tensor:
+    """Put [patches, 2 * 2 * 16] back into [16, h, w]."""
+    grid = patches.view(shape.patch_rows, shape.patch_cols, PATCH_SIZE, PATCH_SIZE, LATENT_CHANNELS)
+    height, width = shape.patch_rows * PATCH_SIZE, shape.patch_cols * PATCH_SIZE
+    return grid.permute(4, 0, 2, 1, 3).reshape(LATENT_CHANNELS, height, width)
+
+
+def _item_of_row(lengths: Sequence[int]) -> Tensor:
+    items = torch.arange(len(lengths), dtype=torch.int32)
+    return torch.repeat_interleave(items, torch.tensor(lengths))
+
+
+def _concatenate(parts: Sequence[Tensor], num_rows: int) -> Tensor:
+    missing = num_rows - sum(part.shape[0] for part in parts)
+    return torch.cat([*parts, parts[0].new_zeros(missing, *parts[0].shape[1:])])
+
+
+def _stack(parts: Sequence[Tensor], num_items: int) -> Tensor:
+    stacked = torch.stack(list(parts))
+    missing = num_items - len(parts)
+    return torch.cat([stacked, stacked.new_zeros(missing, *stacked.shape[1:])])
