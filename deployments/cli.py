@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deployments.commands.check import run_check
 from deployments.commands.generate import run_generate
 from deployments.commands.run import run_service
+from deployments.simulator.command import add_plan_arguments, run_plan
 
 _EPILOG = """examples:
   zimage-serve generate "a red circle on a blue background" -o out.png
@@ -36,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_generate(commands)
     _add_check(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -91,6 +94,16 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_common(parser)
     parser.set_defaults(run=run_check)
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="simulate a cluster: latency, deadlines, cost",
+        description="Simulate pools under a load, with the service's own decisions.",
+    )
+    add_plan_arguments(parser)
+    parser.set_defaults(run=partial(run_plan, print_line=print))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

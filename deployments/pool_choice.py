@@ -71,7 +71,7 @@ class LedgerPoolChooser:
         self._view = LedgerView()
         self._viewed_s = clock()
         self._sent: deque[tuple[float, SentWork]] = deque()
-        self._meters = {pool.traits.name: PoolMeter() for pool in pools}
+        self._meters = {pool.traits.name: PoolMeter(clock()) for pool in pools}
         self._previous: dict[tuple[bool, Priority], str] = {}
         self._sequence = 0
 

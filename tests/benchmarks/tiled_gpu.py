@@ -26,7 +26,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from tile_executor import TransformerTileExecutor
 from torch import Tensor
+from transformer_work import passes_flop
 
 from pipeline.denoising.tiled import TiledDenoiser, TileExecutor
 from pipeline.memory import fit_peak_memory
@@ -36,8 +38,6 @@ from pipeline.tiled_passes import TilingOptions, plan_passes
 from pipeline.vae.mid_block import attend_fused, attend_in_chunks
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from tests.benchmarks.tiled_models import build_transformer, build_vae
-from tests.tile_executor import TransformerTileExecutor
-from tests.transformer_work import passes_flop
 
 GIB = 2**30
 SIZES = [1024, 2048, 3072, 4096]

@@ -11,9 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from allocation_tracker import DEVICE, HOST, track_allocations
 
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.allocation_tracker import DEVICE, HOST, track_allocations
 from tests.benchmarks.tiled_models import build_vae
 
 

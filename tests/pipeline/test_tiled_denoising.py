@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
+from tile_executor import TransformerTileExecutor
 from torch import Tensor
 
 from pipeline.denoising.tiled import (
@@ -22,7 +23,6 @@ from pipeline.request import DenoiseRequest, DenoiseResult, ImageSize, PromptEnc
 from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePositions
-from tests.tile_executor import TransformerTileExecutor
 
 SMALL_TILES = TilingOptions(tile_size=16, overlap=8, base_max_pixels=128 * 128)
 WIDE = ImageSize(128, 192)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from allocation_tracker import DEVICE, HOST, track_allocations
 
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.allocation_tracker import DEVICE, HOST, track_allocations
 from tests.benchmarks.tiled_models import build_vae
 
 GIB = 2**30

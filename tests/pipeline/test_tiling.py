@@ -5,6 +5,7 @@ from itertools import pairwise, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformer_work import forward_flop, step_flop
 
 from pipeline.request import ImageSize
 from pipeline.tiling import (
@@ -15,7 +16,6 @@ from pipeline.tiling import (
     plan_whole,
     shrink_to_area,
 )
-from tests.transformer_work import forward_flop, step_flop
 
 untimed = settings(deadline=None)
 sides = st.integers(1, 256).map(lambda patches: 2 * patches)
