@@ -8,13 +8,16 @@ from ray.serve import Application
 
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
+from deployments.handles import HandleTileCoordinator
 from deployments.ledger_actor import ReplicaReporter
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
 from deployments.router import RouterDeployment
 from deployments.served_model import ServedModel, describe_model
 from deployments.text_encoder import TextEncoderDeployment
+from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.request import RenderPath
 from pipeline.weights import resolve_weights
 
 
@@ -41,9 +44,19 @@ def build_app(config: AppConfig) -> Application:
 def _bind_pool(load: StageLoader, pool: PoolConfig, model: ServedModel) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
     deployment = serve.deployment(name=name, **_options(pool))(DenoiserDeployment)
-    return deployment.bind(
+    denoiser = deployment.bind(
         partial(load.denoiser, pool), _name_replica, to_terms(pool, model), ReplicaReporter
     )
+    if pool.path is RenderPath.FULL_IMAGE:
+        return denoiser
+    coordinator = serve.deployment(
+        name=f"{TileCoordinatorDeployment.__name__}-{pool.name}",
+        num_replicas=pool.num_coordinators,
+        max_ongoing_requests=pool.max_ongoing_requests,
+        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        ray_actor_options={"num_cpus": pool.num_cpus},
+    )(HandleTileCoordinator)
+    return coordinator.bind(partial(load.tiled_settings, pool), denoiser)
 
 
 def _name_replica() -> str:

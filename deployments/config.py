@@ -9,6 +9,8 @@ from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.request import RenderPath
+from pipeline.tiled_passes import TilingOptions
+from pipeline.tiling import TilePositions
 from pipeline.weights import EMBEDDED
 
 
@@ -107,6 +109,43 @@ class StepLoopConfig(_Section):
         return StepLoopOptions(self.attention, self.strict, limits)
 
 
+class TilingConfig(_Section):
+    """How the tiled path cuts a picture. Pictures of one tile are drawn whole."""
+
+    tile_size: int = Field(default=96, gt=0, description="Largest side of a tile, latent pixels.")
+    overlap: int = Field(
+        default=16, ge=0, description="Latent pixels that neighbouring tiles share at least."
+    )
+    positions: Literal["true", "local", "compressed"] = Field(
+        default="true", description="Where a tile's positions begin: its true place, or 0."
+    )
+    start_sigma: float = Field(
+        default=0.643, description="Where tiles take over from the base pass; 1 is no base pass."
+    )
+    base_max_pixels: int = Field(
+        default=768 * 768, description="Area of the base pass, in image pixels."
+    )
+
+    def to_options(self) -> TilingOptions:
+        """Return what the pipeline takes.
+
+        Raises:
+            ValueError: If a setting is out of range.
+        """
+        return TilingOptions(
+            tile_size=self.tile_size,
+            overlap=self.overlap,
+            positions=TilePositions(self.positions),
+            start_sigma=self.start_sigma,
+            base_max_pixels=self.base_max_pixels,
+        )
+
+    @model_validator(mode="after")
+    def _options_are_in_range(self) -> Self:
+        self.to_options()
+        return self
+
+
 class PoolConfig(ReplicaConfig):
     """Denoisers of one kind."""
 
@@ -137,6 +176,10 @@ class PoolConfig(ReplicaConfig):
         default=256, ge=1, description="Requests that a replica holds; its work is bounded too."
     )
     step_loop: StepLoopConfig = StepLoopConfig()
+    tiling: TilingConfig = TilingConfig()
+    num_coordinators: int = Field(
+        default=1, ge=1, description="Replicas that step the canvases of a `tiled` pool."
+    )
 
 
 class RouterConfig(_Section):
