@@ -44,14 +44,35 @@ class LimitsConfig(_Section):
     )
 
 
+class ScalingConfig(_Section):
+    """How replicas between the two bounds follow the work."""
+
+    target_utilization: float = Field(
+        default=0.8, gt=0, le=1, description="Share of its time that a replica should be busy."
+    )
+    target_backlog_s: float = Field(
+        default=2.0, gt=0, description="Seconds of work that a replica may hold before more come."
+    )
+    drain_s: float = Field(
+        default=10.0, gt=0, description="How soon work above that should be done."
+    )
+    down_delay_s: float = Field(
+        default=300.0, ge=0, description="How long less must be wanted before replicas go."
+    )
+    to_zero_delay_s: float = Field(
+        default=900.0, ge=0, description="How long nothing must be wanted before the last one goes."
+    )
+
+
 class ReplicaConfig(_Section):
     """Replicas of one deployment, and what each of them occupies."""
 
     min_replicas: int = Field(default=1, ge=0, description="Fewest replicas.")
     max_replicas: int = Field(default=1, ge=1, description="Most replicas.")
     target_ongoing_requests: float = Field(
-        default=2.0, gt=0, description="Requests a replica, by which Serve scales between the two."
+        default=2.0, gt=0, description="Requests that one replica of a stage should have at once."
     )
+    scaling: ScalingConfig = ScalingConfig()
     max_ongoing_requests: int = Field(
         default=16, ge=1, description="Requests that a replica holds before it refuses."
     )

@@ -164,6 +164,7 @@ class Generation:
         try:
             async with asyncio.timeout(order.timeout_s):
                 encoded = await try_again(partial(self._stages.encode, order.prompt))
+                await self._chooser.await_replica(route)
                 images = await gather_or_cancel(
                     [
                         self._draw_one(order, route, index, encoded, started, on_event)

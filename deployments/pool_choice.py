@@ -1,5 +1,6 @@
 """Which pool takes a call: the ledger's view, what was sent since, and the pure choice."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.rates import ReplicaRate, SmoothedRate
-from deployments.backlog import GONE_AFTER_S, AgedReport, SentWork, find_takers, summarise_pool
+from deployments.backlog import (
+    GONE_AFTER_S,
+    REPORT_PERIOD_S,
+    STALE_AFTER_S,
+    AgedReport,
+    SentWork,
+    find_takers,
+    summarise_pool,
+)
 from deployments.demand import DemandReport, PoolMeter
 from deployments.errors import (
     ApiError,
@@ -31,6 +40,9 @@ class Route:
     estimate_s: float
     """Seconds until the answer."""
     explanation: str
+    units: float = 0.0
+    is_cold: bool = False
+    """Whether the pool had no replica when it was chosen."""
 
 
 class PoolChooser(Protocol):
@@ -42,6 +54,10 @@ class PoolChooser(Protocol):
         Raises:
             ApiError: If none can draw it, or none in time.
         """
+        ...
+
+    async def await_replica(self, route: Route) -> None:
+        """Wait until the pool of a route has a replica."""
         ...
 
 
@@ -108,7 +124,36 @@ class LedgerPoolChooser:
             raise to_refusal_error(decision, facts)
         self._previous[traffic] = decision.pool
         self._count_sent(decision, facts)
-        return Route(decision.pool, decision.path, decision.estimate_s, decision.explain())
+        return Route(
+            decision.pool,
+            decision.path,
+            decision.estimate_s,
+            decision.explain(),
+            decision.option.work.units,
+            decision.option.is_cold,
+        )
+
+    async def await_replica(self, route: Route) -> None:
+        """Wait until a cold pool has a replica, and let the ledger know what waits.
+
+        What waits here, and not in Serve's handle, is seen by the scaling policy: Serve's own path
+        from zero starts one replica, however much waits. Nothing waits for a silent ledger.
+        """
+        if not route.is_cold:
+            return
+        meter = self._meters[route.pool]
+        meter.count_waiting(route.units)
+        try:
+            while self._is_fresh() and not self._has_replica(route.pool):
+                await asyncio.sleep(REPORT_PERIOD_S)
+        finally:
+            meter.count_waiting(-route.units)
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._viewed_s <= STALE_AFTER_S
+
+    def _has_replica(self, pool: str) -> bool:
+        return summarise_pool(pool, self._view.reports).num_replicas > 0
 
     def _count_sent(self, choice: Choice, facts: RequestFacts) -> None:
         now_s = self._clock()
@@ -143,6 +188,9 @@ class FirstPoolChooser:
         raise InvalidFieldError(
             f"path must be one that a pool has, got {facts.pinned_path}", "path"
         )
+
+    async def await_replica(self, route: Route) -> None:
+        """Return at once: the pool is in this process."""
 
 
 def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:

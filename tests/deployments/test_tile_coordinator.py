@@ -1,6 +1,5 @@
 """The coordinator draws by single forwards what the full-image path draws, or tile by tile."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def load(tiny_model: Path) -> StageLoader:
 
 
 @pytest.fixture(scope="module")
-def denoiser(load: StageLoader) -> Iterator[DenoiserDeployment]:
+def denoiser(load: StageLoader) -> DenoiserDeployment:
     model = describe_model(load.weights, served_name="tiny")
     pool = AppConfig().pools[0]
     return DenoiserDeployment(
