@@ -55,7 +55,7 @@ def save_plot(outcome: Outcome, path: Path, *, p95_s: float | None = None) -> No
     for axes in (load, latency, replicas, backlog):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left")
     figure.savefig(path, dpi=110)
 
 

@@ -34,13 +34,14 @@ class Target:
     """What a mix must meet."""
 
     p95_s: float
+    """In every minute of the trace."""
     attainment: float = 0.99
     max_utilization: float = 0.92
     """Of the denoisers' capacity: above, a queue that a longer trace would show may be growing."""
 
     def is_met(self, report: Report) -> bool:
         """Whether it does."""
-        is_fast = report.p95_s <= self.p95_s and report.attainment >= self.attainment
+        is_fast = report.worst_p95_s <= self.p95_s and report.attainment >= self.attainment
         return is_fast and report.utilization <= self.max_utilization
 
 
