@@ -86,6 +86,13 @@ class PoolBacklog:
     interactive_backlog_units: float = 0.0
     max_backlog_units: float = 0.0
     units_per_s: float = 0.0
+    rates: tuple[ReplicaRate, ...] = ()
+    """Of the replicas that take work."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """False if replicas are there and none of them is healthy; an empty pool is only cold."""
+        return self.num_replicas > 0 or self.num_unhealthy == 0
 
     @property
     def backlog_s(self) -> float:
@@ -174,6 +181,7 @@ def summarise_pool(
         + _sum_interactive(since),
         max_backlog_units=sum(aged.report.max_backlog_units for aged in takers),
         units_per_s=sum(aged.report.rate.overall.units_per_s for aged in takers),
+        rates=tuple(aged.report.rate for aged in takers),
     )
 
 

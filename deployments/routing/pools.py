@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.rates import ReplicaRate
+from cluster.rates import ReplicaRate, typical_rate
+from deployments.backlog import PoolBacklog
 from pipeline.request import RenderPath
 
 
@@ -88,3 +89,37 @@ class PoolState:
     num_starting: int = 0
     start_left_s: float = 0.0
     is_healthy: bool = True
+
+
+def build_state(
+    traits: PoolTraits,
+    backlog: PoolBacklog,
+    guess: ReplicaRate,
+    *,
+    waiting_units: float = 0.0,
+    num_starting: int = 0,
+    start_left_s: float = 0.0,
+) -> PoolState:
+    """Put together what a router knows of a pool.
+
+    Args:
+        traits: From the configuration.
+        backlog: From the ledger.
+        guess: The accelerator type's rate, for a pool without replicas.
+        waiting_units: What waits for a first replica.
+        num_starting: Replicas that were asked for and do not take work yet.
+        start_left_s: Seconds until the next of them does.
+    """
+    return PoolState(
+        traits=traits,
+        rate=typical_rate(backlog.rates, guess),
+        num_replicas=backlog.num_replicas,
+        num_idle_replicas=backlog.num_idle_replicas,
+        backlog_units=backlog.backlog_units + waiting_units,
+        interactive_backlog_units=backlog.interactive_backlog_units,
+        max_backlog_units=backlog.max_backlog_units,
+        units_per_s=backlog.units_per_s,
+        num_starting=num_starting,
+        start_left_s=start_left_s,
+        is_healthy=backlog.is_healthy,
+    )

@@ -68,6 +68,16 @@ def test_a_replica_that_takes_no_work_is_no_taker(change: dict[str, bool]) -> No
     assert find_takers([aged(replace(REPORT, **change))]) == []  # type: ignore[arg-type]
 
 
+def test_a_pool_whose_replicas_are_all_unhealthy_is_unhealthy_and_an_empty_one_is_cold() -> None:
+    sick = summarise_pool("h800", [aged(replace(REPORT, is_healthy=False))])
+    half = summarise_pool("h800", [aged(replace(REPORT, is_healthy=False)), aged(OTHER)])
+    assert [pool.is_healthy for pool in (sick, half, summarise_pool("h800", []))] == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_an_empty_pool_has_no_backlog_seconds() -> None:
     assert summarise_pool("h800", []).backlog_s == 0.0
 
