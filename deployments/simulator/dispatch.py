@@ -43,6 +43,8 @@ class Dispatcher(Protocol):
 class CostDispatcher:
     """`choose_path`, then the replica with the least work ahead."""
 
+    _is_least_loaded = True
+
     def __init__(self, policy: RoutingPolicy) -> None:
         self._policy = policy
         self._previous: dict[tuple[bool, Priority], str] = {}
@@ -52,7 +54,7 @@ class CostDispatcher:
     ) -> Assignment | Refusal:
         """Decide as a router does."""
         for pool in pools:
-            pool.refresh(now_s)
+            pool.refresh(now_s, is_least_loaded=self._is_least_loaded)
         traffic = traffic_class(facts, self._policy)
         decision = choose_path(facts, pools, self._policy, previous=self._previous.get(traffic))
         if isinstance(decision, Refusal):
@@ -73,6 +75,8 @@ class CostDispatcher:
 
 class TwoChoicesInPoolDispatcher(CostDispatcher):
     """`choose_path`, then Ray's own request router within the pool."""
+
+    _is_least_loaded = False
 
     def __init__(self, policy: RoutingPolicy, draws: Random) -> None:
         super().__init__(policy)

@@ -42,6 +42,7 @@ def read_pools(reports: dict[str, list[ReplicaReport]]) -> list[PoolState]:
             traits,
             summarise_pool(traits.name, [AgedReport(report, 0.1) for report in of_pool]),
             guess_rate(UNITS_PER_S[traits.name]),
+            is_least_loaded=True,
         )
         for traits, of_pool in ((BIG, reports["h800"]), (SMALL, reports["consumer"]))
     ]

@@ -99,6 +99,16 @@ def test_what_was_sent_since_the_report_is_added() -> None:
     assert pool.num_idle_replicas == 0
 
 
+def test_the_least_wait_counts_what_was_sent_to_that_replica() -> None:
+    mine = SentWork("h800", 87.4, is_interactive=False, age_s=0.0, replica_id="b")
+    reports = [aged(REPORT), aged(OTHER)]
+    assert summarise_pool("h800", reports).least_wait_s == 0.0
+    charged = summarise_pool("h800", reports, [mine])
+    assert charged.least_wait_s == pytest.approx(40.0 / 43.7)
+    assert charged.least_interactive_wait_s == 0.0
+    assert charged.num_idle_replicas == 0
+
+
 def test_a_replica_is_charged_for_what_this_router_sent_it() -> None:
     mine = SentWork("h800", 8.0, is_interactive=True, age_s=0.05, replica_id="a")
     charged = add_sent(aged(REPORT), [mine, replace(mine, replica_id="b")])

@@ -17,7 +17,8 @@ BIG = PoolState(
     num_replicas=4,
     num_idle_replicas=4,
     backlog_units=0.0,
-    interactive_backlog_units=0.0,
+    wait_s=0.0,
+    interactive_wait_s=0.0,
     max_backlog_units=4 * 8000.0,
     units_per_s=4 * 43.7,
 )
@@ -29,7 +30,8 @@ SMALL = PoolState(
     num_replicas=8,
     num_idle_replicas=8,
     backlog_units=0.0,
-    interactive_backlog_units=0.0,
+    wait_s=0.0,
+    interactive_wait_s=0.0,
     max_backlog_units=8 * 2000.0,
     units_per_s=40.0,
 )
@@ -40,7 +42,9 @@ PICTURE_2048 = RequestFacts(2048, 2048, 8, timeout_s=300.0)
 
 def loaded(pool: PoolState, wait_s: float) -> PoolState:
     units = wait_s * pool.units_per_s
-    return replace(pool, num_idle_replicas=0, backlog_units=units, interactive_backlog_units=units)
+    return replace(
+        pool, num_idle_replicas=0, backlog_units=units, wait_s=wait_s, interactive_wait_s=wait_s
+    )
 
 
 def cold(pool: PoolState) -> PoolState:
@@ -97,7 +101,7 @@ def test_batch_work_waits_longer_for_the_small_cards_than_interactive_work() -> 
 
 
 def test_interactive_work_does_not_wait_for_batch_work() -> None:
-    pool = replace(loaded(SMALL, 50.0), interactive_backlog_units=0.0)
+    pool = replace(loaded(SMALL, 50.0), interactive_wait_s=0.0)
     assert choose(PICTURE_512, BIG, pool) == ("consumer", Reason.PREFERRED)
 
 
