@@ -24,6 +24,9 @@ class PoolTraits:
     tile_size: int = 0
     """Image pixels; of the tiled path only."""
     overlap: int = 0
+    max_held_units: float = 512.0
+    """What one replica takes before it refuses; and, times `max_replicas`, what may wait for a pool
+    that has none."""
 
 
 class PoolStatus(Protocol):
@@ -67,7 +70,7 @@ class PoolStatus(Protocol):
 
     @property
     def max_backlog_units(self) -> float:
-        """Beyond this it refuses synchronous calls."""
+        """What its replicas take before they refuse, synchronous calls at least."""
 
     @property
     def units_per_s(self) -> float:

@@ -41,14 +41,16 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     warm_wait_s = pool.interactive_wait_s if is_interactive else pool.wait_s
     run_s = pool.rate.estimate_s(work.units, work.num_forwards)
     own_s = run_s / max(1, min(work.num_tiles, pool.num_idle_replicas)) + facts.other_stages_s
-    excess = pool.backlog_units + work.units - pool.max_backlog_units
+    may_wait = pool.traits.max_held_units * pool.traits.max_replicas
+    most = may_wait if is_cold else pool.max_backlog_units
+    excess = pool.backlog_units + work.units - most
     return Option(
         traits=pool.traits,
         work=work,
         wait_s=_cold_wait_s(pool) if is_cold else warm_wait_s,
         own_s=own_s,
         is_cold=is_cold,
-        is_full=not is_cold and pool.backlog_units > 0 and excess > 0,
+        is_full=pool.backlog_units > 0 and excess > 0,
         room_after_s=excess / pool.units_per_s if pool.units_per_s else pool.traits.start_up_s,
     )
 

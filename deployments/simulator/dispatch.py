@@ -168,4 +168,4 @@ def _is_full(
     if facts.is_job or replica is None or not replica.loop.held:
         return False
     held_units = (replica.free_s - now_s) * pool.rate.overall.units_per_s
-    return held_units + work.units > pool.plan.max_held_units
+    return held_units + work.units > pool.traits.max_held_units

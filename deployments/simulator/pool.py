@@ -158,7 +158,7 @@ class SimulatedPool:
         self.replicas.append(replica)
         self._rest(replica)
         self.num_replicas += 1
-        self.max_backlog_units += self.plan.max_held_units
+        self.max_backlog_units += self.traits.max_held_units
         return replica
 
     def retire(self, now_s: float) -> None:
@@ -170,7 +170,7 @@ class SimulatedPool:
         replica = self.replicas.pop()
         replica.is_draining = True
         self.num_replicas -= 1
-        self.max_backlog_units -= self.plan.max_held_units
+        self.max_backlog_units -= self.traits.max_held_units
         if not replica.loop.held:
             self.num_resting -= 1
             self.leave(replica, now_s)

@@ -175,6 +175,13 @@ def test_full_pools_are_busy_until_they_have_drained() -> None:
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 1)
 
 
+def test_what_waits_for_a_cold_pool_is_bounded_too() -> None:
+    most = BIG.traits.max_held_units * BIG.traits.max_replicas
+    pool = replace(cold(BIG), backlog_units=most)
+    refusal = refuse(replace(PICTURE_512, timeout_s=None), pool)
+    assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 180)
+
+
 def test_a_job_waits_for_room() -> None:
     pool = replace(loaded(BIG, 30.0), max_backlog_units=10.0)
     assert choose(replace(PICTURE_512, is_job=True), pool) == ("h800", Reason.ONLY)

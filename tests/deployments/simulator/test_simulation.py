@@ -63,7 +63,8 @@ def test_stages_add_their_time() -> None:
 
 
 def test_every_request_is_answered_or_refused() -> None:
-    plan = service(replace(big_pool(2, 2), max_held_units=80.0))
+    pool = big_pool(2, 2)
+    plan = service(replace(pool, traits=replace(pool.traits, max_held_units=80.0)))
     outcome = simulate(plan, draw_trace(steady(10.0), 100.0, {LARGE: 1.0}, seed=2))
     num_refused = int(np.isnan(outcome.latency_s).sum())
     assert num_refused == outcome.refusals.total()
