@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
-from deployments.routing.decisions import Refusal, RequestFacts, Work
+from deployments.routing.decisions import Option, Refusal, RequestFacts, Work
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.pool import SimulatedPool
@@ -61,7 +61,10 @@ class CostDispatcher:
             return decision
         self._previous[traffic] = decision.pool
         option = decision.option
-        pool = next(pool for pool in pools if pool.traits is option.traits)
+        if decision.wished is not None:
+            wished = _find_pool(pools, decision.wished)
+            wished.meter.count_refused(decision.wished.work.units, now_s)
+        pool = _find_pool(pools, option)
         return Assignment(pool, option.work, option.completion_s)
 
     def choose_replica(
@@ -141,6 +144,10 @@ class RoundRobinDispatcher:
 
 _MAX_DRAWS: Final = 10
 """So often does a refused request go back to the request router."""
+
+
+def _find_pool(pools: Sequence[SimulatedPool], option: Option) -> SimulatedPool:
+    return next(pool for pool in pools if pool.traits is option.traits)
 
 
 def _find_place(

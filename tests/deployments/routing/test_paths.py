@@ -164,6 +164,27 @@ def test_a_warm_pool_is_preferred_to_a_cold_one_that_would_suit_better() -> None
     assert choose(PICTURE_512, BIG, cold(SMALL))[0] == "h800"
 
 
+def test_small_work_that_big_cards_draw_wishes_for_the_cold_small_ones() -> None:
+    decision = choose_path(PICTURE_512, [BIG, cold(SMALL)], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.wished is not None
+    assert decision.wished.traits is SMALL.traits
+
+
+def test_large_work_does_not_wish_for_small_cards() -> None:
+    decision = choose_path(PICTURE_2048, [BIG, cold(SMALL)], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.wished is None
+
+
+def test_large_work_that_is_drawn_in_tiles_wishes_for_the_cold_big_cards() -> None:
+    decision = choose_path(PICTURE_2048, [cold(BIG), SMALL], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.pool == "consumer"
+    assert decision.wished is not None
+    assert decision.wished.traits is BIG.traits
+
+
 def test_no_pool_that_is_up_is_unavailable() -> None:
     refusal = refuse(PICTURE_512, replace(BIG, is_healthy=False))
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.UNAVAILABLE, 180)

@@ -120,6 +120,13 @@ def test_work_that_cannot_wait_for_a_cold_pool_is_refused_and_wakes_it() -> None
     assert not np.isnan(outcome.latency_s[-50:]).any()
 
 
+def test_small_cards_at_zero_wake_for_small_work_that_big_cards_draw_meanwhile() -> None:
+    trace = draw_trace(steady(4.0), 300.0, {SMALL: 1.0}, seed=11)
+    outcome = simulate(service(big_pool(2, 4), small_pool(0, 12)), trace)
+    assert (outcome.pool_of[:100] == 0).all()
+    assert (outcome.pool_of[-300:] == 1).mean() > 0.9
+
+
 def test_replicas_come_with_a_burst_and_go_after_it() -> None:
     policy = ScalingPolicy(4, 40, down_delay_s=60.0)
     pool = replace(big_pool(4, 40), scaling=policy)
