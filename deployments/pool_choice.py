@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cluster.rates import ReplicaRate, SmoothedRate
+from cluster.rates import ReplicaRate
 from deployments.backlog import (
     GONE_AFTER_S,
     REPORT_PERIOD_S,
     STALE_AFTER_S,
     AgedReport,
     SentWork,
-    find_takers,
     summarise_pool,
 )
 from deployments.demand import DemandReport, PoolMeter
@@ -27,7 +26,7 @@ from deployments.errors import (
 from deployments.ledger import LedgerView
 from deployments.routing.decisions import Choice, Refusal, RefusalKind, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
-from deployments.routing.pools import PoolState, PoolTraits
+from deployments.routing.pools import PoolState, PoolTraits, build_state
 from pipeline.request import Priority, RenderPath
 
 
@@ -109,7 +108,16 @@ class LedgerPoolChooser:
         age_s = self._clock() - self._viewed_s
         reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
         sent = self._recent_work()
-        return [_to_state(pool, reports, sent) for pool in self._pools]
+        return [
+            build_state(
+                pool.traits,
+                summarise_pool(pool.traits.name, reports, sent),
+                pool.guess,
+                is_least_loaded=False,
+                waiting_units=self._meters[pool.traits.name].read(self._clock()).waiting_units,
+            )
+            for pool in self._pools
+        ]
 
     def choose(self, facts: RequestFacts) -> Route:
         """Choose a pool, and remember that the work went there."""
@@ -161,6 +169,10 @@ class LedgerPoolChooser:
         is_interactive = facts.priority is Priority.INTERACTIVE
         self._sent.append((now_s, SentWork(choice.pool, units, is_interactive, age_s=0.0)))
         self._meters[choice.pool].count_sent(units, now_s)
+        if choice.wished is not None:
+            # A cold pool that would have been preferred: its demand is what wakes it.
+            wished = choice.wished
+            self._meters[wished.traits.name].count_refused(wished.work.units, now_s)
 
     def _count_refused(self, refusal: Refusal) -> None:
         if refusal.nearest is not None:
@@ -205,41 +217,3 @@ def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
                 "timeout_s",
             )
     return OverloadedError(refusal.message, None, refusal.retry_after_s)
-
-
-def _to_state(
-    pool: KnownPool, reports: Sequence[AgedReport], sent: Sequence[SentWork]
-) -> PoolState:
-    name = pool.traits.name
-    backlog = summarise_pool(name, reports, sent)
-    takers = find_takers(aged for aged in reports if aged.report.pool == name)
-    return PoolState(
-        traits=pool.traits,
-        rate=_mean_rate([aged.report.rate for aged in takers]) or pool.guess,
-        num_replicas=backlog.num_replicas,
-        num_idle_replicas=backlog.num_idle_replicas,
-        backlog_units=backlog.backlog_units,
-        interactive_backlog_units=backlog.interactive_backlog_units,
-        max_backlog_units=backlog.max_backlog_units,
-        units_per_s=backlog.units_per_s,
-        is_healthy=backlog.num_replicas > 0 or not backlog.num_unhealthy,
-    )
-
-
-def _mean_rate(rates: Sequence[ReplicaRate]) -> ReplicaRate | None:
-    """Return the rate of a typical replica: the mean of those that were measured."""
-    measured = [rate for rate in rates if rate.overall.num_reports] or list(rates)
-    if not measured:
-        return None
-    by_size = {
-        size: _mean([rate.by_size[size] for rate in measured if size in rate.by_size])
-        for size in {size for rate in measured for size in rate.by_size}
-    }
-    return ReplicaRate(_mean([rate.overall for rate in measured]), by_size)
-
-
-def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
-    return SmoothedRate(
-        sum(rate.units_per_s for rate in rates) / len(rates),
-        max(rate.num_reports for rate in rates),
-    )
