@@ -4,6 +4,7 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse
 
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, InvalidFieldError, NotFoundError
+from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
 from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
@@ -20,6 +22,7 @@ from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
     FILE_RESPONSES,
+    STREAM_RESPONSE,
     Health,
     ImageItem,
     ImagesRequest,
@@ -29,6 +32,7 @@ from deployments.schemas import (
     Timings,
     Usage,
 )
+from deployments.streaming import ImageStream
 from deployments.validation import RequestRules
 from deployments.validation_errors import explain_validation_error
 
@@ -62,9 +66,12 @@ class ImagesApi:
             lifespan=self._lifespan,
             telemetry={"tracing": False},
         )
-        app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
-            self.generate
-        )
+        app.post(
+            GENERATIONS,
+            response_model=ImagesResponse,
+            response_model_exclude_none=True,
+            responses={200: STREAM_RESPONSE, **ERROR_RESPONSES},
+        )(self.generate)
         app.get("/v1/models")(self.list_models)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
@@ -85,9 +92,13 @@ class ImagesApi:
         yield
         self._readiness.stop()
 
-    async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
+    async def generate(
+        self, body: ImagesRequest, request: Request
+    ) -> ImagesResponse | EventStreamResponse:
         """Draw pictures from a prompt."""
         order = self._rules.to_order(body, request_id=request.state.request_id)
+        if body.stream:
+            return await self._stream(order, sends_progress=bool(body.progress_events))
         drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
 
@@ -125,6 +136,18 @@ class ImagesApi:
             raise NotFoundError("no file is served here")
         stored = await self._files.read(key, expires=expires, signature=signature)
         return Response(stored.content, media_type=stored.content_type)
+
+    async def _stream(self, order: ImagesOrder, *, sends_progress: bool) -> EventStreamResponse:
+        stream = await ImageStream(
+            self._generation,
+            order,
+            partial(self._to_response, order, is_base64=True),
+            sends_progress=sends_progress,
+            heartbeat_s=self._rules.heartbeat_s,
+        ).open()
+        return EventStreamResponse(
+            stream.events(), stream.close, stall_timeout_s=self._rules.stall_timeout_s
+        )
 
     def _body_limit(self, path: str) -> int:
         return self._rules.limits.max_body_bytes

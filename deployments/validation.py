@@ -29,6 +29,8 @@ class RequestRules:
     pools: Mapping[RenderPath, str]
     """The pool of each path that this service has."""
     default_timeout_s: float
+    heartbeat_s: float
+    stall_timeout_s: float
 
     @classmethod
     def from_config(cls, config: AppConfig, model: ServedModel) -> Self:
@@ -38,6 +40,8 @@ class RequestRules:
             limits=config.limits,
             pools={pool.path: pool.name for pool in reversed(config.pools)},
             default_timeout_s=config.router.default_timeout_s,
+            heartbeat_s=config.router.heartbeat_s,
+            stall_timeout_s=config.router.stall_timeout_s,
         )
 
     def to_order(self, body: ImagesRequest, *, request_id: str) -> ImagesOrder:
@@ -51,6 +55,7 @@ class RequestRules:
         self._check_model(body.model)
         self._check_prompt(body.prompt)
         self._check_guidance(body.guidance_scale)
+        check_stream(body)
         path = self._choose_path(body.path or "auto")
         num_images = body.n or 1
         seed = secrets.randbelow(_DRAWN_SEEDS - num_images) if body.seed is None else body.seed
@@ -71,6 +76,7 @@ class RequestRules:
             pool=self.pools[path],
             output_format=output_format,
             output_compression=body.output_compression,
+            num_previews=body.partial_images or 0,
         )
 
     def _check_model(self, name: str | None) -> None:
@@ -129,3 +135,24 @@ class RequestRules:
             raise InvalidFieldError(
                 f"size: {name} must divide by {SIZE_MULTIPLE}, got {pixels}", "size"
             )
+
+
+def check_stream(body: ImagesRequest) -> None:
+    """Check what a stream can carry.
+
+    Raises:
+        InvalidFieldError: If a field does not go with `stream`.
+    """
+    if not body.stream:
+        for name in ("partial_images", "progress_events"):
+            if getattr(body, name):
+                raise InvalidFieldError(
+                    f"{name} must come with stream true, got {getattr(body, name)!r}", name
+                )
+        return
+    if (body.n or 1) != 1:
+        raise InvalidFieldError(f"n must be 1 with stream true, got {body.n}", "n")
+    if body.response_format == "url":
+        raise InvalidFieldError(
+            "response_format must be b64_json with stream true, got 'url'", "response_format"
+        )
