@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
-from deployments.errors import ApiError, InvalidFieldError, NotFoundError
+from deployments.errors import ApiError, NotFoundError
 from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
 from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
@@ -34,9 +34,10 @@ from deployments.schemas import (
 )
 from deployments.streaming import ImageStream
 from deployments.validation import RequestRules
-from deployments.validation_errors import explain_validation_error
+from deployments.validation_errors import explain_unreadable_body, explain_validation_error
 
 GENERATIONS = "/v1/images/generations"
+_CODES = {405: "method_not_allowed"}
 
 
 class ImagesApi:
@@ -201,10 +202,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 400:
-            return to_response(InvalidFieldError("body must be JSON in UTF-8", "body"))
+            return to_response(explain_unreadable_body(exc.__cause__))
         error = ApiError(str(exc.detail))
         body = error.to_body()
-        body["error"] |= {"type": "invalid_request_error", "code": "not_found"}
+        body["error"] |= {
+            "type": "invalid_request_error",
+            "code": _CODES.get(exc.status_code, "not_found"),
+        }
         return JSONResponse(body, status_code=exc.status_code, headers=exc.headers)
 
     async def on_error(request: Request, exc: Exception) -> JSONResponse:
