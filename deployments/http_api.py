@@ -18,6 +18,7 @@ from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
 from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
+from deployments.page.routes import add_page
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
@@ -82,6 +83,7 @@ class ImagesApi:
                 response_class=Response,
                 responses=FILE_RESPONSES,
             )(self.read_file)
+        add_page(app)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
         app.add_middleware(RequestIdMiddleware)

@@ -109,7 +109,9 @@ class RequestRules:
 
     def _parse_size(self, text: str) -> ImageSize:
         if text == "auto":
-            return self.model.default_size
+            default = self.model.default_size
+            self._check_area(default.width, default.height)
+            return default
         match = _SIZE.fullmatch(text)
         if match is None:
             raise InvalidFieldError(
@@ -118,13 +120,16 @@ class RequestRules:
         width, height = int(match[1]), int(match[2])
         self._check_side("width", width, self.model.max_width)
         self._check_side("height", height, self.model.max_height)
+        self._check_area(width, height)
+        return ImageSize(height=height, width=width)
+
+    def _check_area(self, width: int, height: int) -> None:
         if width * height > self.limits.max_pixels:
             raise InvalidFieldError(
                 f"size must have at most {self.limits.max_pixels} pixels in all, "
                 f"got {width * height}",
                 "size",
             )
-        return ImageSize(height=height, width=width)
 
     def _check_side(self, name: str, pixels: int, most: int) -> None:
         if not self.limits.min_side <= pixels <= most:

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +17,7 @@ from deployments.local_stages import load_local_stages
 from deployments.readiness import Readiness
 from deployments.served_model import describe_model
 from deployments.stages import Stages
+from pipeline.request import ImageSize
 from pipeline.weights import resolve_weights
 
 
@@ -42,9 +44,13 @@ def build_local_api(config: AppConfig) -> FastAPI:
 
 
 def build_api_over(config: AppConfig, stages: Stages) -> FastAPI:
-    """Build the application over other stages; the model says no more than its name and sizes."""
+    """Build the application over other stages; the model says no more than its name and limits.
+
+    Its `auto` is 64x64, so that a call without a size takes milliseconds.
+    """
     weights = resolve_weights(config.model.source, config.model.revision)
-    model = describe_model(weights, served_name=config.model.served_name)
+    described = describe_model(weights, served_name=config.model.served_name)
+    model = replace(described, default_size=ImageSize(64, 64))
     pools = tuple(pool.name for pool in config.pools)
     return build_api(config, model, stages, Readiness(stages, pools, timeout_s=60))
 

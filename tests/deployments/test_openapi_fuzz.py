@@ -23,6 +23,7 @@ OPERATIONS = [
     ("/v1/images/generations", "POST"),
     ("/v1/models", "GET"),
 ]
+TAKE_INPUT = [("/v1/files/{key}", "GET"), ("/v1/images/generations", "POST")]
 CHECKS = [
     content_type_conformance,
     negative_data_rejection,
@@ -38,8 +39,13 @@ FUZZ = settings(
 )
 
 
-@pytest.mark.parametrize("mode", list(GenerationMode))
-@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [
+        *[(path, method, GenerationMode.POSITIVE) for path, method in OPERATIONS],
+        *[(path, method, GenerationMode.NEGATIVE) for path, method in TAKE_INPUT],
+    ],
+)
 def test_every_answer_is_as_documented(
     local_app: FastAPI, path: str, method: str, mode: GenerationMode
 ) -> None:
