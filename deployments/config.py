@@ -223,6 +223,12 @@ class RouterConfig(_Section):
     graceful_shutdown_timeout_s: float = Field(
         default=180.0, ge=0, description="Seconds that a stopping router has to finish its calls."
     )
+    heartbeat_s: float = Field(
+        default=5.0, gt=0, description="Longest silence of a stream, then a comment is sent."
+    )
+    stall_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a stream's reader may take nothing, then it ends."
+    )
 
 
 class FolderStoreConfig(_Section):

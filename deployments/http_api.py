@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -14,14 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
-from deployments.errors import ApiError, InvalidFieldError, NotFoundError
+from deployments.errors import ApiError, NotFoundError
+from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
 from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
+from deployments.page.routes import add_page
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
     FILE_RESPONSES,
+    STREAM_RESPONSE,
     Health,
     ImageItem,
     ImagesRequest,
@@ -31,10 +35,12 @@ from deployments.schemas import (
     Timings,
     Usage,
 )
+from deployments.streaming import ImageStream
 from deployments.validation import RequestRules
-from deployments.validation_errors import explain_validation_error
+from deployments.validation_errors import explain_unreadable_body, explain_validation_error
 
 GENERATIONS = "/v1/images/generations"
+_CODES = {405: "method_not_allowed"}
 
 
 class ImagesApi:
@@ -66,9 +72,12 @@ class ImagesApi:
             lifespan=self._lifespan,
             telemetry={"tracing": False},
         )
-        app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
-            self.generate
-        )
+        app.post(
+            GENERATIONS,
+            response_model=ImagesResponse,
+            response_model_exclude_none=True,
+            responses={200: STREAM_RESPONSE, **ERROR_RESPONSES},
+        )(self.generate)
         app.get("/v1/models")(self.list_models)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
@@ -78,6 +87,7 @@ class ImagesApi:
                 response_class=Response,
                 responses=FILE_RESPONSES,
             )(self.read_file)
+        add_page(app)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
         app.add_middleware(RequestIdMiddleware)
@@ -92,9 +102,13 @@ class ImagesApi:
         for task in tasks:
             task.cancel()
 
-    async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
+    async def generate(
+        self, body: ImagesRequest, request: Request
+    ) -> ImagesResponse | EventStreamResponse:
         """Draw pictures from a prompt."""
         order = self._rules.to_order(body, request_id=request.state.request_id)
+        if body.stream:
+            return await self._stream(order, sends_progress=bool(body.progress_events))
         drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
 
@@ -132,6 +146,18 @@ class ImagesApi:
             raise NotFoundError("no file is served here")
         stored = await self._files.read(key, expires=expires, signature=signature)
         return Response(stored.content, media_type=stored.content_type)
+
+    async def _stream(self, order: ImagesOrder, *, sends_progress: bool) -> EventStreamResponse:
+        stream = await ImageStream(
+            self._generation,
+            order,
+            partial(self._to_response, order, is_base64=True),
+            sends_progress=sends_progress,
+            heartbeat_s=self._rules.heartbeat_s,
+        ).open()
+        return EventStreamResponse(
+            stream.events(), stream.close, stall_timeout_s=self._rules.stall_timeout_s
+        )
 
     def _body_limit(self, path: str) -> int:
         return self._rules.limits.max_body_bytes
@@ -180,10 +206,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 400:
-            return to_response(InvalidFieldError("body must be JSON in UTF-8", "body"))
+            return to_response(explain_unreadable_body(exc.__cause__))
         error = ApiError(str(exc.detail))
         body = error.to_body()
-        body["error"] |= {"type": "invalid_request_error", "code": "not_found"}
+        body["error"] |= {
+            "type": "invalid_request_error",
+            "code": _CODES.get(exc.status_code, "not_found"),
+        }
         return JSONResponse(body, status_code=exc.status_code, headers=exc.headers)
 
     async def on_error(request: Request, exc: Exception) -> JSONResponse:
