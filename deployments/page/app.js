@@ -187,7 +187,7 @@ function setRunning(isRunning) {
   $("progress").removeAttribute("value");
   $("stage").setAttribute("aria-busy", isRunning);
   if (!isRunning && shown) select(shown);
-  if (!isRunning && $("error").hidden === false) $("caption").textContent = "";
+  if (isRunning) $("stage").scrollIntoView({ block: "nearest" });
 }
 
 // --- pictures ----------------------------------------------------------------------------------

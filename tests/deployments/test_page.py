@@ -82,14 +82,11 @@ def test_a_prompt_becomes_a_picture_in_the_gallery(page: Page, seen: Seen, url: 
 
 def test_the_keyboard_is_enough(page: Page, seen: Seen) -> None:
     page.keyboard.type("a red circle")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("Tab")
+    for key in ("Tab", "Tab", "Tab", "ArrowLeft", "Tab"):
+        page.keyboard.press(key)
     page.keyboard.type("77")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    for key in ("Tab", "Enter"):
+        page.keyboard.press(key)
 
     expect(page.locator("#caption")).to_contain_text("64x64 · seed 77")
     assert page.locator("#steps-value").inner_text() == "7"
