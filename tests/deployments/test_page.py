@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -169,7 +170,7 @@ def test_the_pools_state_is_shown(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_screen(
-    browser: Browser, url: str, width: int, scheme: str, tmp_path: Path
+    browser: Browser, url: str, width: int, scheme: Literal["light", "dark"], tmp_path: Path
 ) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, locale="en"

@@ -1,84 +1,22 @@
 """A reader that leaves stops the steps, through Serve's proxy and two handles."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import ray
-from fakes import SteppedStages
-from local_service import build_api_over, local_config
+from local_service import local_config
+from paced import IngressDeployment, PacedDeployment
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.handle import DeploymentHandle
 from service import free_port
-from starlette.types import ASGIApp
-from torch import Tensor
 
 from deployments.commands.cluster import ray_cluster
-from deployments.config import AppConfig
-from deployments.handles import HandleStages
-from deployments.stages import Denoised, FileOrder, ImageFile
-from pipeline.request import DenoiseRequest, PromptEncoding, StepEvent
 
 pytestmark = pytest.mark.serve
 
 NUM_STEPS = 50
-STEP_S = 0.02
-
-
-class PacedStages(SteppedStages):
-    """All stages in one replica; a step takes 20 ms, as it does where the work is elsewhere."""
-
-    async def denoise(
-        self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
-    ) -> AsyncGenerator[StepEvent | Denoised, None]:
-        """Take a step every 20 ms."""
-        async with contextlib.aclosing(super().denoise(pool, request)) as events:
-            async for event in events:
-                yield event
-                await asyncio.sleep(STEP_S)
-
-
-class PacedDeployment:
-    """Stands for the denoiser, the text encoder and the VAE decoder, and keeps count."""
-
-    def __init__(self) -> None:
-        self._runs: list[PacedStages] = []
-
-    async def encode(self, prompt: str) -> PromptEncoding:
-        return await PacedStages().encode(prompt)
-
-    async def denoise(
-        self, request: DenoiseRequest, *, yields_steps: bool
-    ) -> AsyncGenerator[StepEvent | Denoised, None]:
-        stages = PacedStages()
-        stages.allow(request.num_inference_steps)
-        self._runs.append(stages)
-        async with contextlib.aclosing(stages.denoise("default", request)) as events:
-            async for event in events:
-                yield event
-
-    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
-        return await PacedStages().decode(latents, order)
-
-    async def wait_for_last_run(self) -> int:
-        """Wait until the last run has ended, and tell the steps that it took."""
-        await self._runs[-1].is_closed.wait()
-        return self._runs[-1].steps_taken
-
-
-class IngressDeployment:
-    """The router's application over handles."""
-
-    def __init__(self, config: AppConfig, paced: DeploymentHandle[Any]) -> None:
-        self._api = build_api_over(config, HandleStages(paced, {"default": paced}, paced))
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._api
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +31,7 @@ def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         serve.start(http_options=HTTPOptions(port=port))
         serve.run(ingress.bind(local_config(tiny_model, folder), paced), name="streams")
         yield f"http://127.0.0.1:{port}"
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
     assert not ray.is_initialized()
 
 
