@@ -173,11 +173,16 @@ function fail(message, field) {
   if (message === null) return;
   $("caption").textContent = shown ? $("caption").textContent : "";
   $("progress").hidden = true;
-  const input = field && $(field === "num_inference_steps" ? "steps" : field);
+  const input = field && $(toInput(field));
   if (input) {
     input.setAttribute("aria-invalid", "true");
     input.focus();
   }
+}
+
+function toInput(field) {
+  if (field === "size" && $("size").value === "custom") return "custom";
+  return field === "num_inference_steps" ? "steps" : field;
 }
 
 function setRunning(isRunning) {
@@ -187,7 +192,7 @@ function setRunning(isRunning) {
   $("progress").removeAttribute("value");
   $("stage").setAttribute("aria-busy", isRunning);
   if (!isRunning && shown) select(shown);
-  if (!isRunning && $("error").hidden === false) $("caption").textContent = "";
+  if (isRunning) $("stage").scrollIntoView({ block: "nearest" });
 }
 
 // --- pictures ----------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ Every answer must be one that the document names, in status, content type and sc
 but 504, which a caller that allows no time has asked for.
 """
 
+from typing import Any
+
 import pytest
 import schemathesis
 from fastapi import FastAPI
@@ -53,7 +55,7 @@ def test_every_answer_is_as_documented(
 
     @FUZZ
     @given(operation.as_strategy(generation_mode=mode))
-    def call(case: "Case[Any]") -> None:
+    def call(case: Case[Any]) -> None:
         response = case.call_and_validate(checks=CHECKS)
         assert response.status_code < 500 or response.status_code in {503, 504}
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -82,14 +83,11 @@ def test_a_prompt_becomes_a_picture_in_the_gallery(page: Page, seen: Seen, url: 
 
 def test_the_keyboard_is_enough(page: Page, seen: Seen) -> None:
     page.keyboard.type("a red circle")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("Tab")
+    for key in ("Tab", "Tab", "Tab", "ArrowLeft", "Tab"):
+        page.keyboard.press(key)
     page.keyboard.type("77")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    for key in ("Tab", "Enter"):
+        page.keyboard.press(key)
 
     expect(page.locator("#caption")).to_contain_text("64x64 · seed 77")
     assert page.locator("#steps-value").inner_text() == "7"
@@ -172,7 +170,7 @@ def test_the_pools_state_is_shown(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_screen(
-    browser: Browser, url: str, width: int, scheme: str, tmp_path: Path
+    browser: Browser, url: str, width: int, scheme: Literal["light", "dark"], tmp_path: Path
 ) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, locale="en"
