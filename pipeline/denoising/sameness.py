@@ -12,12 +12,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-PROBED_ROWS: Final = (32, 64, 96, 128, 160, 224, 288, 480, 736, 1056, 1632, 2080)
+from pipeline.denoising.row_ops import RowOps, TorchRowOps
+
+CPU_ROWS: Final = (32, 64, 96, 128, 160, 224, 288, 480, 736, 1056, 1632, 2080)
+"""A sample of the row counts that exact shapes have."""
+
+CUDA_ROWS: Final = tuple(range(128, 16384 + 128, 128))
+"""Every row count that buckets have."""
 
 
 @torch.no_grad()
 def packs_exactly(
-    linears: Iterable[torch.nn.Linear], *, probed_rows: Sequence[int] = PROBED_ROWS
+    linears: Iterable[torch.nn.Linear], *, probed_rows: Sequence[int] = CPU_ROWS
 ) -> bool:
     """Compare rows of each linear alone with the same rows among others, byte by byte."""
     distinct = {
@@ -25,6 +31,34 @@ def packs_exactly(
         for linear in linears
     }
     return all(_is_exact(linear, probed_rows) for linear in distinct.values())
+
+
+def build_row_ops(device: torch.device) -> RowOps:
+    """Build the fastest row operations of a device; linears are the model's own."""
+    if device.type != "cuda":
+        return TorchRowOps()
+    from pipeline.denoising.triton_row_ops import TritonRowOps  # comes with CUDA builds only
+
+    return TritonRowOps()
+
+
+def choose_row_ops(model: Any, *, is_strict: bool) -> tuple[RowOps, bool]:
+    """Choose the row operations for shared forwards.
+
+    Returns:
+        The operations, and whether items may share a forward.
+    """
+    ops, linears = build_row_ops(model.device), linears_of_packed_rows(model)
+    is_cuda = model.device.type == "cuda"
+    if not is_strict or packs_exactly(linears, probed_rows=CUDA_ROWS if is_cuda else CPU_ROWS):
+        return ops, True
+    if not is_cuda:
+        return ops, False
+    from pipeline.denoising.triton_linear import RowInvariantRowOps  # comes with CUDA builds only
+
+    if all(RowInvariantRowOps.covers(linear) for linear in linears):
+        return RowInvariantRowOps(), True
+    return ops, False
 
 
 def linears_of_packed_rows(model: Any) -> list[torch.nn.Linear]:
