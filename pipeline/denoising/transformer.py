@@ -86,7 +86,9 @@ class PackedTransformer:
         self._assembler = Assembler(model)
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
-        ops, self.shares_forwards = choose_row_ops(model, is_strict=is_strict)
+        ops, self.shares_forwards = choose_row_ops(
+            model, is_strict=is_strict, max_rows=self._limits.max_rows
+        )
         self._shared = TransformerForward(model, ops, attention)
         self._solo = TransformerForward(
             model, build_row_ops(self.device), solo_attention or attention

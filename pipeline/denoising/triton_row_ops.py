@@ -56,7 +56,7 @@ class TritonRowOps(TorchRowOps):
         )
         return turned
 
-    def gate(self, gate: Tensor, hidden: Tensor) -> Tensor:
+    def gate(self, gate: Tensor, hidden: Tensor, rows: PackedRows) -> Tensor:
         """Return `silu(gate) * hidden`."""
         gated = torch.empty_like(gate)
         count = gate.numel()

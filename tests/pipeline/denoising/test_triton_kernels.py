@@ -91,11 +91,13 @@ def test_rotate_normed(triton_row_ops: ModuleType, rows: PackedRows) -> None:
     assert torch.allclose(fused, expected, atol=1e-5)
 
 
-def test_gate(triton_row_ops: ModuleType) -> None:
-    gate, hidden = _draw(50, 170), _draw(50, 170, seed=1)
-    expected = TorchRowOps().gate(gate, hidden)
+def test_gate(triton_row_ops: ModuleType, rows: PackedRows) -> None:
+    gate, hidden = _draw(96, 170), _draw(96, 170, seed=1)
+    expected = TorchRowOps().gate(gate.clone(), hidden, rows)
 
-    assert torch.allclose(triton_row_ops.TritonRowOps().gate(gate, hidden), expected, atol=1e-6)
+    fused = triton_row_ops.TritonRowOps().gate(gate, hidden, rows)
+
+    assert torch.allclose(fused, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_rows", "inner", "cols"), [(40, 64, 64), (300, 192, 320)])
