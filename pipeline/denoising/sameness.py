@@ -2,8 +2,9 @@
 
 A matrix library chooses its kernel by shape, so a row may come out differently in other company.
 Measured on a Xeon with AVX-512 and AMX, torch 2.13: in float32 no linear of the embedded model
-differs; in bfloat16 those with 682 or 2,560 inputs do. So it is measured where it matters: at load,
-on the model's own weights, at every row count that a shared forward may have.
+differs; in bfloat16 those with 682 or 2,560 inputs do. On an H100 that of the final layer does. So
+it is measured where it matters: at load, on the model's own weights, at every row count that a
+shared forward may have.
 """
 
 from collections.abc import Iterable
@@ -47,14 +48,15 @@ def choose_row_ops(model: Any, *, is_strict: bool, max_rows: int) -> tuple[RowOp
     ops, linears = build_row_ops(model.device), linears_of_packed_rows(model)
     is_cuda = model.device.type == "cuda"
     multiple = _BUCKET_MULTIPLE if is_cuda else SEQUENCE_MULTIPLE
-    if not is_strict or packs_exactly(linears, range(multiple, max_rows + 1, multiple)):
+    row_counts = range(multiple, max_rows + 1, multiple)
+    if not is_strict or packs_exactly(linears, row_counts):
         return ops, True
     if not is_cuda:
         return ops, False
     from pipeline.denoising.triton_linear import RowInvariantRowOps  # comes with CUDA builds only
 
     if all(RowInvariantRowOps.covers(linear) for linear in linears):
-        return RowInvariantRowOps(), True
+        return RowInvariantRowOps(linears, row_counts), True
     return ops, False
 
 

@@ -38,9 +38,9 @@ class TritonRowOps(TorchRowOps):
 
     def rotate_normed(self, module: Any, heads: Tensor, rows: PackedRows) -> Tensor:
         """Normalise each head, then turn it by its position."""
-        if module is None:
-            return super().rotate_normed(module, heads, rows)
         num_rows, num_heads, head_dim = heads.shape
+        if module is None or head_dim != triton.next_power_of_2(head_dim):
+            return super().rotate_normed(module, heads, rows)
         turned = torch.empty_like(heads)
         _rotate_normed_kernel[(num_rows,)](
             heads,
@@ -50,8 +50,7 @@ class TritonRowOps(TorchRowOps):
             module.eps,
             num_heads,
             heads_block=triton.next_power_of_2(num_heads),
-            half=head_dim // 2,
-            half_block=triton.next_power_of_2(head_dim // 2),
+            head_dim=head_dim,
             num_warps=4,
         )
         return turned
@@ -129,27 +128,26 @@ def _rotate_normed_kernel(  # type: ignore[no-untyped-def]  # Triton reads annot
     eps,
     num_heads,
     heads_block: tl.constexpr,
-    half: tl.constexpr,
-    half_block: tl.constexpr,
+    head_dim: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
+    half: tl.constexpr = head_dim // 2
     head = tl.arange(0, heads_block)[:, None]
-    pair = tl.arange(0, half_block)[None, :]
-    within = (head < num_heads) & (pair < half)
-    even = (row * num_heads + head) * (2 * half) + 2 * pair
-    first = tl.load(heads + even, mask=within, other=0.0).to(tl.float32)
-    second = tl.load(heads + even + 1, mask=within, other=0.0).to(tl.float32)
-    variance = tl.sum(first * first + second * second, axis=1) / (2 * half)
-    scale = (1.0 / tl.sqrt(variance + eps))[:, None]
-    in_head = pair < half
-    first = first * scale * tl.load(weight + 2 * pair, mask=in_head, other=0.0).to(tl.float32)
-    second = second * scale * tl.load(weight + 2 * pair + 1, mask=in_head, other=0.0).to(tl.float32)
-    angle = (row * half + pair) * 2
-    cosine = tl.load(rotary + angle, mask=in_head, other=0.0)
-    sine = tl.load(rotary + angle + 1, mask=in_head, other=0.0)
-    dtype = turned.dtype.element_ty
-    tl.store(turned + even, (first * cosine - second * sine).to(dtype), mask=within)
-    tl.store(turned + even + 1, (first * sine + second * cosine).to(dtype), mask=within)
+    column = tl.arange(0, head_dim)
+    offsets = (row * num_heads + head) * head_dim + column[None, :]
+    within = (head < num_heads) & (column[None, :] < head_dim)
+    values = tl.load(heads + offsets, mask=within, other=0.0).to(tl.float32)
+    variance = tl.sum(values * values, axis=1) / head_dim
+    scales = tl.load(weight + column).to(tl.float32)
+    values = values * (1.0 / tl.sqrt(variance + eps))[:, None] * scales[None, :]
+    # Pairs are neighbours in memory: whole rows are read and written, and split in registers.
+    first, second = tl.split(tl.reshape(values, (heads_block, half, 2)))
+    angles = tl.load(rotary + row * head_dim + column)
+    cosine, sine = tl.split(tl.reshape(angles, (half, 2)))
+    cosine, sine = cosine[None, :], sine[None, :]
+    pairs = tl.join(first * cosine - second * sine, first * sine + second * cosine)
+    values = tl.reshape(pairs, (heads_block, head_dim))
+    tl.store(turned + offsets, values.to(turned.dtype.element_ty), mask=within)
 
 
 @triton.jit

@@ -111,3 +111,26 @@ def test_matrix_product(num_rows: int, inner: int, cols: int, has_bias: bool) ->
     product = multiply_rows(hidden, weight, bias)
 
     assert torch.allclose(product, torch.nn.functional.linear(hidden, weight, bias), atol=1e-4)
+
+
+class CompanyLinear(torch.nn.Linear):
+    """A library's product that takes another kernel below 64 rows."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows) + (rows.shape[0] < 64)
+
+
+def test_the_library_multiplies_only_where_it_has_the_bytes_of_the_fixed_kernel() -> None:
+    from pipeline.denoising.triton_linear import RowInvariantRowOps, multiply_rows
+
+    # Nothing is added up, so that the order of summation cannot differ.
+    linear = CompanyLinear(64, 64, bias=False).to(DEVICE)
+    linear.weight.data = torch.eye(64, device=DEVICE)
+    ops = RowInvariantRowOps([linear], range(32, 129, 32))
+    few, many = torch.ones(32, 64, device=DEVICE), torch.ones(64, 64, device=DEVICE)
+    calls: list[int] = []
+    linear.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[0]))
+
+    assert torch.equal(ops.linear(linear, few), multiply_rows(few, linear.weight, None))
+    assert torch.equal(ops.linear(linear, many), multiply_rows(many, linear.weight, None))
+    assert calls == [64]
