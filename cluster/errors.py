@@ -8,7 +8,13 @@ ClusterError
 ├── UrlError                      a signed URL of the folder store is refused (HTTP 403)
 │   ├── UrlExpiredError           it was right once
 │   └── UrlSignatureError         it was not made by this store, or was changed
-└── KeyFormatError                a key, or a part of one, has characters that keys do not have
+├── KeyFormatError                a key, or a part of one, has characters that keys do not have
+├── JobNotFoundError                no job has the id (HTTP 404)
+├── JobFinishedError                the job has succeeded or failed, and cannot change (HTTP 409)
+├── LeaseLostError                  another process has what the caller had
+└── RecordStoreError
+    ├── RecordStoreUnavailableError     jobs cannot be read or written now (HTTP 503)
+    └── RecordStoreConfigurationError   the operator must change something
 """
 
 
@@ -46,3 +52,27 @@ class UrlSignatureError(UrlError):
 
 class KeyFormatError(ClusterError):
     """A key, or a part of one, has characters that keys do not have."""
+
+
+class RecordStoreError(ClusterError):
+    """The store of jobs did not do what it was asked for."""
+
+
+class RecordStoreUnavailableError(RecordStoreError):
+    """The store of jobs cannot be reached; it may be later."""
+
+
+class RecordStoreConfigurationError(RecordStoreError):
+    """The operator must change something: a URL, a password, how Redis keeps its data."""
+
+
+class JobNotFoundError(ClusterError):
+    """No job has the id."""
+
+
+class JobFinishedError(ClusterError):
+    """The job has succeeded or failed, and cannot change."""
+
+
+class LeaseLostError(ClusterError):
+    """Another process has what the caller had, or its owner has cancelled it."""
