@@ -11,6 +11,7 @@ ClusterError
 ├── KeyFormatError                a key, or a part of one, has characters that keys do not have
 ├── JobNotFoundError                no job has the id (HTTP 404)
 ├── JobFinishedError                the job has succeeded or failed, and cannot change (HTTP 409)
+├── JobFormatError                  a job was written by another version of the service
 ├── LeaseLostError                  another process has what the caller had
 └── RecordStoreError
     ├── RecordStoreUnavailableError     jobs cannot be read or written now (HTTP 503)
@@ -72,6 +73,10 @@ class JobNotFoundError(ClusterError):
 
 class JobFinishedError(ClusterError):
     """The job has succeeded or failed, and cannot change."""
+
+
+class JobFormatError(ClusterError):
+    """A job was written by another version of the service, and cannot be read by this one."""
 
 
 class LeaseLostError(ClusterError):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.jobs_config import JobsConfig, WebhooksConfig
 from pipeline.device import DeviceName
 from pipeline.request import RenderPath
 from pipeline.weights import EMBEDDED
@@ -174,6 +175,8 @@ class AppConfig(_Section):
     )
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
+    jobs: JobsConfig = JobsConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -14,7 +14,16 @@ from starlette.responses import JSONResponse
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, InvalidFieldError, NotFoundError
 from deployments.files import SignedFiles
-from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
+from deployments.generation import (
+    DrawnImage,
+    DrawnImages,
+    EventListener,
+    Generation,
+    ImagesOrder,
+)
+from deployments.jobs.composition import Jobs
+from deployments.jobs.idempotency import IDEMPOTENCY_KEY
+from deployments.jobs.outcomes import Draw
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.readiness import Readiness
 from deployments.schemas import (
@@ -46,6 +55,7 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
+        build_jobs: Callable[[Draw], Jobs],
     ) -> None:
         self._generation = generation
         self._rules = rules
@@ -53,6 +63,7 @@ class ImagesApi:
         self._files = files
         self._url_lifetime_s = url_lifetime_s
         self._started = int(time.time())
+        self._jobs = build_jobs(self.draw)
 
     def build(self) -> FastAPI:
         """Return the ASGI application."""
@@ -74,6 +85,7 @@ class ImagesApi:
                 response_class=Response,
                 responses=FILE_RESPONSES,
             )(self.read_file)
+        self._jobs.api.add_to(app)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
         app.add_middleware(RequestIdMiddleware)
@@ -81,15 +93,27 @@ class ImagesApi:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        await self._jobs.start()
         self._readiness.start()
         yield
         self._readiness.stop()
+        await self._jobs.stop()
 
     async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
         """Draw pictures from a prompt."""
+        key = request.headers.get(IDEMPOTENCY_KEY)
+        if key is not None:
+            return await self._jobs.api.generate_once(GENERATIONS, self.draw, body, request, key)
         order = self._rules.to_order(body, request_id=request.state.request_id)
         drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
+
+    async def draw(
+        self, order: ImagesOrder, on_event: EventListener | None = None
+    ) -> ImagesResponse:
+        """Draw an order and describe its pictures, with URLs."""
+        drawn = await self._generation.draw(order, on_event)
+        return self._to_response(order, drawn, is_base64=False)
 
     async def list_models(self) -> ModelList:
         """List the models that can be asked for."""
@@ -127,7 +151,7 @@ class ImagesApi:
         return Response(stored.content, media_type=stored.content_type)
 
     def _body_limit(self, path: str) -> int:
-        return self._rules.limits.max_body_bytes
+        return self._jobs.api.body_limit(path) or self._rules.limits.max_body_bytes
 
     def _to_response(
         self, order: ImagesOrder, drawn: DrawnImages, *, is_base64: bool

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
 from deployments.image_api import build_api
+from deployments.jobs.record_stores import check_nodes
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel
 
@@ -24,6 +26,7 @@ class RouterDeployment:
         denoisers: Mapping[str, DeploymentHandle[Any]],
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
+        check_nodes(config, ray.nodes())  # type: ignore[no-untyped-call]  # Ray's is untyped
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         self._readiness = Readiness(
             stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s

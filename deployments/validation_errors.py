@@ -9,7 +9,7 @@ from deployments.errors import InvalidFieldError
 from deployments.schemas import ImagesRequest
 
 _VALUE_LENGTH: Final = 64
-_PRIVATE_FIELDS: Final = frozenset({"prompt", "user"})
+_PRIVATE_FIELDS: Final = frozenset({"prompt", "user", "url"})
 
 
 def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
@@ -28,7 +28,7 @@ def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
         return InvalidFieldError(f"{field} must be a known field{_nearest(field)}", field)
     if kind == "missing":
         return InvalidFieldError(f"{field} must be given", field)
-    return InvalidFieldError(f"{field}: {_rule(error)}{_value(place[0], error['input'])}", field)
+    return InvalidFieldError(f"{field}: {_rule(error)}{_value(place, error['input'])}", field)
 
 
 def _json_reason(error: Any) -> str:
@@ -49,8 +49,8 @@ def _rule(error: Any) -> str:
     return message[0].lower() + message[1:]
 
 
-def _value(field: Any, value: Any) -> str:
-    if field in _PRIVATE_FIELDS or isinstance(value, dict | list):
+def _value(place: list[Any], value: Any) -> str:
+    if not _PRIVATE_FIELDS.isdisjoint(place) or isinstance(value, dict | list):
         return f", got {type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else ""
     text = repr(value)
     return f", got {text if len(text) <= _VALUE_LENGTH else text[:_VALUE_LENGTH] + '…'}"

@@ -4,7 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from cluster.errors import JobFormatError
 
 
 class JobStatus(StrEnum):
@@ -97,19 +99,15 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read a record's body."""
-        values: dict[str, Any] = json.loads(text)
-        failure = values["failure"]
-        return cls(
-            **{
-                **values,
-                "kind": JobKind(values["kind"]),
-                "lane": Lane(values["lane"]),
-                "status": JobStatus(values["status"]),
-                "failure": None if failure is None else JobFailure(**failure),
-                "deliveries": tuple(Delivery(**each) for each in values["deliveries"]),
-            }
-        )
+        """Read a record's body.
+
+        Raises:
+            JobFormatError: If another version of the service wrote it.
+        """
+        try:
+            return cls(**_to_fields(json.loads(text)))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise JobFormatError(f"a job must have this version's fields: {exc}") from exc
 
     def to_indexes(self) -> Mapping[str, float]:
         """Return the lists that the job is in, with its place in each."""
@@ -123,8 +121,20 @@ class Job:
         return {name: score for name, score in places.items() if score is not None}
 
 
-EXPIRY_INDEX = "expiry"
-WEBHOOK_INDEX = "webhook"
+EXPIRY_INDEX: Final = "expiry"
+WEBHOOK_INDEX: Final = "webhook"
+
+
+def _to_fields(values: dict[str, Any]) -> dict[str, Any]:
+    failure = values["failure"]
+    return {
+        **values,
+        "kind": JobKind(values["kind"]),
+        "lane": Lane(values["lane"]),
+        "status": JobStatus(values["status"]),
+        "failure": None if failure is None else JobFailure(**failure),
+        "deliveries": tuple(Delivery(**each) for each in values["deliveries"]),
+    }
 
 
 def owner_index(owner: str) -> str:

@@ -5,7 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from cluster.errors import JobNotFoundError, LeaseLostError, RecordStoreUnavailableError
+from cluster.errors import (
+    JobFormatError,
+    JobNotFoundError,
+    LeaseLostError,
+    RecordStoreUnavailableError,
+)
 from cluster.jobs import transitions
 from cluster.jobs.job import (
     EXPIRY_INDEX,
@@ -67,12 +72,14 @@ class JobStore:
         ids += self.records.first(queue_index(lane), until=float("inf"), limit=_CANDIDATES)
         for id in ids:
             record = self.records.read(id)
-            if record is None or not transitions.is_claimable(_to_job(record), now):
+            job = None if record is None else _read_job(record)
+            if record is None or job is None or not transitions.is_claimable(job, now):
                 continue
             lease = secrets.token_hex(16)
-            job = transitions.claim(_to_job(record), lease, now, self.policy)
-            if self.records.replace(_to_record(job, record.version)) and job.lease == lease:
-                return job
+            claimed = transitions.claim(job, lease, now, self.policy)
+            is_written = self.records.replace(_to_record(claimed, record.version))
+            if is_written and claimed.lease == lease:
+                return claimed
         return None
 
     def renew(self, job: Job, *, has_progressed: bool) -> Job:
@@ -167,10 +174,8 @@ class JobStore:
         now = self.records.now()
         for id in self.records.first(WEBHOOK_INDEX, until=now, limit=_CANDIDATES):
             record = self.records.read(id)
-            if record is None:
-                continue
-            job = _to_job(record)
-            if job.deliver_at is None or job.deliver_at > now:
+            job = None if record is None else _read_job(record)
+            if record is None or job is None or job.deliver_at is None or job.deliver_at > now:
                 continue
             taken = transitions.take_delivery(job, now, within_s=within_s)
             if self.records.replace(_to_record(taken, record.version)):
@@ -208,6 +213,14 @@ class JobStore:
         if record is None:
             raise JobNotFoundError(f"no job has the id {id}")
         return record
+
+
+def _read_job(record: Record) -> Job | None:
+    """Return a job; None for one of another version, which must not hold up its queue."""
+    try:
+        return _to_job(record)
+    except JobFormatError:
+        return None
 
 
 def _to_job(record: Record) -> Job:
