@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -30,12 +31,20 @@ class WebhookSender:
     the certificate is still checked against the name.
     """
 
-    def __init__(self, rules: TargetRules, resolve: Resolve, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        rules: TargetRules,
+        resolve: Resolve,
+        *,
+        timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._rules = rules
         self._resolve = resolve
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
             timeout=timeout_s,
+            verify=tls or ssl.create_default_context(),
             follow_redirects=False,
             trust_env=False,
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=0),

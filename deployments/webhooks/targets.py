@@ -77,8 +77,10 @@ def is_public(address: IPAddress) -> bool:
     embedded = _embedded(address)
     if embedded is not None and not is_public(embedded):
         return False
+    is_site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
     return address.is_global and not (
-        address.is_multicast
+        is_site_local
+        or address.is_multicast
         or address.is_private
         or address.is_loopback
         or address.is_link_local
