@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.jobs_config import JobsConfig, WebhooksConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
@@ -290,6 +291,8 @@ class AppConfig(_Section):
     )
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
+    jobs: JobsConfig = JobsConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
 
     @model_validator(mode="before")
     @classmethod

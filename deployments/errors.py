@@ -4,6 +4,8 @@ ApiError
 ├── InvalidFieldError      400  a field breaks a rule
 ├── ForbiddenError         403  a link's signature is wrong or has expired
 ├── NotFoundError          404  no such model, file or job
+├── KeyConflictError       409  an idempotency key came with another body
+├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
 ├── OverloadedError        503  no pool can take the work now; try again later
 ├── ReplicaLostError       503  a replica died with the work; try again
@@ -63,6 +65,22 @@ class NotFoundError(ApiError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class KeyConflictError(ApiError):
+    """An idempotency key came with another body than before."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class JobConflictError(ApiError):
+    """The job is finished, and cannot be cancelled."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "job_finished"
 
 
 class ForbiddenError(ApiError):

@@ -18,7 +18,16 @@ from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, NotFoundError
 from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
-from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
+from deployments.generation import (
+    DrawnImage,
+    DrawnImages,
+    EventListener,
+    Generation,
+    ImagesOrder,
+)
+from deployments.jobs.composition import Jobs
+from deployments.jobs.idempotency import IDEMPOTENCY_KEY
+from deployments.jobs.outcomes import Draw
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.page.routes import add_page
 from deployments.readiness import Readiness
@@ -54,6 +63,7 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
+        build_jobs: Callable[[Draw], Jobs],
         background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._generation = generation
@@ -63,6 +73,7 @@ class ImagesApi:
         self._url_lifetime_s = url_lifetime_s
         self._background = background
         self._started = int(time.time())
+        self._jobs = build_jobs(self.draw)
 
     def build(self) -> FastAPI:
         """Return the ASGI application."""
@@ -88,6 +99,7 @@ class ImagesApi:
                 responses=FILE_RESPONSES,
             )(self.read_file)
         add_page(app)
+        self._jobs.api.add_to(app)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
         app.add_middleware(RequestIdMiddleware)
@@ -96,9 +108,11 @@ class ImagesApi:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(run()) for run in self._background]
+        await self._jobs.start()
         self._readiness.start()
         yield
         self._readiness.stop()
+        await self._jobs.stop()
         for task in tasks:
             task.cancel()
 
@@ -106,11 +120,21 @@ class ImagesApi:
         self, body: ImagesRequest, request: Request
     ) -> ImagesResponse | EventStreamResponse:
         """Draw pictures from a prompt."""
+        key = request.headers.get(IDEMPOTENCY_KEY)
+        if key is not None:
+            return await self._jobs.api.generate_once(GENERATIONS, self.draw, body, request, key)
         order = self._rules.to_order(body, request_id=request.state.request_id)
         if body.stream:
             return await self._stream(order, sends_progress=bool(body.progress_events))
         drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
+
+    async def draw(
+        self, order: ImagesOrder, on_event: EventListener | None = None
+    ) -> ImagesResponse:
+        """Draw an order and describe its pictures, with URLs."""
+        drawn = await self._generation.draw(order, on_event)
+        return self._to_response(order, drawn, is_base64=False)
 
     async def list_models(self) -> ModelList:
         """List the models that can be asked for."""
@@ -160,7 +184,7 @@ class ImagesApi:
         )
 
     def _body_limit(self, path: str) -> int:
-        return self._rules.limits.max_body_bytes
+        return self._jobs.api.body_limit(path) or self._rules.limits.max_body_bytes
 
     def _to_response(
         self, order: ImagesOrder, drawn: DrawnImages, *, is_base64: bool

@@ -1,6 +1,7 @@
 """Builds the HTTP application out of its parts, wherever the stages run."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +11,8 @@ from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
+from deployments.jobs.composition import build_jobs
+from deployments.jobs.record_stores import build_record_store
 from deployments.pool_choice import PoolChooser
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel
@@ -28,12 +31,14 @@ def build_api(
 ) -> FastAPI:
     """Build the application; what is in `background` runs as long as it does."""
     store = build_store(config.store)
+    rules = RequestRules.from_config(config, model)
     return ImagesApi(
         Generation(stages, chooser, store, model, key_prefix=config.store.prefix),
-        RequestRules.from_config(config, model),
+        rules,
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
+        build_jobs=partial(build_jobs, config, rules, store, build_record_store(config)),
         background=background,
     ).build()
 

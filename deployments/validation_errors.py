@@ -9,7 +9,6 @@ from deployments.errors import InvalidFieldError
 from deployments.schemas import ImagesRequest
 
 _VALUE_LENGTH: Final = 64
-_PRIVATE_FIELDS: Final = frozenset({"prompt", "user"})
 _REASONS: Final = {
     "quality": "since num_inference_steps sets the quality here",
     "style": "since the prompt sets the style here",
@@ -24,6 +23,7 @@ _VERBS: Final = {
     "String should have ": "must have ",
 }
 """How pydantic begins a message, and how this service says it."""
+_PRIVATE_FIELDS: Final = frozenset({"prompt", "user", "url"})
 
 
 def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
@@ -46,7 +46,7 @@ def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
     if kind == "missing":
         return InvalidFieldError(f"{field} must be given", field)
     reason = f", {_REASONS[field]}" if field in _REASONS else ""
-    value = _value(place[0], error["input"])
+    value = _value(place, error["input"])
     return InvalidFieldError(f"{field}: {_rule(error)}{reason}{value}", field)
 
 
@@ -76,8 +76,8 @@ def _rule(error: Any) -> str:
     return message[0].lower() + message[1:]
 
 
-def _value(field: Any, value: Any) -> str:
-    if field in _PRIVATE_FIELDS or isinstance(value, dict | list):
+def _value(place: list[Any], value: Any) -> str:
+    if not _PRIVATE_FIELDS.isdisjoint(place) or isinstance(value, dict | list):
         size = f" of {len(value)}" if hasattr(value, "__len__") else ""
         return f", got {type(value).__name__}{size}"
     text = repr(value)
