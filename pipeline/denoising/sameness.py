@@ -48,7 +48,8 @@ def choose_row_ops(model: Any, *, is_strict: bool, max_rows: int) -> tuple[RowOp
     ops, linears = build_row_ops(model.device), linears_of_packed_rows(model)
     is_cuda = model.device.type == "cuda"
     multiple = _BUCKET_MULTIPLE if is_cuda else SEQUENCE_MULTIPLE
-    row_counts = range(multiple, max_rows + 1, multiple)
+    # A bucket rounds images and captions up, so it may have a few rows more than its items.
+    row_counts = range(multiple, max_rows + 4 * multiple, multiple)
     if not is_strict or packs_exactly(linears, row_counts):
         return ops, True
     if not is_cuda:

@@ -1,5 +1,8 @@
 """A reader that leaves stops the steps, through Serve's proxy and two handles."""
 
+import contextlib
+import inspect
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,15 @@ pytestmark = pytest.mark.serve
 NUM_STEPS = 50
 
 
+def ray_cluster_with_tests(
+    environment: pytest.MonkeyPatch,
+) -> contextlib.AbstractContextManager[None]:
+    """Start a cluster whose replicas find the modules of the tests."""
+    folder = Path(inspect.getfile(PacedDeployment)).parent
+    environment.setenv("PYTHONPATH", f"{folder}{os.pathsep}{folder.parent}")
+    return ray_cluster(None)
+
+
 @pytest.fixture(scope="module")
 def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("cancellation") / "store"
@@ -27,7 +39,7 @@ def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     ingress = serve.deployment(ray_actor_options={"num_cpus": 0.1})(
         serve.ingress()(IngressDeployment)
     )
-    with ray_cluster(None):
+    with pytest.MonkeyPatch.context() as environment, ray_cluster_with_tests(environment):
         serve.start(http_options=HTTPOptions(port=port))
         serve.run(ingress.bind(local_config(tiny_model, folder), paced), name="streams")
         yield f"http://127.0.0.1:{port}"
