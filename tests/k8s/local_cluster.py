@@ -14,10 +14,9 @@ from typing import Any, Final
 import httpx
 import psutil
 import yaml
-from service import free_port
-
 from k8s.manifests import REPOSITORY, Manifest
 from k8s.waiting import wait_until
+from service import free_port
 
 _HOST: Final = "127.0.0.1"
 _STARTED_WITHIN_S: Final = 60.0

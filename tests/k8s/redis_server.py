@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from service import free_port
-
 from k8s.manifests import find_all
 from k8s.waiting import wait_until
+from service import free_port
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from k8s.load import BODY, calls
 from k8s.local_cluster import LocalCluster
 from k8s.manifests import Manifest, rayservice, serve_config, worker_groups
@@ -17,12 +16,12 @@ from k8s.redis_server import durable_redis
 from k8s.scaling import scale_to_machine
 from k8s.waiting import wait_until
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(900)]
 
 PASSWORD = "a-password"
-GPUS = {"h800": 2, "consumer-16gb": 1, "cpu": 0}
-"""The second H800 is the node that the autoscaler would bring for a roll-out."""
-RUNS_WITHIN_S = 150.0
+GPUS = {"h800": 2, "consumer-16gb": 2, "cpu": 0}
+"""The second of each is the node that the autoscaler would bring for a roll-out."""
+RUNS_WITHIN_S = 240.0
 SMALL_PIXELS = 128 * 128
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-
 from k8s.crd_schema import find_violations
 from k8s.manifests import MANIFESTS, RENDERED, REPOSITORY, rayservice, render
 from k8s.schemas.trim_crd import trim_crd

@@ -4,14 +4,6 @@ import tomllib
 from typing import Any
 
 import pytest
-from ray.serve.schema import ServeDeploySchema
-
-from deployments.app import build_app
-from deployments.config import AppConfig, PoolConfig, ReplicaConfig
-from deployments.denoiser import DenoiserDeployment
-from deployments.router import RouterDeployment
-from deployments.text_encoder import TextEncoderDeployment
-from deployments.vae_decoder import VaeDecoderDeployment
 from k8s.manifests import (
     MANIFESTS,
     RENDERED,
@@ -23,6 +15,14 @@ from k8s.manifests import (
     serve_config,
     worker_groups,
 )
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.app import build_app
+from deployments.config import AppConfig, PoolConfig, ReplicaConfig
+from deployments.denoiser import DenoiserDeployment
+from deployments.router import RouterDeployment
+from deployments.text_encoder import TextEncoderDeployment
+from deployments.vae_decoder import VaeDecoderDeployment
 
 GPU = "nvidia.com/gpu"
 RAY = next(
