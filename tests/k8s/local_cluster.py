@@ -19,7 +19,9 @@ from k8s.waiting import wait_until
 from service import free_port
 
 _HOST: Final = "127.0.0.1"
-_STARTED_WITHIN_S: Final = 60.0
+_NODE: Final = "127.0.0.2"
+"""Ray replaces 127.0.0.1 by the machine's public address, and other loopback addresses not."""
+_STARTED_WITHIN_S: Final = 120.0
 _BIN: Final = Path(sys.executable).parent
 
 
@@ -40,7 +42,7 @@ class LocalCluster:
         self.url = f"http://{_HOST}:{self.http_port}"
         self._folder = folder
         self._token = secrets.token_hex(32)
-        self._gcs = f"{_HOST}:{free_port()}"
+        self._gcs = f"{_NODE}:{free_port()}"
         self._dashboard = f"http://{_HOST}:{free_port()}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
@@ -74,7 +76,12 @@ class LocalCluster:
             *parameters,
         )
         self._start(Pod("head", arguments, self._head_environment))
-        wait_until(self._takes_configurations, within_s=_STARTED_WITHIN_S, what="the dashboard")
+        wait_until(
+            self._takes_configurations,
+            within_s=_STARTED_WITHIN_S,
+            what="the dashboard",
+            explain=self._logs,
+        )
 
     def start_worker(self, group: Manifest, *, num_gpus: int) -> None:
         """Start a worker of one group with its labels."""
@@ -130,13 +137,6 @@ class LocalCluster:
         replicas = self.application()["deployments"][deployment]["replicas"]
         return sum(each["state"] == "RUNNING" for each in replicas)
 
-    def logs(self) -> str:
-        """Return what the pods printed."""
-        return "\n".join(
-            f"== {path.name}\n{path.read_text(errors='replace')}"
-            for path in sorted(self._folder.glob("*.log"))
-        )
-
     def _start(self, pod: Pod) -> None:
         self._starts += 1
         # A pod's files are its own, and a socket's path has 107 characters at most.
@@ -145,7 +145,7 @@ class LocalCluster:
             str(_BIN / "ray"),
             "start",
             "--block",
-            f"--node-ip-address={_HOST}",
+            f"--node-ip-address={_NODE}",
             f"--temp-dir={scratch}",
             f"--dashboard-agent-listen-port={free_port()}",
             f"--dashboard-agent-grpc-port={free_port()}",
@@ -161,6 +161,12 @@ class LocalCluster:
                 env={**self._environment, **pod.environment},
                 start_new_session=True,
             )
+
+    def _logs(self) -> str:
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')}"
+            for path in sorted(self._folder.glob("*.log"))
+        )
 
     def _takes_configurations(self) -> bool:
         answer = httpx.get(

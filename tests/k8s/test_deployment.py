@@ -64,6 +64,18 @@ def _takes(cluster: LocalCluster, size: str) -> bool:
     return answer.status_code == 200
 
 
+def _with_two_vae_decoders(config: Manifest) -> Manifest:
+    """Change nothing that restarts a replica."""
+    scaled = copy.deepcopy(config)
+    (settings,) = [
+        each
+        for each in scaled["applications"][0]["deployments"]
+        if each["name"] == "VaeDecoderDeployment"
+    ]
+    settings["autoscaling_config"] = {"min_replicas": 2, "max_replicas": 4}
+    return scaled
+
+
 def test_both_pools_of_base_answer(cluster: LocalCluster, config: Manifest) -> None:
     paths = [
         httpx.post(
@@ -98,15 +110,7 @@ def test_an_upgrade_in_place_and_its_roll_back_fail_no_request(
 def test_requests_are_answered_while_the_head_is_gone_and_scaling_works_after(
     cluster: LocalCluster, config: Manifest
 ) -> None:
-    scaled = copy.deepcopy(config)
-    scaled["applications"][0]["deployments"] += [
-        {
-            "name": "VaeDecoderDeployment",
-            "autoscaling_config": {"min_replicas": 2, "max_replicas": 4},
-        }
-    ]
-    deployments = scaled["applications"][0]["deployments"]
-    scaled["applications"][0]["deployments"] = list({d["name"]: d for d in deployments}.values())
+    scaled = _with_two_vae_decoders(config)
     group = rayservice("base")["spec"]["rayClusterConfig"]["headGroupSpec"]
 
     with calls(cluster.url) as load:

@@ -9,7 +9,13 @@ import httpx
 _POLL_S: Final = 0.25
 
 
-def wait_until(is_true: Callable[[], bool], *, within_s: float, what: str) -> None:
+def wait_until(
+    is_true: Callable[[], bool],
+    *,
+    within_s: float,
+    what: str,
+    explain: Callable[[], str] = str,
+) -> None:
     """Ask until the answer is yes; a refused connection or a missing key is a no."""
     deadline = time.monotonic() + within_s
     last: Exception | None = None
@@ -20,4 +26,6 @@ def wait_until(is_true: Callable[[], bool], *, within_s: float, what: str) -> No
         except (httpx.HTTPError, KeyError, OSError) as exc:
             last = exc
         time.sleep(_POLL_S)
-    raise AssertionError(f"{what} must come within {within_s:g} s, last heard {last!r}")
+    raise AssertionError(
+        f"{what} must come within {within_s:g} s, last heard {last!r}\n{explain()}"
+    )
