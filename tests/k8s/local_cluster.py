@@ -21,7 +21,7 @@ from service import free_port
 _HOST: Final = "127.0.0.1"
 _NODE: Final = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's public address, and other loopback addresses not."""
-_STARTED_WITHIN_S: Final = 120.0
+_STARTED_WITHIN_S: Final = 180.0
 _BIN: Final = Path(sys.executable).parent
 
 
@@ -75,9 +75,10 @@ class LocalCluster:
             f"--ray-client-server-port={free_port()}",
             *parameters,
         )
-        self._start(Pod("head", arguments, self._head_environment))
+        pod = Pod("head", arguments, self._head_environment)
+        self._start(pod)
         wait_until(
-            self._takes_configurations,
+            lambda: self._stays_up(pod) and self._takes_configurations(),
             within_s=_STARTED_WITHIN_S,
             what="the dashboard",
             explain=self._logs,
@@ -161,6 +162,13 @@ class LocalCluster:
                 env={**self._environment, **pod.environment},
                 start_new_session=True,
             )
+
+    def _stays_up(self, pod: Pod) -> bool:
+        """Start a pod that ended again, as Kubernetes does."""
+        if self._processes[pod.name].poll() is None:
+            return True
+        self._start(pod)
+        return False
 
     def _logs(self) -> str:
         return "\n".join(

@@ -113,7 +113,7 @@ def test_requests_are_answered_while_the_head_is_gone_and_scaling_works_after(
     scaled = _with_two_vae_decoders(config)
     group = rayservice("base")["spec"]["rayClusterConfig"]["headGroupSpec"]
 
-    with calls(cluster.url) as load:
+    with calls(cluster.url, callers=1) as load:
         cluster.kill_head()
         without_head = load.pictures
         wait_until(
