@@ -106,11 +106,20 @@ class LocalCluster:
         self._processes.clear()
 
     def deploy(self, config: Manifest) -> None:
-        """Hand a configuration to `serve deploy`."""
+        """Hand a configuration to `serve deploy`, until it is taken, as KubeRay does."""
         path = self._folder / "serve-config.yaml"
         path.write_text(yaml.safe_dump(config), "utf-8")
         command = [str(_BIN / "serve"), "deploy", str(path), "--address", self._dashboard]
-        subprocess.run(command, check=True, capture_output=True, env=self._environment)
+        log = self._folder / "serve-deploy.log"
+
+        def is_taken() -> bool:
+            with log.open("ab") as output:
+                result = subprocess.run(
+                    command, check=False, stdout=output, stderr=output, env=self._environment
+                )
+            return result.returncode == 0
+
+        wait_until(is_taken, within_s=_STARTED_WITHIN_S, what="deploying", explain=self._logs)
 
     def application(self) -> dict[str, Any]:
         """Return what Serve says of the application."""
