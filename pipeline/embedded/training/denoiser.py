@@ -25,6 +25,7 @@ from pipeline.schedule import Z_IMAGE_SHIFT, build_schedule
 _logger = logging.getLogger(__name__)
 
 _NUM_STEPS: Final = 8
+_LOG_EVERY: Final = 50
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DenoiserSettings:
     """How long and how hard."""
 
     steps: int
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     decay_share: float = 0.5
     exact_sigma_share: float = 0.8
     """Of pictures noised to one of the eight sigmas of the schedule; others anywhere between."""
@@ -63,7 +64,7 @@ class DenoiserTraining:
         *,
         is_compiled: bool,
     ) -> None:
-        block = torch.compile(run_block, dynamic=True) if is_compiled else run_block
+        block = torch.compile(run_block) if is_compiled else run_block
         self._vae = vae
         self._text_encoder = text_encoder
         self._predict = BatchedTransformer(transformer, block)
@@ -80,6 +81,7 @@ class DenoiserTraining:
     ) -> None:
         """Train until the last step, or until `must_stop` on the first process."""
         settings = self._settings
+        first_batch = self.batches_taken
         shelf = _Shelf(batches, self._encode, settings, first_step=self.step)
         started, losses = time.monotonic(), torch.zeros((), device=self._ranks.device)
         while self.step < settings.steps:
@@ -90,14 +92,14 @@ class DenoiserTraining:
             rate = trapezoid_rate(self.step, settings.steps, decay_share=settings.decay_share)
             norm = self.optimizer.step(settings.learning_rate * rate)
             self.step += 1
-            self.batches_taken = shelf.taken
+            self.batches_taken = first_batch + shelf.taken
             losses += loss.detach()
-            if self.step % 100 == 0:
+            if self.step % _LOG_EVERY == 0:
                 _logger.info(
                     "step %d of %d loss %.4f gradient %.3f rate %.2f after %.0f s",
                     self.step,
                     settings.steps,
-                    losses.item() / 100,
+                    losses.item() / _LOG_EVERY,
                     norm.item(),
                     rate,
                     time.monotonic() - started,

@@ -78,10 +78,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = load_generator(arguments.model, device)
     results = {}
-    with get_context("spawn").Pool(arguments.workers) as pool:
+    # Forked before the first use of a GPU, which a fork would not survive.
+    with get_context("fork").Pool(arguments.workers) as pool:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        generator = load_generator(arguments.model, device)
         for seed in arguments.seeds:
             shares, pictures, _ = evaluate(
                 generator,

@@ -3,6 +3,7 @@
 The n-th batch of a rank depends on the seed alone, not on how many workers there are.
 """
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from functools import cache
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,32 +134,27 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-class Feed(Generic[T]):
-    """Runs `make(0)`, `make(1)`, ... in worker processes, a bounded number ahead, in order."""
+class Workers:
+    """Processes that make batches.
 
-    def __init__(
-        self,
-        make: Callable[[int], T],
-        *,
-        num_workers: int,
-        first: int = 0,
-    ) -> None:
-        self._pool = get_context("spawn").Pool(num_workers)
-        self._make = make
-        self._next = first
-        self._pending: deque[AsyncResult[T]] = deque()
-        self._max_pending = 3 * num_workers
+    Forked, not spawned: start them before the first use of a GPU, and they start at once.
+    """
 
-    def __enter__(self) -> "Feed[T]":
+    def __init__(self, count: int) -> None:
+        self._pool = get_context("fork").Pool(count)
+        self._max_pending = 3 * count
+
+    def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.terminate()
         self._pool.join()
 
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            while len(self._pending) < self._max_pending:
-                self._pending.append(self._pool.apply_async(self._make, (self._next,)))
-                self._next += 1
-            yield self._pending.popleft().get()
+    def run(self, make: Callable[[int], T], *, first: int = 0) -> Iterator[T]:
+        """Yield `make(first)`, `make(first + 1)`, ... in order, a bounded number made ahead."""
+        pending: deque[AsyncResult[T]] = deque()
+        for number in itertools.count(first):
+            pending.append(self._pool.apply_async(make, (number,)))
+            if len(pending) == self._max_pending:
+                yield pending.popleft().get()

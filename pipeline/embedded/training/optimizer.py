@@ -22,6 +22,8 @@ class OptimizerSettings:
     """What does not change during a run."""
 
     momentum: float = 0.95
+    adam_share: float = 0.4
+    """Adam's learning rate, as a share of the matrices'."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     """Of matrices only."""
@@ -73,7 +75,8 @@ class FlatOptimizer:
         gradient *= (self._settings.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         self._step += 1
         self._step_matrices(gradient, learning_rate)
-        self._step_others(gradient[self._tail :], learning_rate)
+        rate = learning_rate * (self._settings.adam_share if self._groups else 1.0)
+        self._step_others(gradient[self._tail :], rate)
         warm = (1 + self._step) / (10 + self._step)
         self._average.lerp_(self._master, 1 - min(self._settings.average_decay, warm))
         self._publish(self._master)

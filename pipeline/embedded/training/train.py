@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.embedded.scenes.rendering import render
 from pipeline.embedded.training.denoiser import DenoiserSettings, DenoiserTraining
 from pipeline.embedded.training.export import export_model
-from pipeline.embedded.training.feed import CaptionedBatchMaker, Feed, make_drawing
+from pipeline.embedded.training.feed import CaptionedBatchMaker, Workers, make_drawing
 from pipeline.embedded.training.models import (
     build_text_encoder,
     build_transformer,
@@ -52,6 +52,11 @@ class Plan:
 def main() -> None:
     """Train as far as the time allows, and export what there is."""
     plan = _parse()
+    with Workers(plan.workers) as workers:
+        _train(plan, workers)
+
+
+def _train(plan: Plan, workers: Workers) -> None:
     started = time.monotonic()
     ranks = join()
     level = logging.INFO if ranks.is_first else logging.WARNING
@@ -60,8 +65,15 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     plan.out.mkdir(parents=True, exist_ok=True)
     tokenizer = _prepare_tokenizer(plan, ranks)
-    vae = _prepare_vae(plan, ranks)
-    _train_denoiser(plan, ranks, tokenizer, vae, lambda: time.monotonic() - started > plan.minutes * 60)
+    vae = _prepare_vae(plan, ranks, workers)
+    _train_denoiser(
+        plan,
+        ranks,
+        workers,
+        tokenizer,
+        vae,
+        lambda: time.monotonic() - started > plan.minutes * 60,
+    )
     if ranks.count > 1:
         torch.distributed.destroy_process_group()
 
@@ -74,7 +86,7 @@ def _parse() -> Plan:
     parser.add_argument("--vae-pixels", type=int, default=2**21, help="pixels of a VAE batch")
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--tokens", type=int, default=512 * 288, help="tokens of a batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--workers", type=int, default=8, help="processes that make batches")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after")
     parser.add_argument("--compile", action="store_true", dest="is_compiled")
@@ -90,7 +102,7 @@ def _prepare_tokenizer(plan: Plan, ranks: Ranks) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _prepare_vae(plan: Plan, ranks: Ranks) -> AutoencoderKL:
+def _prepare_vae(plan: Plan, ranks: Ranks, workers: Workers) -> AutoencoderKL:
     """Train the VAE, or load it if an earlier run has."""
     dtype = torch.float32 if ranks.device.type == "cpu" else torch.bfloat16
     folder = plan.out / "vae"
@@ -98,8 +110,7 @@ def _prepare_vae(plan: Plan, ranks: Ranks) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(folder, torch_dtype=dtype).to(ranks.device)
     vae = build_vae().to(ranks.device, dtype, memory_format=torch.channels_last)
     make = partial(make_drawing, rank=ranks.rank, seed=plan.seed, max_pixels=plan.vae_pixels)
-    with Feed(make, num_workers=plan.workers) as drawings:
-        train_vae(vae, iter(drawings), VaeSettings(plan.vae_steps), ranks)
+    train_vae(vae, workers.run(make), VaeSettings(plan.vae_steps), ranks)
     shape, drawing = make_drawing(-1, 0, plan.seed, plan.vae_pixels)
     psnr = measure_psnr(vae, render(drawing, shape.height, shape.width, ranks.device))
     _logger.info("vae: %.2f dB at %dx%d", psnr, shape.width, shape.height)
@@ -112,6 +123,7 @@ def _prepare_vae(plan: Plan, ranks: Ranks) -> AutoencoderKL:
 def _train_denoiser(
     plan: Plan,
     ranks: Ranks,
+    workers: Workers,
     tokenizer: PreTrainedTokenizerFast,
     vae: AutoencoderKL,
     must_stop: Callable[[], bool],
@@ -130,8 +142,7 @@ def _train_denoiser(
     torch.manual_seed((plan.seed * 1_000_003 + training.step) * 64 + ranks.rank)
     maker = CaptionedBatchMaker(plan.out / "tokenizer", ranks.rank, plan.seed)
     make = partial(maker.make, max_tokens=plan.tokens)
-    with Feed(make, num_workers=plan.workers, first=training.batches_taken) as batches:
-        training.run(iter(batches), must_stop)
+    training.run(workers.run(make, first=training.batches_taken), must_stop)
     if ranks.is_first:
         torch.save(training.state_dict(), checkpoint)
         training.optimizer.publish_average()
