@@ -91,7 +91,10 @@ class ChinesePhrasebook(Phrasebook):
         if thing.is_shape:
             noun = self._pick(NOUNS[Shape(thing.kind)])
             particle = self._pick(("", "", "的"))
-            options = (f"{adjective}{colour}{particle}{noun}", f"{colour}{particle}{adjective}{noun}")
+            options = (
+                f"{adjective}{colour}{particle}{noun}",
+                f"{colour}{particle}{adjective}{noun}",
+            )
             return self._pick(("", "一个")) + self._pick(options)
         return self._text(thing, adjective, colour)
 
@@ -156,9 +159,7 @@ class ChinesePhrasebook(Phrasebook):
 
     def _corner(self, pair: str, third: str, relation: Relation) -> str:
         side = self._pick(_SIDES[relation])
-        return self._pick(
-            (f"{pair}，{third}在它们的{side}", f"{third}在两者的{side}，{pair}")
-        )
+        return self._pick((f"{pair}，{third}在它们的{side}", f"{third}在两者的{side}，{pair}"))
 
     def _nested_beside(self, inner: str, outer: str, relation: Relation, third: str) -> str:
         side = self._pick(_SIDES[_OPPOSITE[relation]])
@@ -172,16 +173,7 @@ class ChinesePhrasebook(Phrasebook):
 
     def _background(self, background: Background) -> str:
         first, last = COLOURS[background.colours[0]], COLOURS[background.colours[-1]]
-        match background.backdrop:
-            case Backdrop.PLAIN:
-                options = (f"{first}背景",) * 3 + (f"纯{first}背景", f"{first}的背景")
-            case Backdrop.STRIPED:
-                options = (f"{first}和{last}条纹背景", f"{first}与{last}相间的条纹背景")
-            case Backdrop.CHECKED:
-                options = (f"{first}和{last}棋盘格背景", f"{first}与{last}相间的格子背景")
-            case Backdrop.GRADIENT:
-                options = (f"从{first}到{last}的渐变背景", f"上{first}下{last}的渐变背景")
-        return self._pick(options)
+        return self._pick(_backdrop_phrases(background.backdrop, first, last))
 
     def _place(self, subject: str, background: str) -> str:
         return self._pick(
@@ -202,3 +194,15 @@ class ChinesePhrasebook(Phrasebook):
 
 
 _QUOTES: Final = ("“”", '""', "「」")
+
+
+def _backdrop_phrases(backdrop: Backdrop, first: str, last: str) -> tuple[str, ...]:
+    match backdrop:
+        case Backdrop.PLAIN:
+            return (*(f"{first}背景",) * 3, f"纯{first}背景", f"{first}的背景")
+        case Backdrop.STRIPED:
+            return (f"{first}和{last}条纹背景", f"{first}与{last}相间的条纹背景")
+        case Backdrop.CHECKED:
+            return (f"{first}和{last}棋盘格背景", f"{first}与{last}相间的格子背景")
+        case Backdrop.GRADIENT:
+            return (f"从{first}到{last}的渐变背景", f"上{first}下{last}的渐变背景")

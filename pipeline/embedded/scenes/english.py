@@ -171,28 +171,7 @@ class EnglishPhrasebook(Phrasebook):
 
     def _background(self, background: Background) -> str:
         first, last = background.colours[0], background.colours[-1]
-        match background.backdrop:
-            case Backdrop.PLAIN:
-                options = (f"{first} background",) * 3 + (f"plain {first} background",)
-            case Backdrop.STRIPED:
-                options = (
-                    f"{first} and {last} striped background",
-                    f"striped background of {first} and {last}",
-                    f"background with {first} and {last} stripes",
-                )
-            case Backdrop.CHECKED:
-                options = (
-                    f"{first} and {last} checked background",
-                    f"{first} and {last} checkerboard background",
-                    f"checkerboard background of {first} and {last}",
-                )
-            case Backdrop.GRADIENT:
-                options = (
-                    f"gradient background from {first} to {last}",
-                    f"background fading from {first} at the top to {last} at the bottom",
-                    f"{first} to {last} gradient background",
-                )
-        return _article(self._pick(options))
+        return _article(self._pick(_backdrop_phrases(background.backdrop, first, last)))
 
     def _place(self, subject: str, background: str) -> str:
         return self._pick(
@@ -232,3 +211,27 @@ def _article(phrase: str) -> str:
 def _bare(phrase: str) -> str:
     article, _, rest = phrase.partition(" ")
     return rest if article in ("a", "an") else phrase
+
+
+def _backdrop_phrases(backdrop: Backdrop, first: str, last: str) -> tuple[str, ...]:
+    match backdrop:
+        case Backdrop.PLAIN:
+            return (*(f"{first} background",) * 3, f"plain {first} background")
+        case Backdrop.STRIPED:
+            return (
+                f"{first} and {last} striped background",
+                f"striped background of {first} and {last}",
+                f"background with {first} and {last} stripes",
+            )
+        case Backdrop.CHECKED:
+            return (
+                f"{first} and {last} checked background",
+                f"{first} and {last} checkerboard background",
+                f"checkerboard background of {first} and {last}",
+            )
+        case Backdrop.GRADIENT:
+            return (
+                f"gradient background from {first} to {last}",
+                f"background fading from {first} at the top to {last} at the bottom",
+                f"{first} to {last} gradient background",
+            )

@@ -77,7 +77,9 @@ class _Canvas:
         along = self._spread([_extents(thing)[axis] for thing in things], self._rooms[axis])
         sway = [_extents(thing)[1 - axis] for thing in things]
         across = [self._spread([half], self._rooms[1 - axis])[0] for half in sway]
-        return list(zip(across, along, strict=True) if vertical else zip(along, across, strict=True))
+        return list(
+            zip(across, along, strict=True) if vertical else zip(along, across, strict=True)
+        )
 
     def _spread(self, halves: Sequence[float], room: float) -> list[float]:
         gaps = len(halves) - 1

@@ -50,9 +50,7 @@ def describe(scenes: Sequence[Scene], placements: Sequence[Sequence[Placement]])
     return Drawing(marks, backgrounds)
 
 
-def _painted_order(
-    scene: Scene, placed: Sequence[Placement]
-) -> list[tuple[Thing, Placement]]:
+def _painted_order(scene: Scene, placed: Sequence[Placement]) -> list[tuple[Thing, Placement]]:
     """Order from the largest to the smallest, so that what is inside lies on top."""
     pairs = zip(scene.things, placed, strict=True)
     return sorted(pairs, key=lambda pair: -pair[1].radius)

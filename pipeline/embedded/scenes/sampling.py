@@ -20,9 +20,11 @@ from pipeline.embedded.scenes.vocabulary import (
 
 _ROOM: Final = 1 - 2 * MARGIN
 _WORDS: Final = (
-    "CAT DOG SUN SKY RED OPEN STOP EXIT LOVE HOME TAXI CAFE MOON STAR FISH BIRD GO UP HI OK NO "
-    "YES BOOK TREE KING ZERO JAZZ QUIZ WAVE XRAY 早安 中国 早安中国 2024 2025 42 007 100 365 A1 B52"
-).split()
+    *("CAT", "DOG", "SUN", "SKY", "RED", "OPEN", "STOP", "EXIT", "LOVE", "HOME", "TAXI", "CAFE"),
+    *("MOON", "STAR", "FISH", "BIRD", "GO", "UP", "HI", "OK", "NO", "YES", "BOOK", "TREE"),
+    *("KING", "ZERO", "JAZZ", "QUIZ", "WAVE", "XRAY", "早安", "中国", "早安中国"),
+    *("2024", "2025", "42", "007", "100", "365", "A1", "B52"),
+)
 _ALPHABETS: Final = ("0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "早安中国", GLYPHS)
 _SIDES: Final = (Relation.LEFT_OF, Relation.RIGHT_OF, Relation.ABOVE, Relation.BELOW)
 _COLOURS: Final = tuple(Colour)
@@ -73,8 +75,8 @@ def _three(rng: random.Random) -> _Foreground:
     colours = _colours(rng, 3)
     draw = rng.random()
     if draw < 0.3:
-        things = (*_nest(rng, colours), _thing(rng, colours[2]))
-        return things, Arrangement.NESTED_BESIDE, (rng.choice(_SIDES),)
+        nested = (*_nest(rng, colours), _thing(rng, colours[2]))
+        return nested, Arrangement.NESTED_BESIDE, (rng.choice(_SIDES),)
     things = tuple(_thing(rng, colour) for colour in colours)
     if draw < 0.6:
         return things, Arrangement.LINE, (rng.choice((Relation.LEFT_OF, Relation.ABOVE)),)
@@ -140,9 +142,7 @@ def _fits(
         case Arrangement.NESTED_BESIDE:
             return _extent(radii[1:]) <= _ROOM
         case Arrangement.CORNER:
-            return (
-                _extent(radii[:2]) <= _ROOM and _extent([max(radii[:2]), radii[2]]) <= _ROOM
-            )
+            return _extent(radii[:2]) <= _ROOM and _extent([max(radii[:2]), radii[2]]) <= _ROOM
 
 
 def _extent(radii: Sequence[float]) -> float:

@@ -78,8 +78,10 @@ _DISTANCES: Final[dict[Shape, Callable[[Plane, Plane], Plane]]] = {
     Shape.STAR: _polygon(_fan([1.0, _STAR_INNER_RADIUS] * 5)),
     Shape.RING: _ring,
     Shape.CROSS: _polygon(
-        [(-_C, -1), (_C, -1), (_C, -_C), (1, -_C), (1, _C), (_C, _C)]
-        + [(_C, 1), (-_C, 1), (-_C, _C), (-1, _C), (-1, -_C), (-_C, -_C)]
+        [
+            *((-_C, -1.0), (_C, -1.0), (_C, -_C), (1.0, -_C), (1.0, _C), (_C, _C)),
+            *((_C, 1.0), (-_C, 1.0), (-_C, _C), (-1.0, _C), (-1.0, -_C), (-_C, -_C)),
+        ]
     ),
     Shape.HEART: _heart,
     Shape.CRESCENT: _crescent,

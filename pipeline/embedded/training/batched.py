@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import Tensor
 
 SEQUENCE_MULTIPLE: Final = 32
@@ -20,7 +21,8 @@ SEQUENCE_MULTIPLE: Final = 32
 
 _PATCH: Final = 2
 _ALIGNMENT: Final = 8
-"""Fast matrix products want rows of 16 bytes; the class's 682 hidden units are padded with zeros."""
+"""Fast matrix products want rows of 16 bytes; the class's 682 hidden units are
+padded with zeros."""
 
 _NORM_EPSILON: Final = 1e-5
 
@@ -66,10 +68,10 @@ def run_block(x: Tensor, rotation: Rotation, modulation: Tensor, weights: BlockW
 
 
 def _attend(x: Tensor, rotation: Rotation, weights: BlockWeights) -> Tensor:
-    heads = (-1, rotation.cos.shape[-1] * 2)
-    query = F.linear(x, weights.query).unflatten(2, heads)
-    key = F.linear(x, weights.key).unflatten(2, heads)
-    value = F.linear(x, weights.value).unflatten(2, heads)
+    heads = (x.shape[0], x.shape[1], -1, rotation.cos.shape[-1] * 2)
+    query = F.linear(x, weights.query).view(heads)
+    key = F.linear(x, weights.key).view(heads)
+    value = F.linear(x, weights.value).view(heads)
     query = _rotate(_normalise(query, weights.norm_query), rotation)
     key = _rotate(_normalise(key, weights.norm_key), rotation)
     attended = F.scaled_dot_product_attention(
@@ -79,7 +81,7 @@ def _attend(x: Tensor, rotation: Rotation, weights: BlockWeights) -> Tensor:
 
 
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
     rotated = torch.stack(
         [
             real * rotation.cos - imaginary * rotation.sin,
@@ -148,7 +150,11 @@ class BatchedTransformer:
         return torch.where(is_padding, self.transformer.cap_pad_token, caption)
 
     def _run(
-        self, block: torch.nn.Module, x: Tensor, rotation: Rotation, conditioning: Tensor | None
+        self,
+        block: ZImageTransformerBlock,
+        x: Tensor,
+        rotation: Rotation,
+        conditioning: Tensor | None,
     ) -> Tensor:
         if conditioning is None:
             unmodulated = x.new_ones(x.shape[0], 1, 4 * x.shape[2])
@@ -190,12 +196,13 @@ def _image_positions(height: int, width: int, frame: int) -> Tensor:
 
 def _patchify(latents: Tensor) -> Tensor:
     """Cut [B, C, h, w] into [B, patches, rows * columns * C] of 2x2."""
-    cut = latents.unflatten(3, (-1, _PATCH)).unflatten(2, (-1, _PATCH))
-    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    batch, channels, height, width = latents.shape
+    grid = (batch, channels, height // _PATCH, _PATCH, width // _PATCH, _PATCH)
+    return latents.reshape(grid).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def _unpatchify(patches: Tensor, height: int, width: int) -> Tensor:
-    cut = patches.unflatten(2, (_PATCH, _PATCH, -1)).unflatten(1, (height, width))
+    cut = patches.reshape(patches.shape[0], height, width, _PATCH, _PATCH, -1)
     return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
@@ -207,7 +214,7 @@ def _mark_dynamic(x: Tensor, rotation: Rotation, modulation: Tensor) -> None:
         torch._dynamo.mark_dynamic(table, 0)
 
 
-def _weights_of(block: torch.nn.Module) -> BlockWeights:
+def _weights_of(block: ZImageTransformerBlock) -> BlockWeights:
     attention, forward = block.attention, block.feed_forward
     return BlockWeights(
         attention.to_q.weight,

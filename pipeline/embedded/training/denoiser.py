@@ -88,7 +88,7 @@ class DenoiserTraining:
             if self.step % 20 == 0 and self._ranks.agree(must_stop()):
                 break
             loss = self._loss(shelf.take())
-            loss.backward()
+            torch.autograd.backward(loss)
             rate = trapezoid_rate(self.step, settings.steps, decay_share=settings.decay_share)
             norm = self.optimizer.step(settings.learning_rate * rate)
             self.step += 1
@@ -190,7 +190,8 @@ def _split_parameters(
     modules: tuple[nn.Module, ...],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Separate the matrices of attention and feed-forward from everything else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             is_inside = "layers." in name or "refiner." in name

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.embedded.scenes.atlas import (
     ATLAS_EXTENT,
     GLYPH_ATLAS,
-    TEXTURE_SIDE,
     MAX_DISTANCE,
+    TEXTURE_SIDE,
 )
 from pipeline.embedded.scenes.vocabulary import GLYPHS
 
@@ -42,7 +42,8 @@ def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> NDArray[np.uint8]:
     distance = (outside - inside) * (2 * ATLAS_EXTENT / side)
     small = cv2.resize(distance, (TEXTURE_SIDE,) * 2, interpolation=cv2.INTER_AREA)
     scaled = np.clip(small / MAX_DISTANCE, -1, 1) * 127.5 + 127.5
-    return np.round(scaled).astype(np.uint8)
+    texture: NDArray[np.uint8] = np.round(scaled).astype(np.uint8)
+    return texture
 
 
 def fit_font(path: Path, sample: str, index: int) -> ImageFont.FreeTypeFont:

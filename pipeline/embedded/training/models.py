@@ -15,7 +15,7 @@ _ENCODER_LAYERS: Final = 4
 
 
 def build_vae() -> AutoencoderKL:
-    """Build the VAE as FLUX's is configured: no quantising convolutions, attention in the middle."""
+    """Build the VAE, configured as FLUX's: attention in the middle, no quantising convolutions."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,

@@ -71,7 +71,7 @@ class FlatOptimizer:
         """Apply the gradients, clear them, and return their norm before clipping."""
         gradient = _flatten(p.grad for p in self._parameters)
         self._average_gradients(gradient)
-        norm = torch.linalg.vector_norm(gradient)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
         gradient *= (self._settings.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         self._step += 1
         self._step_matrices(gradient, learning_rate)
@@ -131,7 +131,7 @@ class FlatOptimizer:
         sizes = [parameter.numel() for parameter in self._parameters]
         shaped = [
             piece.view_as(parameter)
-            for piece, parameter in zip(flat.split(sizes), self._parameters, strict=True)
+            for piece, parameter in zip(torch.split(flat, sizes), self._parameters, strict=True)
         ]
         torch._foreach_copy_([parameter.data for parameter in self._parameters], shaped)
 
@@ -147,7 +147,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+    orthogonal: Tensor = x.mT if is_tall else x
+    return orthogonal
 
 
 def _lay_out(ordered: list[nn.Parameter]) -> tuple[list[_MatrixGroup], int]:

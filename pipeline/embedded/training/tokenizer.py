@@ -76,7 +76,10 @@ def _pattern() -> str:
     for synonyms in (*chinese.NOUNS.values(), *chinese.SIZES.values()):
         words.update(synonyms)
     lexicon = "|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w)))
-    return rf"[A-Z0-9]|[早安中国]|{lexicon}|[一-鿿]+?(?={lexicon}|[^一-鿿]|[早安中国]|$)| ?[a-z]+|\s|[^\sa-zA-Z0-9一-鿿]"
+    spelled, chinese_run = r"[A-Z0-9]|[早安中国]", r"[一-鿿]+?"
+    run_end = rf"(?={lexicon}|[^一-鿿]|[早安中国]|$)"
+    rest = r" ?[a-z]+|\s|[^\sa-zA-Z0-9一-鿿]"
+    return rf"{spelled}|{lexicon}|{chinese_run}{run_end}|{rest}"
 
 
 def _captions(seed: int) -> Iterator[str]:

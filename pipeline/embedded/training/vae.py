@@ -43,7 +43,7 @@ def train_vae(
         images = render(drawing, shape.height, shape.width, ranks.device)
         images = images.to(vae.dtype, memory_format=torch.channels_last)
         squared, loss = _loss(vae, images, settings)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step(settings.learning_rate * cosine_rate(step, settings.steps))
         if step % 100 == 0 or step == settings.steps - 1:
             psnr = 10 * torch.log10(4 / squared).item()
@@ -68,17 +68,19 @@ def encode(vae: AutoencoderKL, images: Tensor, *, max_pixels: int = 2**24) -> Te
     count = max(1, max_pixels // (images.shape[2] * images.shape[3]))
     pieces = [
         vae.encode(piece.to(vae.dtype, memory_format=torch.channels_last)).latent_dist.mode()
-        for piece in images.split(count)
+        for piece in torch.split(images, count)
     ]
-    latents = torch.cat(pieces).float()
-    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    latents: Tensor = torch.cat(pieces).float()
+    return latents.sub(vae.config.shift_factor).mul(vae.config.scaling_factor)
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, *, count: int = 32) -> Tensor:
     """Decode latents as the pipeline does into [B, 3, H, W] float32 images."""
     scaled = latents / vae.config.scaling_factor + vae.config.shift_factor
-    pieces = [vae.decode(piece.to(vae.dtype)).sample.float() for piece in scaled.split(count)]
+    pieces = [
+        vae.decode(piece.to(vae.dtype)).sample.float() for piece in torch.split(scaled, count)
+    ]
     return torch.cat(pieces)
 
 
