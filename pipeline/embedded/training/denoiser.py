@@ -39,7 +39,7 @@ class DenoiserSettings:
     """Of pictures noised to one of the eight sigmas of the schedule; others anywhere between."""
     num_held: int = 48
     """Encoded batches that are kept and drawn from."""
-    uses: int = 4
+    uses: int = 12
     """How often a batch is trained on, each time with other noise."""
     seed: int = 0
 

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import PreTrainedTokenizerFast
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from transformers import PreTrainedTokenizerFast, Qwen3Model
 
 from pipeline.embedded.scenes.rendering import render
 from pipeline.embedded.training.denoiser import DenoiserSettings, DenoiserTraining
@@ -38,6 +38,7 @@ class Plan:
     """What the command line chooses."""
 
     out: Path
+    start_from: Path | None
     seed: int
     vae_steps: int
     vae_pixels: int
@@ -81,6 +82,7 @@ def _train(plan: Plan, workers: Workers) -> None:
 def _parse() -> Plan:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start-from", type=Path, help="a model folder to train on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--vae-pixels", type=int, default=2**21, help="pixels of a VAE batch")
@@ -105,7 +107,7 @@ def _prepare_tokenizer(plan: Plan, ranks: Ranks) -> PreTrainedTokenizerFast:
 def _prepare_vae(plan: Plan, ranks: Ranks, workers: Workers) -> AutoencoderKL:
     """Train the VAE, or load it if an earlier run has."""
     dtype = torch.float32 if ranks.device.type == "cpu" else torch.bfloat16
-    folder = plan.out / "vae"
+    folder = plan.out / "vae" if plan.start_from is None else plan.start_from / "vae"
     if ranks.agree(folder.exists()):
         return AutoencoderKL.from_pretrained(folder, torch_dtype=dtype).to(ranks.device)
     vae = build_vae().to(ranks.device, dtype, memory_format=torch.channels_last)
@@ -120,6 +122,15 @@ def _prepare_vae(plan: Plan, ranks: Ranks, workers: Workers) -> AutoencoderKL:
     return vae
 
 
+def _prepare_networks(plan: Plan) -> tuple[Qwen3Model, ZImageTransformer2DModel]:
+    if plan.start_from is None:
+        return build_text_encoder(), build_transformer()
+    return (
+        Qwen3Model.from_pretrained(plan.start_from, subfolder="text_encoder"),
+        ZImageTransformer2DModel.from_pretrained(plan.start_from, subfolder="transformer"),
+    )
+
+
 def _train_denoiser(
     plan: Plan,
     ranks: Ranks,
@@ -129,8 +140,9 @@ def _train_denoiser(
     must_stop: Callable[[], bool],
 ) -> None:
     torch.manual_seed(plan.seed)
-    text_encoder = drop_unread_layer(build_text_encoder()).to(ranks.device, vae.dtype)
-    transformer = build_transformer().to(ranks.device, vae.dtype)
+    text_encoder, transformer = _prepare_networks(plan)
+    text_encoder = drop_unread_layer(text_encoder).to(ranks.device, vae.dtype)
+    transformer = transformer.to(ranks.device, vae.dtype)
     vae.requires_grad_(False)
     settings = DenoiserSettings(plan.steps, plan.learning_rate, seed=plan.seed)
     training = DenoiserTraining(
