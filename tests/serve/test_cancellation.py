@@ -27,7 +27,9 @@ def ray_cluster_with_tests(
 ) -> contextlib.AbstractContextManager[None]:
     """Start a cluster whose replicas find the modules of the tests."""
     folder = Path(inspect.getfile(PacedDeployment)).parent
-    environment.setenv("PYTHONPATH", f"{folder}{os.pathsep}{folder.parent}")
+    environment.setenv(
+        "PYTHONPATH", f"{folder}{os.pathsep}{folder.parent}{os.pathsep}{folder.parent.parent}"
+    )
     return ray_cluster(None)
 
 
