@@ -14,9 +14,10 @@ from typing import Any, Final
 import httpx
 import psutil
 import yaml
-from k8s.manifests import REPOSITORY, Manifest
-from k8s.waiting import wait_until
 from service import free_port
+
+from tests.k8s.manifests import REPOSITORY, Manifest
+from tests.k8s.waiting import wait_until
 
 _HOST: Final = "127.0.0.1"
 _NODE: Final = "127.0.0.2"

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from k8s.manifests import find_all
-from k8s.waiting import wait_until
 from service import free_port
+
+from tests.k8s.manifests import find_all
+from tests.k8s.waiting import wait_until
 
 
 @contextmanager

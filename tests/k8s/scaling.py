@@ -3,7 +3,7 @@
 import copy
 from pathlib import Path
 
-from k8s.manifests import Manifest
+from tests.k8s.manifests import Manifest
 
 _CPUS = 0.01
 _HOST = "127.0.0.1"

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from k8s.crd_schema import find_violations
+
+from tests.k8s.crd_schema import find_violations
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

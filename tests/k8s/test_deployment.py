@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from k8s.load import BODY, calls
-from k8s.local_cluster import LocalCluster
-from k8s.manifests import Manifest, rayservice, serve_config, worker_groups
-from k8s.redis_server import durable_redis
-from k8s.scaling import scale_to_machine
-from k8s.waiting import wait_until
+
+from tests.k8s.load import BODY, calls
+from tests.k8s.local_cluster import LocalCluster
+from tests.k8s.manifests import Manifest, rayservice, serve_config, worker_groups
+from tests.k8s.redis_server import durable_redis
+from tests.k8s.scaling import scale_to_machine
+from tests.k8s.waiting import wait_until
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(900)]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
-from k8s.manifests import MANIFESTS
+
+from tests.k8s.manifests import MANIFESTS
 
 OVERLAY = """
 resources: [{manifests}/base]

@@ -13,9 +13,10 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from k8s.manifests import MANIFESTS
-from k8s.waiting import wait_until
 from service import free_port
+
+from tests.k8s.manifests import MANIFESTS
+from tests.k8s.waiting import wait_until
 
 pytestmark = pytest.mark.storage
 

@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 from typing import Final
 
-from k8s.manifests import MANIFESTS, REPOSITORY
+from tests.k8s.manifests import MANIFESTS, REPOSITORY
 
 DOCKERFILE: Final = MANIFESTS / "image" / "Dockerfile"
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from k8s.manifests import MANIFESTS, find_all
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
+
+from tests.k8s.manifests import MANIFESTS, find_all
 
 PRODUCTION = "overlays/production"
 METRIC = re.compile(r"\b(?:ray|autoscaler|kube)_[a-z0-9_]+")

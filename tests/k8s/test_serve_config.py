@@ -4,7 +4,15 @@ import tomllib
 from typing import Any
 
 import pytest
-from k8s.manifests import (
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.app import build_app
+from deployments.config import AppConfig, PoolConfig, ReplicaConfig
+from deployments.denoiser import DenoiserDeployment
+from deployments.router import RouterDeployment
+from deployments.text_encoder import TextEncoderDeployment
+from deployments.vae_decoder import VaeDecoderDeployment
+from tests.k8s.manifests import (
     MANIFESTS,
     RENDERED,
     REPOSITORY,
@@ -15,14 +23,6 @@ from k8s.manifests import (
     serve_config,
     worker_groups,
 )
-from ray.serve.schema import ServeDeploySchema
-
-from deployments.app import build_app
-from deployments.config import AppConfig, PoolConfig, ReplicaConfig
-from deployments.denoiser import DenoiserDeployment
-from deployments.router import RouterDeployment
-from deployments.text_encoder import TextEncoderDeployment
-from deployments.vae_decoder import VaeDecoderDeployment
 
 GPU = "nvidia.com/gpu"
 RAY = next(

@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 import pytest
-from k8s.manifests import (
+
+from deployments.config import AppConfig
+from tests.k8s.manifests import (
     RENDERED,
     Manifest,
     application_args,
@@ -15,8 +17,6 @@ from k8s.manifests import (
     render,
     worker_groups,
 )
-
-from deployments.config import AppConfig
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 SPOT_NOTICE_S = 120
