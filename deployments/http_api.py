@@ -21,8 +21,8 @@ from deployments.generation import (
     Generation,
     ImagesOrder,
 )
+from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
-from deployments.jobs.idempotency import IDEMPOTENCY_KEY
 from deployments.jobs.outcomes import Draw
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.readiness import Readiness
@@ -99,11 +99,13 @@ class ImagesApi:
         self._readiness.stop()
         await self._jobs.stop()
 
-    async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
+    async def generate(
+        self, body: ImagesRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> ImagesResponse:
         """Draw pictures from a prompt."""
-        key = request.headers.get(IDEMPOTENCY_KEY)
-        if key is not None:
-            return await self._jobs.api.generate_once(GENERATIONS, self.draw, body, request, key)
+        if idempotency_key is not None:
+            once = self._jobs.api.generate_once
+            return await once(GENERATIONS, self.draw, body, request, idempotency_key)
         order = self._rules.to_order(body, request_id=request.state.request_id)
         drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
