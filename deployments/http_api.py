@@ -25,8 +25,8 @@ from deployments.generation import (
     Generation,
     ImagesOrder,
 )
+from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
-from deployments.jobs.idempotency import IDEMPOTENCY_KEY
 from deployments.jobs.outcomes import Draw
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.page.routes import add_page
@@ -45,7 +45,7 @@ from deployments.schemas import (
     Usage,
 )
 from deployments.streaming import ImageStream
-from deployments.validation import RequestRules
+from deployments.validation import RequestRules, refuse_stream
 from deployments.validation_errors import explain_unreadable_body, explain_validation_error
 
 GENERATIONS = "/v1/images/generations"
@@ -117,12 +117,13 @@ class ImagesApi:
             task.cancel()
 
     async def generate(
-        self, body: ImagesRequest, request: Request
+        self, body: ImagesRequest, request: Request, idempotency_key: IdempotencyKey = None
     ) -> ImagesResponse | EventStreamResponse:
         """Draw pictures from a prompt."""
-        key = request.headers.get(IDEMPOTENCY_KEY)
-        if key is not None:
-            return await self._jobs.api.generate_once(GENERATIONS, self.draw, body, request, key)
+        if idempotency_key is not None:
+            refuse_stream(body, "with an Idempotency-Key")
+            once = self._jobs.api.generate_once
+            return await once(GENERATIONS, self.draw, body, request, idempotency_key)
         order = self._rules.to_order(body, request_id=request.state.request_id)
         if body.stream:
             return await self._stream(order, sends_progress=bool(body.progress_events))

@@ -176,6 +176,7 @@ class ErrorResponse(BaseModel):
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field breaks a rule."},
     404: {"model": ErrorResponse, "description": "No such model or file."},
+    409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     429: {"model": ErrorResponse, "description": "Too many requests; see `Retry-After`."},
     500: {"model": ErrorResponse, "description": "A defect of the service."},

@@ -158,3 +158,13 @@ def check_stream(body: ImagesRequest) -> None:
         raise InvalidFieldError(
             "response_format must be b64_json with stream true, got 'url'", "response_format"
         )
+
+
+def refuse_stream(body: ImagesRequest, where: str) -> None:
+    """Refuse a stream where an answer has to be kept.
+
+    Raises:
+        InvalidFieldError: If one is asked for.
+    """
+    if body.stream:
+        raise InvalidFieldError(f"stream must be false {where}, got True", "stream")

@@ -1,13 +1,20 @@
 """Durable records that change by compare-and-set: what jobs and idempotency keys are kept in."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+_INDEX: Final = re.compile(r"[A-Za-z0-9._:/-]{1,256}")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A body, and what finds it."""
+    """A body, and what finds it.
+
+    Raises:
+        ValueError: If the name of an index has characters that such names do not have.
+    """
 
     id: str
     body: str = field(repr=False)
@@ -18,6 +25,11 @@ class Record:
     """Outcomes and events are taken only from who names it: a fence against deposed workers."""
     indexes: Mapping[str, float] = field(default_factory=dict)
     """Score of the record in each index that lists it. Empty in what `read` returns."""
+
+    def __post_init__(self) -> None:
+        for name in self.indexes:
+            if not _INDEX.fullmatch(name):
+                raise ValueError(f"an index must be named by letters, digits, ._:/-, got {name!r}")
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,8 @@ class RedisRecordStore:
                 f"the job store {self._place} refused the password"
             ) from exc
         except redis.RedisError as exc:
+            # What was open to a server that died would fail later calls, one each.
+            self._redis.connection_pool.disconnect(inuse_connections=False)
             raise RecordStoreUnavailableError(
                 f"the job store {self._place} failed: {type(exc).__name__}"
             ) from exc

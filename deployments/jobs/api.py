@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from cluster.jobs.job import Job, JobKind
@@ -12,7 +12,6 @@ from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
 from deployments.jobs.event_stream import (
-    LAST_EVENT_ID,
     has_ended,
     parse_last_event_id,
     stream_events,
@@ -35,13 +34,17 @@ from deployments.jobs.schemas import (
 from deployments.jobs.service import JobService, NewJob, draw_nonce
 from deployments.jobs_config import JobsConfig
 from deployments.schemas import ImagesRequest, ImagesResponse
-from deployments.validation import RequestRules
+from deployments.validation import RequestRules, refuse_stream
 from deployments.webhooks.targets import TargetRules, parse_target
 from pipeline.request import Priority
 
 JOBS: Final = "/v1/images/jobs"
 BATCHES: Final = "/v1/images/batches"
 ANONYMOUS: Final = "anonymous"
+IdempotencyKey = Annotated[
+    str | None, Header(description="The same key and body, within a day, are one call.")
+]
+LastEventId = Annotated[str | None, Header(description="The `id` of the last event received.")]
 _DRAWN_SEEDS: Final = 2**53 - 2**10
 
 
@@ -76,15 +79,19 @@ class JobsApi:
         """Return the longest body of a route of its own kind."""
         return self.config.max_batch_body_bytes if path == BATCHES else None
 
-    async def create(self, body: JobRequest, request: Request) -> JobBody:
+    async def create(
+        self, body: JobRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> JobBody:
         """Accept a job, which is drawn later."""
         item = self._to_item(body, request)
         if body.timeout_s is None:
             item = replace(item, order=replace(item.order, timeout_s=self.config.default_timeout_s))
         new = self._to_job(JobKind.IMAGE, [item], item.order.timeout_s, body.webhook, request)
-        return await self._accept(JOBS, new, body, request)
+        return await self._accept(JOBS, new, body, idempotency_key)
 
-    async def create_batch(self, body: BatchRequest, request: Request) -> JobBody:
+    async def create_batch(
+        self, body: BatchRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> JobBody:
         """Accept many requests as one job, at `batch` priority."""
         if len(body.requests) > self.config.max_batch_requests:
             raise InvalidFieldError(
@@ -97,7 +104,7 @@ class JobsApi:
         ]
         timeout_s = body.timeout_s or self.config.default_batch_timeout_s
         new = self._to_job(JobKind.BATCH, items, timeout_s, body.webhook, request)
-        return await self._accept(BATCHES, new, body, request)
+        return await self._accept(BATCHES, new, body, idempotency_key)
 
     async def read(self, id: str, request: Request) -> JobBody:
         """Read a job, with its result when it has one."""
@@ -121,9 +128,11 @@ class JobsApi:
             data=page, has_more=len(found) > limit, last_id=page[-1].id if page else None
         )
 
-    async def events(self, id: str, request: Request) -> Response:
+    async def events(
+        self, id: str, request: Request, last_event_id: LastEventId = None
+    ) -> Response:
         """Follow a job by server-sent events, from `Last-Event-ID` on."""
-        after = parse_last_event_id(request.headers.get(LAST_EVENT_ID))
+        after = parse_last_event_id(last_event_id)
         job = await self.service.read(id, owner_of(request))
         if await has_ended(self.service, job, after=after):
             return Response(status_code=204)
@@ -155,9 +164,8 @@ class JobsApi:
         return answer
 
     async def _accept(
-        self, route: str, new: NewJob, body: JobRequest | BatchRequest, request: Request
+        self, route: str, new: NewJob, body: JobRequest | BatchRequest, key: str | None
     ) -> JobBody:
-        key = request.headers.get(IDEMPOTENCY_KEY)
         if key is None:
             return await self.describer.describe(await self.service.accept(new))
         call = to_call(route, new.owner, key, body)
@@ -195,6 +203,7 @@ class JobsApi:
         )
 
     def _to_item(self, body: ImagesRequest, request: Request) -> JobItem:
+        refuse_stream(body, "in a job, which has events of its own")
         order = self.rules.to_order(body, request_id=request.state.request_id)
         return JobItem(order, is_base64=body.response_format == "b64_json")
 

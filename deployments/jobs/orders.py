@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from deployments.generation import ImagesOrder
 
@@ -17,7 +17,8 @@ class JobItem:
     """Whether the caller wants files in the answer, and not URLs."""
 
 
-_ITEMS: Final = TypeAdapter(list[JobItem])
+_ITEMS: Final = TypeAdapter(list[JobItem], config=ConfigDict(hide_input_in_errors=True))
+"""An error that is logged must not hold a prompt."""
 
 
 def write_items(items: list[JobItem]) -> str:

@@ -91,8 +91,7 @@ JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 ACCEPT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{status: ERROR_RESPONSES[status] for status in (400, 404, 413, 429, 500, 503)},
-    409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
+    status: ERROR_RESPONSES[status] for status in (400, 404, 409, 413, 429, 500, 503)
 }
 
 CANCEL_RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from tests.k8s.schemas.trim_crd import trim_crd
 
 from tests.k8s.crd_schema import find_violations
 from tests.k8s.manifests import MANIFESTS, RENDERED, REPOSITORY, rayservice, render
+from tests.k8s.schemas.trim_crd import trim_crd
 
 SCHEMAS = Path(__file__).parent / "schemas"
 SHARED_CRD = REPOSITORY.parent / "shared" / "kuberay" / "ray.io_rayservices.yaml"

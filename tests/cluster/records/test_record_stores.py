@@ -183,3 +183,9 @@ def test_a_record_that_has_changed_is_not_deleted(store: RecordStore) -> None:
 def test_the_clock_goes_forward(store: RecordStore) -> None:
     assert store.now() <= store.now()
     assert store.now() > 1_700_000_000
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "ü", 257 * "a"])
+def test_a_name_that_would_break_a_script_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="an index must be named"):
+        Record("a", "", indexes={name: 1.0})
