@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.embedded.evaluation.captions import HeldOutCaption, held_out_captions
-from pipeline.embedded.evaluation.reading import read_scene
-from pipeline.embedded.evaluation.scoring import PictureScore, score, share_right
+from pipeline.embedded.evaluation.captions import held_out_captions
+from pipeline.embedded.evaluation.judging import judge
+from pipeline.embedded.evaluation.scoring import PictureScore, share_right
 from pipeline.embedded.scenes.captions import Language
 from pipeline.embedded.training.generation import BatchGenerator, load_generator
 from pipeline.request import ImageSize
@@ -43,7 +43,7 @@ def evaluate(
         size,
         num_inference_steps=num_inference_steps,
     )
-    scores = pool.starmap(_score, zip(captions, pictures, strict=True), chunksize=8)
+    scores = pool.starmap(judge, zip(captions, pictures, strict=True), chunksize=8)
     shares = {"all": share_right(scores)}
     for language in Language:
         shares[language] = share_right(
@@ -59,10 +59,6 @@ def contact_sheet(pictures: Sequence[Pixels], columns: int) -> Image.Image:
         for start in range(0, len(pictures) - columns + 1, columns)
     ]
     return Image.fromarray(np.concatenate(rows))
-
-
-def _score(caption: HeldOutCaption, picture: Pixels) -> PictureScore:
-    return score(caption.scene, read_scene(picture), side=min(picture.shape[:2]))
 
 
 def main() -> None:

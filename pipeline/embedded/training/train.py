@@ -44,6 +44,7 @@ class Plan:
     vae_pixels: int
     steps: int
     tokens: int
+    uses: int
     learning_rate: float
     workers: int
     minutes: float
@@ -84,10 +85,11 @@ def _parse() -> Plan:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start-from", type=Path, help="a model folder to train on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vae-steps", type=int, default=4000)
+    parser.add_argument("--vae-steps", type=int, default=2200)
     parser.add_argument("--vae-pixels", type=int, default=2**21, help="pixels of a VAE batch")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--tokens", type=int, default=512 * 288, help="tokens of a batch")
+    parser.add_argument("--uses", type=int, default=12, help="steps that share a batch's latents")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--workers", type=int, default=8, help="processes that make batches")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after")
@@ -144,7 +146,7 @@ def _train_denoiser(
     text_encoder = drop_unread_layer(text_encoder).to(ranks.device, vae.dtype)
     transformer = transformer.to(ranks.device, vae.dtype)
     vae.requires_grad_(False)
-    settings = DenoiserSettings(plan.steps, plan.learning_rate, seed=plan.seed)
+    settings = DenoiserSettings(plan.steps, plan.learning_rate, uses=plan.uses, seed=plan.seed)
     training = DenoiserTraining(
         vae, text_encoder, transformer, settings, ranks, is_compiled=plan.is_compiled
     )
