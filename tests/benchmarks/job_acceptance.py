@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 from job_orders import accept_job
 from runner_process import open_store
 
+from cluster.cost import Z_IMAGE
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy
 from deployments.config import AppConfig
@@ -27,7 +28,9 @@ async def measure(place: str, count: int) -> list[float]:
     """Return the milliseconds of each acceptance, one after another."""
     store = JobStore(open_store(place), JobPolicy(15.0, 4, 3600.0))
     threads = StoreThreads()
-    model = ServedModel("tiny", "0", ImageSize(64, 64), max_height=1024, max_width=1024)
+    model = ServedModel(
+        "tiny", "0", ImageSize(64, 64), max_height=1024, max_width=1024, forward_cost=Z_IMAGE
+    )
     rules = RequestRules.from_config(AppConfig(), model)
     base = time.time_ns()
     taken = []
