@@ -10,6 +10,7 @@ ClusterError
 │   └── UrlSignatureError         it was not made by this store, or was changed
 ├── KeyFormatError                a key, or a part of one, has characters that keys do not have
 ├── PlacementError                no card or node can hold what the configuration asks for
+├── TelemetryError                telemetry's own settings, or a usage file, break a rule
 └── CapacityError                 a rate or a size is asked of hardware that does not have it
 """
 
@@ -56,3 +57,7 @@ class PlacementError(ClusterError):
 
 class CapacityError(ClusterError):
     """A rate or a size is asked of hardware that does not have it."""
+
+
+class TelemetryError(ClusterError):
+    """A setting of telemetry, or a line of a usage file, breaks a rule."""

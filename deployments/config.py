@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
@@ -220,6 +221,8 @@ class AppConfig(_Section):
     )
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    usage: UsageConfig = UsageConfig()
 
     @model_validator(mode="before")
     @classmethod

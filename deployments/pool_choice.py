@@ -16,7 +16,7 @@ from deployments.errors import (
     OverloadedError,
 )
 from deployments.ledger import LedgerView
-from deployments.routing.decisions import Choice, Refusal, RefusalKind, RequestFacts
+from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits
 from pipeline.request import Priority, RenderPath
@@ -31,6 +31,7 @@ class Route:
     estimate_s: float
     """Seconds until the answer."""
     explanation: str
+    reason: Reason = Reason.ONLY
 
 
 class PoolChooser(Protocol):
@@ -108,7 +109,9 @@ class LedgerPoolChooser:
             raise to_refusal_error(decision, facts)
         self._previous[traffic] = decision.pool
         self._count_sent(decision, facts)
-        return Route(decision.pool, decision.path, decision.estimate_s, decision.explain())
+        return Route(
+            decision.pool, decision.path, decision.estimate_s, decision.explain(), decision.reason
+        )
 
     def _count_sent(self, choice: Choice, facts: RequestFacts) -> None:
         now_s = self._clock()
