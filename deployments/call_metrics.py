@@ -56,4 +56,4 @@ def measure_success(order: ImagesOrder, drawn: DrawnImages, total_s: float) -> N
 def _deadline_result(outcome: Outcome, error: str | None) -> str:
     if outcome is Outcome.SUCCEEDED:
         return "met"
-    return "missed" if error in (DeadlineExceededError.code, "deadline") else "failed"
+    return "missed" if error == DeadlineExceededError.code else "failed"

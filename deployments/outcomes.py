@@ -5,11 +5,16 @@ import re
 from typing import Final
 
 from cluster.telemetry import Outcome
-from deployments.errors import ApiError, OverloadedError
-from pipeline.errors import CancelledError, InvalidRequestError, ReplicaFullError
+from deployments.errors import ApiError, DeadlineExceededError, InvalidFieldError, OverloadedError
+from pipeline.errors import CancelledError, DeadlineError, InvalidRequestError, ReplicaFullError
 
 _REFUSALS: Final = (InvalidRequestError, ReplicaFullError, OverloadedError)
 _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, CancelledError)
+_CODES: Final[dict[type[BaseException], str]] = {
+    DeadlineError: DeadlineExceededError.code,
+    InvalidRequestError: InvalidFieldError.code,
+    ReplicaFullError: OverloadedError.code,
+}
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -23,7 +28,9 @@ def classify(exc: BaseException) -> tuple[Outcome, str]:
 
 
 def name_error(exc: BaseException) -> str:
-    """Return the code of an answer, or the class in snake case."""
+    """Return the code of the answer, or where that hides the cause the class in snake case."""
     if isinstance(exc, ApiError):
         return exc.code
+    if type(exc) in _CODES:
+        return _CODES[type(exc)]
     return _WORD.sub("_", type(exc).__name__.removesuffix("Error")).lower()
