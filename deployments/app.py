@@ -34,13 +34,13 @@ def build_app(config: AppConfig) -> Application:
         TextEncoderDeployment
     ).bind(
         partial(load.text_encoder, config.text_encoder),
-        _telemetry("encode", config.text_encoder),
+        _telemetry(config, "encode", config.text_encoder),
     )
     vae_decoder = serve.deployment(**_options(config, config.vae_decoder))(
         VaeDecoderDeployment
     ).bind(
         partial(load.vae_decoder, config.vae_decoder),
-        _telemetry("decode", config.vae_decoder),
+        _telemetry(config, "decode", config.vae_decoder),
     )
     model = describe_model(weights, served_name=config.model.served_name)
     denoisers = {pool.name: _bind_pool(config, load, pool, model) for pool in config.pools}
@@ -58,12 +58,14 @@ def _bind_pool(
         _name_replica,
         to_terms(pool, model, step_detail_ratio=config.telemetry.step_detail_ratio),
         ReplicaReporter,
-        _telemetry("denoise", pool),
+        _telemetry(config, "denoise", pool),
     )
 
 
-def _telemetry(stage: StageName, replicas: ReplicaConfig) -> StageTelemetry:
-    return StageTelemetry(stage, partial(start_replica_telemetry, replicas.device))
+def _telemetry(config: AppConfig, stage: StageName, replicas: ReplicaConfig) -> StageTelemetry:
+    return StageTelemetry(
+        stage, partial(start_replica_telemetry, config.telemetry, replicas.device)
+    )
 
 
 def _name_replica() -> str:

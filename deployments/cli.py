@@ -9,6 +9,7 @@ from pathlib import Path
 from deployments.commands.check import run_check
 from deployments.commands.generate import run_generate
 from deployments.commands.run import run_service
+from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
 from deployments.simulator.command import add_plan_arguments, run_plan
 
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_plan(commands)
     _add_usage(commands)
+    _add_top(commands)
     return parser
 
 
@@ -122,6 +124,16 @@ def _add_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_usage_arguments(parser)
     parser.set_defaults(run=partial(run_usage, print_line=print))
+
+
+def _add_top(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "top",
+        help="watch pools, replicas, queues and rates",
+        description="Show what Ray's exporters say of the service, each second until Ctrl-C.",
+    )
+    add_top_arguments(parser)
+    parser.set_defaults(run=partial(run_top, print_line=print))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

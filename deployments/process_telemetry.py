@@ -17,12 +17,13 @@ from cluster.spans import Attributes
 from cluster.telemetry import ATTR_ACCELERATOR, ATTR_REPLICA
 from deployments.log import trace_log_lines
 from deployments.ray_metrics import RayMeter
+from deployments.telemetry_config import TelemetryConfig
 from pipeline.device import DeviceName, choose_device
 
 SERVICE_NAME: Final = "zimage-serve"
 
 
-def start_replica_telemetry(device: DeviceName | None) -> Attributes:
+def start_replica_telemetry(config: TelemetryConfig, device: DeviceName | None) -> Attributes:
     """Start telemetry in a replica, and return what its spans say of it.
 
     Raises:
@@ -30,7 +31,8 @@ def start_replica_telemetry(device: DeviceName | None) -> Attributes:
     """
     context = serve.get_replica_context()
     replica = context.replica_id.unique_id
-    start_process_telemetry(os.environ, instance=replica, extra_meters=(RayMeter(),))
+    meters = (RayMeter(),) if config.ray_metrics else ()
+    start_process_telemetry(os.environ, instance=replica, extra_meters=meters)
     trace_log_lines()
     identity = {ATTR_REPLICA: f"{context.deployment}#{replica}"}
     if device is None:

@@ -32,7 +32,7 @@ class RouterDeployment:
         denoisers: Mapping[str, DeploymentHandle[Any]],
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
-        start_replica_telemetry(None)
+        start_replica_telemetry(config.telemetry, None)
         usage = build_usage_ledger(config.usage, model)
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         chooser = LedgerPoolChooser(

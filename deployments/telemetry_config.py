@@ -22,6 +22,9 @@ class TelemetryConfig(_Section):
         le=1,
         description="Part of the sampled traces that get an event a step and links from forwards.",
     )
+    ray_metrics: bool = Field(
+        default=True, description="Whether Ray's Prometheus exporter gets the service's metrics."
+    )
     log_encoding: Literal["JSON", "TEXT"] = Field(
         default="JSON", description="Form of a log line; JSON has request and trace ids."
     )

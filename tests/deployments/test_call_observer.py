@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from local_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
+from metric_reader import read_points
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -33,16 +34,6 @@ def reader() -> Iterator[InMemoryMetricReader]:
     use_meters([])
 
 
-def read_metrics(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
-    """Return each metric's data points."""
-    return {
-        metric.name: list(metric.data.data_points)
-        for resource in reader.get_metrics_data().resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
-
-
 async def post(
     stages: LocalStages, model: Path, folder: Path, body: dict[str, Any]
 ) -> tuple[dict[str, Any], list[UsageRecord]]:
@@ -60,7 +51,7 @@ async def test_a_picture_is_measured_by_stage_and_path(
 ) -> None:
     await post(stages, tiny_model, tmp_path, {"prompt": PROMPT, "size": "64x64", "n": 2})
 
-    metrics = read_metrics(reader)
+    metrics = read_points(reader)
 
     stages_seen = {
         point.attributes["stage"]: point.count for point in metrics["zimage.stage.duration"]
@@ -85,7 +76,7 @@ async def test_a_missed_deadline_is_counted_as_missed(
     body = {"prompt": PROMPT, "size": "512x512", "num_inference_steps": 50, "timeout_s": 0.05}
     _, [record] = await post(stages, tiny_model, tmp_path, body)
 
-    [deadline] = read_metrics(reader)["zimage.deadlines"]
+    [deadline] = read_points(reader)["zimage.deadlines"]
 
     assert deadline.attributes["result"] == "missed"
     assert (record.outcome, record.error) == (Outcome.FAILED, "deadline_exceeded")

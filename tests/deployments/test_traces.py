@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from local_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
+from metric_reader import read_points
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.metrics import MeterProvider
@@ -274,13 +275,6 @@ async def test_a_dead_collector_fails_no_request_and_its_losses_are_counted(
     dead.force_flush()
     use_meters([])
 
-    dropped = [
-        point.value
-        for resource in reader.get_metrics_data().resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == "zimage.telemetry.dropped"
-        for point in metric.data.data_points
-    ]
+    dropped = [point.value for point in read_points(reader)["zimage.telemetry.dropped"]]
     assert answer.status_code == 200
     assert sum(dropped) >= len(ALL)

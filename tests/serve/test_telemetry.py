@@ -16,6 +16,7 @@ from service import Service, free_port, run_service
 
 from cluster.telemetry import Outcome
 from cluster.usage import UsageRecord, read_records
+from deployments.cli import main
 
 pytestmark = pytest.mark.serve
 
@@ -141,6 +142,21 @@ def test_rays_exporter_has_the_services_metrics(service: Service, metrics_port: 
     assert 'path="full_image"' in succeeded
     assert 'deployment="RouterDeployment"' in succeeded
     assert 'pool="default"' in samples["ray_zimage_step_units_total"][0]
+
+
+def test_top_shows_the_pool_and_its_replica(
+    service: Service, metrics_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    post(service, {"size": "64x64"})
+    await_metrics(metrics_port, "ray_zimage_requests_total", "ray_zimage_backlog_units")
+
+    exit_code = main(["top", f"http://127.0.0.1:{metrics_port}/metrics", "--once"])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert exit_code == 0
+    assert "succeeded" in lines[0]
+    [pool] = [line.split() for line in lines if line.startswith("default ")]
+    assert pool[:2] == ["default", "1"]
 
 
 def test_every_accepted_call_has_one_closed_record(service: Service, folder: Path) -> None:
