@@ -11,6 +11,7 @@ ClusterError
 ├── KeyFormatError                a key, or a part of one, has characters that keys do not have
 ├── PlacementError                no card or node can hold what the configuration asks for
 ├── CapacityError                 a rate or a size is asked of hardware that does not have it
+├── TelemetryError                telemetry's own settings, or a usage file, break a rule
 ├── JobNotFoundError                no job has the id (HTTP 404)
 ├── JobFinishedError                the job has succeeded or failed, and cannot change (HTTP 409)
 ├── JobFormatError                  a job was written by another version of the service
@@ -91,3 +92,7 @@ class JobFormatError(ClusterError):
 
 class LeaseLostError(ClusterError):
     """Another process has what the caller had, or its owner has cancelled it."""
+
+
+class TelemetryError(ClusterError):
+    """A setting of telemetry, or a line of a usage file, breaks a rule."""

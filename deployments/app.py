@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
@@ -12,9 +13,12 @@ from deployments.handles import HandleTileCoordinator
 from deployments.ledger_actor import ReplicaReporter
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
+from deployments.process_telemetry import start_replica_telemetry
 from deployments.replica_bounds import follower_options, pool_options
 from deployments.router import RouterDeployment
 from deployments.served_model import ServedModel, describe_model
+from deployments.stage_telemetry import StageName, StageTelemetry
+from deployments.telemetry_config import TelemetryConfig
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
@@ -32,23 +36,39 @@ def build_app(config: AppConfig) -> Application:
     load = StageLoader(weights)
     model = describe_model(weights, served_name=config.model.served_name)
     text_encoder = serve.deployment(
-        **_options(config.text_encoder, follower_options(config.text_encoder, config, model))
-    )(TextEncoderDeployment).bind(partial(load.text_encoder, config.text_encoder))
+        **_options(
+            config,
+            config.text_encoder,
+            follower_options(config.text_encoder, config, model),
+        )
+    )(TextEncoderDeployment).bind(
+        partial(load.text_encoder, config.text_encoder),
+        _telemetry(config, "encode", config.text_encoder),
+    )
     vae_decoder = serve.deployment(
-        **_options(config.vae_decoder, follower_options(config.vae_decoder, config, model))
-    )(VaeDecoderDeployment).bind(partial(load.vae_decoder, config.vae_decoder))
-    denoisers = {pool.name: _bind_pool(load, pool, model) for pool in config.pools}
+        **_options(config, config.vae_decoder, follower_options(config.vae_decoder, config, model))
+    )(VaeDecoderDeployment).bind(
+        partial(load.vae_decoder, config.vae_decoder),
+        _telemetry(config, "decode", config.vae_decoder),
+    )
+    denoisers = {pool.name: _bind_pool(config, load, pool, model) for pool in config.pools}
     router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))
     return router.bind(config, model, text_encoder, denoisers, vae_decoder)
 
 
-def _bind_pool(load: StageLoader, pool: PoolConfig, model: ServedModel) -> Application:
+def _bind_pool(
+    config: AppConfig, load: StageLoader, pool: PoolConfig, model: ServedModel
+) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
-    deployment = serve.deployment(name=name, **_options(pool, pool_options(pool, model)))(
+    deployment = serve.deployment(name=name, **_options(config, pool, pool_options(pool, model)))(
         DenoiserDeployment
     )
     denoiser = deployment.bind(
-        partial(load.denoiser, pool), _name_replica, to_terms(pool, model), ReplicaReporter
+        partial(load.denoiser, pool),
+        _name_replica,
+        to_terms(pool, model, step_detail_ratio=config.telemetry.step_detail_ratio),
+        ReplicaReporter,
+        _telemetry(config, "denoise", pool),
     )
     if pool.path is RenderPath.FULL_IMAGE:
         return denoiser
@@ -62,21 +82,35 @@ def _bind_pool(load: StageLoader, pool: PoolConfig, model: ServedModel) -> Appli
     return coordinator.bind(partial(load.tiled_settings, pool), denoiser)
 
 
+def _telemetry(config: AppConfig, stage: StageName, replicas: ReplicaConfig) -> StageTelemetry:
+    return StageTelemetry(
+        stage, partial(start_replica_telemetry, config.telemetry, replicas.device)
+    )
+
+
 def _name_replica() -> str:
     return serve.get_replica_context().replica_id.unique_id
 
 
-def _options(config: ReplicaConfig, scaling: dict[str, Any]) -> dict[str, Any]:
+def _options(config: AppConfig, replicas: ReplicaConfig, scaling: dict[str, Any]) -> dict[str, Any]:
     return {
         **scaling,
-        "max_ongoing_requests": config.max_ongoing_requests,
-        "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "max_ongoing_requests": replicas.max_ongoing_requests,
+        "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
+        "logging_config": _logging(config.telemetry),
         "ray_actor_options": {
-            "num_cpus": config.num_cpus,
-            "num_gpus": config.num_gpus,
-            **_labels(config.label_selector),
+            "num_cpus": replicas.num_cpus,
+            "num_gpus": replicas.num_gpus,
+            **_labels(replicas.label_selector),
         },
     }
+
+
+def _logging(telemetry: TelemetryConfig) -> LoggingConfig:
+    """Leave Serve's access log off: the router writes one line a call, which says more."""
+    return LoggingConfig(
+        encoding=telemetry.log_encoding, log_level=telemetry.log_level, enable_access_log=False
+    )
 
 
 def _router_options(config: AppConfig) -> dict[str, Any]:
@@ -85,6 +119,7 @@ def _router_options(config: AppConfig) -> dict[str, Any]:
         "num_replicas": router.num_replicas,
         "max_ongoing_requests": router.max_ongoing_requests,
         "graceful_shutdown_timeout_s": router.graceful_shutdown_timeout_s,
+        "logging_config": _logging(config.telemetry),
         "ray_actor_options": {"num_cpus": router.num_cpus, **_labels(router.label_selector)},
     }
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from deployments.commands.check import run_check
 from deployments.commands.generate import run_generate
 from deployments.commands.run import run_service
+from deployments.commands.top import add_top_arguments, run_top
+from deployments.commands.usage import add_usage_arguments, run_usage
 from deployments.simulator.command import add_plan_arguments, run_plan
 
 _EPILOG = """examples:
@@ -39,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_usage(commands)
+    _add_top(commands)
     return parser
 
 
@@ -54,6 +58,12 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--address",
         help="join the Ray cluster that runs there, instead of starting one on this machine",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="port of Ray's Prometheus exporter, where this starts Ray (any free one)",
     )
     parser.set_defaults(run=run_service)
 
@@ -104,6 +114,26 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add_plan_arguments(parser)
     parser.set_defaults(run=partial(run_plan, print_line=print))
+
+
+def _add_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "usage",
+        help="sum usage records by key, day and model",
+        description="Sum exported usage records; each id counts once.",
+    )
+    add_usage_arguments(parser)
+    parser.set_defaults(run=partial(run_usage, print_line=print))
+
+
+def _add_top(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "top",
+        help="watch pools, replicas, queues and rates",
+        description="Show what Ray's exporters say of the service, each second until Ctrl-C.",
+    )
+    add_top_arguments(parser)
+    parser.set_defaults(run=partial(run_top, print_line=print))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

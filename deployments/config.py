@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.jobs_config import JobsConfig, WebhooksConfig
+from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
@@ -293,6 +294,8 @@ class AppConfig(_Section):
     store: StoreConfig = FolderStoreConfig()
     jobs: JobsConfig = JobsConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    usage: UsageConfig = UsageConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -5,10 +5,26 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.metrics import record
 from cluster.rates import ReplicaRate
+from cluster.spans import Carrier
+from cluster.telemetry import (
+    ATTR_BATCH_SIZE,
+    ATTR_COST_UNITS,
+    ATTR_PATH,
+    ATTR_POOL,
+    ATTR_SHARE_S,
+    ATTR_SIZE,
+    ATTR_STEPS,
+    BACKLOG_UNITS,
+    QUEUE_AGE,
+)
 from deployments.backlog import ReplicaReport
+from deployments.forward_watch import FollowedRequest, ForwardWatch
 from deployments.replica_report import to_report
+from deployments.stage_telemetry import StageRun, StageTelemetry
 from deployments.stages import Denoised, TileVelocity
+from pipeline.denoising.forward_report import ForwardListener
 from pipeline.denoising.roster import Backlog
 from pipeline.denoising.work import Listener, Outcome, VelocityRequest, VelocityResult
 from pipeline.errors import PipelineError
@@ -39,6 +55,10 @@ class StepLoop(Protocol):
         """Say what is held and how fast it goes."""
         ...
 
+    def watch(self, on_forward: ForwardListener) -> None:
+        """Tell `on_forward` of every later forward."""
+        ...
+
 
 @dataclass(frozen=True)
 class PoolTerms:
@@ -48,6 +68,8 @@ class PoolTerms:
     guess: ReplicaRate
     """Its speed, until it has measured it."""
     max_backlog_units: float
+    step_detail_ratio: float = 0.0
+    """Part of the sampled traces that get an event a step."""
 
 
 class DenoiserDeployment:
@@ -59,33 +81,47 @@ class DenoiserDeployment:
         name_replica: Callable[[], str],
         terms: PoolTerms,
         start_reporter: Callable[[Callable[[int], ReplicaReport]], object] | None = None,
+        telemetry: StageTelemetry | None = None,
     ) -> None:
-        self._step_loop, self._fingerprint = load()
+        self._telemetry = telemetry or StageTelemetry("denoise")
+        self._step_loop, self._fingerprint = self._telemetry.start(load)
         self._replica = name_replica()
         self._terms = terms
+        self._watch = ForwardWatch(terms.pool, detail_ratio=terms.step_detail_ratio)
+        self._step_loop.watch(self._watch)
         # Kept, since the reporter ends with the object.
         self._reporter = start_reporter(self.report) if start_reporter is not None else None
 
     async def denoise(
-        self, request: DenoiseRequest, *, yields_steps: bool
+        self, request: DenoiseRequest, *, yields_steps: bool, trace: Carrier | None = None
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield a `StepEvent` a step, if asked to, and the latents at the end.
 
         A caller that closes the generator, or is cancelled, lets the request go at the next step.
         """
         outcomes, listen = _listen()
-        self._step_loop.submit(request, listen)
-        try:
-            while isinstance(outcome := await outcomes.get(), StepEvent):
-                if yields_steps:
-                    yield outcome
-            if isinstance(outcome, PipelineError):
-                raise outcome
-            if not isinstance(outcome, DenoiseResult):
-                raise TypeError(f"a picture must end in latents, got {type(outcome).__name__}")
-            yield Denoised(outcome, self._fingerprint, self._replica)
-        finally:
-            self._step_loop.cancel(request.id)
+        # A span ends before the last yield: there, whoever has the latents closes the generator.
+        with self._telemetry.span(trace, self._describe(request)) as stage:
+            followed = self._watch.follow(request.id, stage.span)
+            try:
+                self._step_loop.submit(request, listen)
+                try:
+                    while isinstance(outcome := await outcomes.get(), StepEvent):
+                        if yields_steps:
+                            yield outcome
+                finally:
+                    self._step_loop.cancel(request.id)
+                result = _to_result(outcome)
+                _tell(stage, result, followed)
+            finally:
+                self._watch.let_go(request.id, followed)
+        yield Denoised(
+            result,
+            self._fingerprint,
+            self._replica,
+            followed.share_s,
+            followed.peak_memory_bytes,
+        )
 
     async def predict_velocity(self, request: VelocityRequest) -> TileVelocity:
         """Run one forward for a canvas that is stepped elsewhere."""
@@ -102,9 +138,13 @@ class DenoiserDeployment:
         return TileVelocity(outcome.velocity, self._fingerprint, self._replica)
 
     def report(self, sequence: int) -> ReplicaReport:
-        """Say what this replica holds, for the ledger."""
+        """Say what this replica holds, for the ledger and for the pool's metrics."""
+        backlog = self._step_loop.backlog()
+        held_units = backlog.waiting_units + backlog.running_units
+        record(BACKLOG_UNITS, held_units, pool=self._terms.pool)
+        record(QUEUE_AGE, backlog.oldest_wait_s, pool=self._terms.pool)
         return to_report(
-            self._step_loop.backlog(),
+            backlog,
             pool=self._terms.pool,
             replica_id=self._replica,
             sequence=sequence,
@@ -118,6 +158,15 @@ class DenoiserDeployment:
         if self._step_loop.failure is not None:
             raise self._step_loop.failure
 
+    def _describe(self, request: DenoiseRequest) -> dict[str, str | int]:
+        path = self._fingerprint.split("/", 1)[0]
+        return {
+            ATTR_POOL: self._terms.pool,
+            ATTR_PATH: path,
+            ATTR_SIZE: str(request.size),
+            ATTR_STEPS: request.num_inference_steps,
+        }
+
 
 def _listen() -> tuple[asyncio.Queue[Outcome], Listener]:
     """Return a queue of this event loop, and what fills it from the step loop's thread."""
@@ -128,3 +177,22 @@ def _listen() -> tuple[asyncio.Queue[Outcome], Listener]:
         loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
 
     return outcomes, listen
+
+
+def _to_result(outcome: Outcome) -> DenoiseResult:
+    if isinstance(outcome, PipelineError):
+        raise outcome
+    if not isinstance(outcome, DenoiseResult):
+        raise TypeError(f"a picture must end in latents, got {type(outcome).__name__}")
+    return outcome
+
+
+def _tell(stage: StageRun, result: DenoiseResult, followed: FollowedRequest) -> None:
+    stage.took(result.queue_s, result.run_s, followed.peak_memory_bytes)
+    stage.span.set_attributes(
+        {
+            ATTR_BATCH_SIZE: followed.mean_batch_size,
+            ATTR_COST_UNITS: followed.units,
+            ATTR_SHARE_S: followed.share_s,
+        }
+    )

@@ -42,6 +42,8 @@ SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
 
 EventListener = Callable[[int, StepEvent], Awaitable[None]]
 """Is told the index of a picture and its step."""
+RouteListener = Callable[[Route], Awaitable[None]]
+"""Is told where an accepted call goes, before any work is done."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+    key_id: str = "anonymous"
+    """Whose call it is, for usage records."""
 
     @property
     def cost_units(self) -> float:
@@ -120,6 +124,9 @@ class DrawnImage:
     content: bytes
     fingerprint: str
     times: StageTimes
+    share_s: float = 0.0
+    """Seconds of the denoiser's device, the shared part of forwards apportioned by cost."""
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,12 @@ class Generation:
         self._model = model
         self._key_prefix = key_prefix
 
-    async def draw(self, order: ImagesOrder, on_event: EventListener | None = None) -> DrawnImages:
+    async def draw(
+        self,
+        order: ImagesOrder,
+        on_event: EventListener | None = None,
+        on_route: RouteListener | None = None,
+    ) -> DrawnImages:
         """Draw every picture of a call, or none.
 
         Raises:
@@ -160,7 +172,8 @@ class Generation:
         """
         started = time.monotonic()
         route = self._chooser.choose(order.to_facts())
-        logger.info("request %s: %s", order.request_id, route.explanation)
+        if on_route is not None:
+            await on_route(route)
         try:
             async with asyncio.timeout(order.timeout_s):
                 encoded = await try_again(partial(self._stages.encode, order.prompt))
@@ -215,6 +228,8 @@ class Generation:
                 store_s=store_s,
                 total_s=time.monotonic() - started,
             ),
+            share_s=denoised.share_s,
+            peak_memory_bytes=_max_known(denoised.peak_memory_bytes, file.peak_memory_bytes),
         )
 
     async def _denoise(
@@ -263,3 +278,7 @@ def build_provenance(
         path=path,
         fingerprint=fingerprint,
     )
+
+
+def _max_known(*values: int | None) -> int | None:
+    return max((value for value in values if value is not None), default=None)

@@ -9,6 +9,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
+from cluster.spans import to_carrier
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
 from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
@@ -32,7 +33,7 @@ class HandleStages:
     async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
         with _service_errors():
-            encoded: Encoded = await self._text_encoder.encode.remote(prompt)
+            encoded: Encoded = await self._text_encoder.encode.remote(prompt, to_carrier())
         return encoded
 
     async def denoise(
@@ -40,7 +41,9 @@ class HandleStages:
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield the events that the request asks for and, last, the latents."""
         with _service_errors():
-            events: Any = self._denoisers[pool].denoise.remote(request, yields_steps=yields_steps)
+            events: Any = self._denoisers[pool].denoise.remote(
+                request, yields_steps=yields_steps, trace=to_carrier()
+            )
             try:
                 async for event in events:
                     yield event
@@ -50,7 +53,7 @@ class HandleStages:
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
         """Decode latents and encode the file."""
         with _service_errors():
-            file: ImageFile = await self._vae_decoder.decode.remote(latents, order)
+            file: ImageFile = await self._vae_decoder.decode.remote(latents, order, to_carrier())
         return file
 
 

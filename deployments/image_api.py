@@ -7,17 +7,20 @@ from typing import Any
 from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
+from deployments.call_observer import CallObserver
 from deployments.config import AppConfig
 from deployments.files import SignedFiles
-from deployments.generation import Generation
 from deployments.http_api import ImagesApi
 from deployments.jobs.composition import build_jobs
 from deployments.jobs.record_stores import build_record_store
+from deployments.observed_generation import ObservedGeneration
+from deployments.observed_store import ObservedStore
 from deployments.pool_choice import PoolChooser
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel
 from deployments.stages import Stages
 from deployments.stores import build_store
+from deployments.usage_ledger import UsageLedger
 from deployments.validation import RequestRules
 
 
@@ -28,12 +31,20 @@ def build_api(
     chooser: PoolChooser,
     readiness: Readiness,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    usage: UsageLedger | None = None,
 ) -> FastAPI:
     """Build the application; what is in `background` runs as long as it does."""
     store = build_store(config.store)
     rules = RequestRules.from_config(config, model)
     return ImagesApi(
-        Generation(stages, chooser, store, model, key_prefix=config.store.prefix),
+        ObservedGeneration(
+            stages,
+            chooser,
+            ObservedStore(store),
+            model,
+            key_prefix=config.store.prefix,
+            observer=CallObserver(model, usage),
+        ),
         rules,
         readiness,
         _signed_files(store),

@@ -46,11 +46,12 @@ class LocalStages:
 
 def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) -> LocalStages:
     """Read every component of the model into this process."""
+    terms_of = partial(to_terms, model=model, step_detail_ratio=config.telemetry.step_detail_ratio)
     return LocalStages(
         TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
         {
             pool.name: DenoiserDeployment(
-                partial(load.denoiser, pool), lambda: "local", to_terms(pool, model)
+                partial(load.denoiser, pool), lambda: "local", terms_of(pool)
             )
             for pool in config.pools
         },

@@ -24,7 +24,7 @@ from deployments.errors import (
     OverloadedError,
 )
 from deployments.ledger import LedgerView
-from deployments.routing.decisions import Choice, Refusal, RefusalKind, RequestFacts
+from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits, build_state
 from pipeline.request import Priority, RenderPath
@@ -42,6 +42,7 @@ class Route:
     units: float = 0.0
     is_cold: bool = False
     """Whether the pool had no replica when it was chosen."""
+    reason: Reason = Reason.ONLY
 
 
 class PoolChooser(Protocol):
@@ -139,6 +140,7 @@ class LedgerPoolChooser:
             decision.explain(),
             decision.option.work.units,
             decision.option.is_cold,
+            decision.reason,
         )
 
     async def await_replica(self, route: Route) -> None:

@@ -19,9 +19,10 @@ _TYPICAL_ACCELERATOR: Final = {
 }
 
 
-def to_terms(pool: PoolConfig, model: ServedModel) -> PoolTerms:
+def to_terms(pool: PoolConfig, model: ServedModel, *, step_detail_ratio: float = 0.0) -> PoolTerms:
     """Tell a replica what it is part of."""
-    return PoolTerms(pool.name, guess_speed(pool, model), pool.step_loop.held_units)
+    held_units = pool.step_loop.held_units
+    return PoolTerms(pool.name, guess_speed(pool, model), held_units, step_detail_ratio)
 
 
 def to_known_pool(pool: PoolConfig, limits: LimitsConfig, model: ServedModel) -> KnownPool:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from cluster.metrics import record
+from cluster.telemetry import RETRIES
 from deployments.errors import PoisonedRequestError, ReplicaLostError
 from pipeline.errors import CancelledError, ReplicaFailedError, ReplicaFullError
 
@@ -28,10 +30,12 @@ async def try_again(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         except (ReplicaLostError, ReplicaFailedError, CancelledError) as exc:
             num_lost += 1
+            record(RETRIES, reason="lost")
             if num_lost >= MAX_LOST:
                 raise PoisonedRequestError("two replicas were lost with this request") from exc
         except ReplicaFullError:
             num_full += 1
+            record(RETRIES, reason="full")
             if num_full >= MAX_FULL:
                 raise
             await asyncio.sleep(_FIRST_WAIT_S * 2**num_full)

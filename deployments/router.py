@@ -15,9 +15,12 @@ from deployments.jobs.record_stores import check_nodes
 from deployments.ledger_actor import LedgerReader
 from deployments.pool_choice import LedgerPoolChooser
 from deployments.pools import to_known_pool
+from deployments.process_telemetry import start_replica_telemetry
 from deployments.readiness import Readiness
 from deployments.routing.paths import RoutingPolicy
 from deployments.served_model import ServedModel
+from deployments.trace_middleware import TraceMiddleware
+from deployments.usage_ledger import build_usage_ledger
 
 
 class RouterDeployment:
@@ -32,6 +35,8 @@ class RouterDeployment:
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
         check_nodes(config, ray.nodes())  # type: ignore[no-untyped-call]  # Ray's is untyped
+        start_replica_telemetry(config.telemetry, None)
+        usage = build_usage_ledger(config.usage, model)
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         chooser = LedgerPoolChooser(
             [to_known_pool(pool, config.limits, model) for pool in config.pools],
@@ -40,7 +45,10 @@ class RouterDeployment:
         )
         readiness = Readiness(stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s)
         ledger = LedgerReader(chooser.read_demand, chooser.update)
-        self._api = build_api(config, model, stages, chooser, readiness, background=[ledger.run])
+        background = [ledger.run] if usage is None else [ledger.run, usage.run]
+        self._api = TraceMiddleware(
+            build_api(config, model, stages, chooser, readiness, background, usage)
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""

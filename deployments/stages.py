@@ -27,6 +27,10 @@ class Denoised:
     fingerprint: str
     """Accelerator, precision, path and build of the denoiser."""
     replica: str
+    share_s: float = 0.0
+    """Seconds of the device, the shared part of batched forwards apportioned by cost."""
+    peak_memory_bytes: int | None = None
+    """Most that a forward of it took on a GPU, with all that shared it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class ImageFile:
     """Seconds of the VAE."""
     file_s: float
     """Seconds of encoding the file."""
+    peak_memory_bytes: int | None = None
 
 
 class Stages(Protocol):

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from cluster.spans import Carrier
+from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Encoded
 from pipeline.stages import TextEncoder
 
@@ -12,14 +14,18 @@ from pipeline.stages import TextEncoder
 class TextEncoderDeployment:
     """Runs the encoder on one thread of its own, so that the event loop stays free."""
 
-    def __init__(self, load: Callable[[], TextEncoder]) -> None:
-        self._text_encoder = load()
+    def __init__(
+        self, load: Callable[[], TextEncoder], telemetry: StageTelemetry | None = None
+    ) -> None:
+        self._telemetry = telemetry or StageTelemetry("encode")
+        self._text_encoder = self._telemetry.start(load)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text-encoder")
 
-    async def encode(self, prompt: str) -> Encoded:
+    async def encode(self, prompt: str, trace: Carrier | None = None) -> Encoded:
         """Encode one prompt."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._encode, prompt)
+        with self._telemetry.span(trace, {}) as stage:
+            return await loop.run_in_executor(self._thread, stage.run, self._encode, prompt)
 
     def _encode(self, prompt: str) -> Encoded:
         started = time.monotonic()

@@ -1,12 +1,16 @@
 """A VAE decoder behind a handle; it encodes the file, so that no raw pixels cross one."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
+from cluster.spans import Carrier
+from cluster.telemetry import ATTR_NUM_BYTES, ATTR_SIZE
 from deployments.decoding import decode_to_file
+from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import FileOrder, ImageFile
 from pipeline.stages import VaeDecoder
 
@@ -14,13 +18,21 @@ from pipeline.stages import VaeDecoder
 class VaeDecoderDeployment:
     """Runs the decoder on one thread of its own, so that the event loop stays free."""
 
-    def __init__(self, load: Callable[[], VaeDecoder]) -> None:
-        self._vae_decoder = load()
+    def __init__(
+        self, load: Callable[[], VaeDecoder], telemetry: StageTelemetry | None = None
+    ) -> None:
+        self._telemetry = telemetry or StageTelemetry("decode")
+        self._vae_decoder = self._telemetry.start(load)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae-decoder")
 
-    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+    async def decode(
+        self, latents: Tensor, order: FileOrder, trace: Carrier | None = None
+    ) -> ImageFile:
         """Decode latents and encode the file."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._thread, decode_to_file, self._vae_decoder, latents, order
-        )
+        with self._telemetry.span(trace, {ATTR_SIZE: str(order.provenance.size)}) as stage:
+            file = await loop.run_in_executor(
+                self._thread, stage.run, decode_to_file, self._vae_decoder, latents, order
+            )
+            stage.span.set_attribute(ATTR_NUM_BYTES, len(file.content))
+        return dataclasses.replace(file, peak_memory_bytes=stage.peak_memory_bytes)

@@ -14,7 +14,7 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
+def ray_cluster(address: str | None, metrics_port: int | None = None) -> Iterator[None]:
     """Join the cluster at `address`, or start one that ends with the context."""
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -30,6 +30,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             address="local",
             _temp_dir=folder,
             include_dashboard=False,
+            _metrics_export_port=metrics_port,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -35,7 +35,7 @@ def run_service(options: argparse.Namespace) -> int:
     try:
         config = to_config(options, defaults=_defaults(options, url))
         _check_port(options.host, options.port)
-        with ray_cluster(options.address), _stop_signal() as stop:
+        with ray_cluster(options.address, options.metrics_port), _stop_signal() as stop:
             return _serve(config, options, url, stop)
     except (ConfigurationError, PipelineError, OSError) as exc:
         print(f"zimage-serve: {exc}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.denoising.batching import BatchingLimits, Demand, choose_batch, choose_offloads
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionKey, CaptionState
+from pipeline.denoising.forward_report import ForwardListener, ForwardReport
 from pipeline.denoising.isolation import IsolatedForward, describe_failure
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.roster import Backlog, Roster, Ticket
@@ -73,6 +74,7 @@ class StepLoop:
             _CAPTION_CACHE_BYTES
         )
         self._roster = Roster(self._limits, clock)
+        self._on_forward: ForwardListener = lambda report: None
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
         self._thread.start()
 
@@ -155,6 +157,10 @@ class StepLoop:
         """Say what is held and how fast it goes."""
         return self._roster.backlog()
 
+    def watch(self, on_forward: ForwardListener) -> None:
+        """Tell `on_forward` of every later forward, before its items' own listeners."""
+        self._on_forward = on_forward
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Take nothing more in, and finish what is held.
 
@@ -229,8 +235,10 @@ class StepLoop:
         velocities = self._forward.predict(items, units)
         ended_s = self._clock()
         # Measured before anyone is told, so that whoever hears of a step finds its rate.
-        sizes = [_size_of(item) for item in items]
+        sizes = tuple(_size_of(item) for item in items)
         self._roster.measure(sizes, sum(units), ended_s - begun_s)
+        ids = tuple(work.id for work in works)
+        self._on_forward(ForwardReport(ids, tuple(units), sizes, ended_s - begun_s))
         for work, velocity in zip(works, velocities, strict=True):
             self._deliver(work, velocity, ended_s)
 

@@ -57,6 +57,8 @@ class Backlog:
     warm_sizes: frozenset[ImageSize]
     forward_times: Mapping[ImageSize, ForwardTime]
     """Of sizes that had steps to themselves."""
+    oldest_wait_s: float = 0.0
+    """Age of the oldest request that has not started."""
 
 
 class Roster:
@@ -189,6 +191,7 @@ class Roster:
         """Say what is held and how fast it goes."""
         with self._condition:
             held = [(work.started_s is None, work.to_held()) for work in self._held.values()]
+            waiting = [work.admission for work in self._held.values() if work.started_s is None]
             return Backlog(
                 waiting_units=sum(work.units for is_waiting, work in held if is_waiting),
                 running_units=sum(work.units for is_waiting, work in held if not is_waiting),
@@ -199,6 +202,7 @@ class Roster:
                 num_held=len(held),
                 warm_sizes=self._warm_sizes,
                 forward_times=dict(self._forward_times),
+                oldest_wait_s=self._clock() - waiting[0].arrived_s if waiting else 0.0,
             )
 
     def close(self) -> None:

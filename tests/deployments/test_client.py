@@ -127,7 +127,7 @@ def test_the_command_writes_the_picture_of_a_running_service(
     exit_code = main(["generate", "a red circle", "-o", str(file), "--size", "96x64", "--url", url])
 
     assert exit_code == 0
-    assert Image.open(file).size == (96, 64)
+    assert Image.open(BytesIO(file.read_bytes())).size == (96, 64)
 
 
 def test_the_command_says_why_it_was_refused(

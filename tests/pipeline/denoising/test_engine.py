@@ -418,3 +418,16 @@ def test_closing_in_no_time_cancels_what_is_held(build_loop: BuildLoop) -> None:
 
     assert drained == [False]
     assert isinstance(held.last(), CancelledError)
+
+
+def test_a_watcher_hears_of_every_forward_before_its_requests_do(build_loop: BuildLoop) -> None:
+    loop = build_loop()
+    heard: list[tuple[str, ...]] = []
+    known_at_step: list[int] = []
+    loop.watch(lambda report: heard.append(report.ids))
+    request = build_request("watched", num_inference_steps=3)
+
+    loop.denoise(request, lambda event: known_at_step.append(len(heard)))
+
+    assert heard == [("watched",)] * 3
+    assert known_at_step == [1, 2, 3]

@@ -1,0 +1,155 @@
+"""Records survive the process that wrote them, and nothing else takes a living one's journal."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from usage_records import CollectingExporter, FailingExporter, make_record
+
+from cluster.errors import TelemetryError
+from cluster.telemetry import Outcome
+from cluster.usage import UsageRecord, UsageRecorder
+from cluster.usage.journal import Journal, find_journals, read_journal, take_over
+
+NOW = datetime(2026, 11, 25, 8, 30, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
+
+WRITER = """
+import sys
+from pathlib import Path
+from usage_records import CollectingExporter, make_record
+from cluster.telemetry import Outcome
+from cluster.usage import UsageRecorder
+recorder = UsageRecorder(Path(sys.argv[1]), CollectingExporter())
+recorder.open(make_record("closed"))
+recorder.open(make_record("open"))
+recorder.close(make_record("closed", outcome=Outcome.SUCCEEDED))
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> "subprocess.Popen[str]":
+    """A process with one open and one closed record, which has not exported any."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    return process
+
+
+def end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    process.send_signal(number)
+    process.communicate()
+
+
+def test_what_a_killed_process_left_is_closed_as_lost_and_exported_once(
+    tmp_path: Path, writer: "subprocess.Popen[str]"
+) -> None:
+    end(writer, signal.SIGKILL)
+    exporter = CollectingExporter()
+    survivor = UsageRecorder(tmp_path, exporter, clock=lambda: NOW)
+
+    survivor.export_once()
+    survivor.export_once()
+
+    outcomes = [(record.id, record.outcome) for record in exporter.records]
+    assert sorted(outcomes) == [("closed", Outcome.SUCCEEDED), ("open", Outcome.LOST)]
+    assert len(find_journals(tmp_path)) == 1
+
+
+def test_a_living_process_keeps_its_journal(
+    tmp_path: Path, writer: "subprocess.Popen[str]"
+) -> None:
+    exporter = CollectingExporter()
+    other = UsageRecorder(tmp_path, exporter, clock=lambda: NOW)
+
+    other.export_once()
+    num_journals = len(find_journals(tmp_path))
+    end(writer, signal.SIGTERM)
+
+    assert exporter.records == []
+    assert num_journals == 2
+
+
+def test_records_wait_for_a_store_that_fails(tmp_path: Path) -> None:
+    exporter = FailingExporter(num_failures=2)
+    recorder = UsageRecorder(tmp_path, exporter, clock=lambda: NOW)
+    recorder.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+
+    for _ in range(3):
+        recorder.export_once()
+
+    assert [record.id for record in exporter.records] == ["a"]
+
+
+def test_an_open_record_is_not_exported(tmp_path: Path) -> None:
+    exporter = CollectingExporter()
+    recorder = UsageRecorder(tmp_path, exporter)
+    recorder.open(make_record("a"))
+
+    recorder.export_once()
+
+    assert exporter.records == []
+    assert recorder.num_open == 1
+
+
+def test_a_stopped_recorder_leaves_its_open_records_to_the_next(tmp_path: Path) -> None:
+    first = UsageRecorder(tmp_path, CollectingExporter())
+    first.open(make_record("a"))
+    first.stop()
+    exporter = CollectingExporter()
+
+    UsageRecorder(tmp_path, exporter, clock=lambda: NOW).export_once()
+
+    assert [(record.id, record.outcome) for record in exporter.records] == [("a", Outcome.LOST)]
+
+
+def test_a_journal_reads_back_what_was_not_exported(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    journal.append(make_record("b"))
+    journal.append(make_record("b", outcome=Outcome.FAILED))
+    journal.append(make_record("c", outcome=Outcome.SUCCEEDED))
+    journal.append_exported(["c"])
+
+    left = read_journal(journal.path)
+
+    assert [(record.id, record.outcome) for record in left] == [("a", None), ("b", Outcome.FAILED)]
+
+
+def test_a_rewritten_journal_holds_only_what_it_was_given_and_stays_locked(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    journal.rewrite([make_record("b")])
+    journal.append(make_record("c"))
+
+    with take_over(journal.path) as is_dead:
+        assert not is_dead
+    assert [record.id for record in read_journal(journal.path)] == ["b", "c"]
+
+
+def test_a_line_cut_off_at_the_end_is_left_out(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    with journal.path.open("a") as file:
+        file.write('{"id":"b","reque')
+
+    assert [record.id for record in read_journal(journal.path)] == ["a"]
+
+
+def test_a_line_that_is_no_record_is_refused() -> None:
+    with pytest.raises(TelemetryError, match="must be a line of JSON, got 'nonsense'"):
+        UsageRecord.from_line("nonsense")

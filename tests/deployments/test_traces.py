@@ -1,0 +1,280 @@
+"""One request is one tree of spans, sent to a real receiver; the stages run in this process."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from metric_reader import read_points
+from observed_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
+from opentelemetry import trace
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from otlp_receiver import OtlpReceiver, attributes_of, find_orphans, receive_grpc, seconds_of
+from service import free_port
+from starlette.types import ASGIApp
+
+from cluster.exporting import build_span_processor
+from cluster.metrics import OtelMeter, use_meters
+from deployments.call_observer import CallObserver
+from deployments.config import AppConfig
+from deployments.local_stages import LocalStages
+from deployments.observed_generation import ObservedGeneration
+from deployments.pool_choice import FirstPoolChooser
+from deployments.process_telemetry import start_process_telemetry
+from deployments.schemas import ImagesRequest
+from deployments.served_model import describe_model
+from deployments.stores import build_store
+from deployments.validation import RequestRules
+from pipeline.request import RenderPath, StepEvent
+from pipeline.weights import resolve_weights
+
+GATEWAY_SPAN = "00f067aa0ba902b7"
+WITHIN_S = 0.005
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[OtlpReceiver]:
+    with receive_grpc() as receiver, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", receiver.endpoint)
+        environment.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        start_process_telemetry(os.environ, instance="test")
+        yield receiver
+        provider().shutdown()
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
+    folder = tmp_path_factory.mktemp("traces")
+    return to_config(tiny_model, folder, telemetry={"step_detail_ratio": 1.0})
+
+
+@pytest.fixture(scope="module")
+def stages(receiver: OtlpReceiver, config: AppConfig) -> LocalStages:
+    return load_stages(config)
+
+
+@pytest.fixture(scope="module")
+def api(config: AppConfig, stages: LocalStages) -> ASGIApp:
+    return build_local_api(config, stages)
+
+
+def provider() -> TracerProvider:
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    return provider
+
+
+def new_trace() -> tuple[str, dict[str, str]]:
+    trace_id = secrets.token_hex(16)
+    return trace_id, {"traceparent": f"00-{trace_id}-{GATEWAY_SPAN}-01"}
+
+
+def by_name(spans: list[Span]) -> dict[str, Span]:
+    return {span.name: span for span in spans}
+
+
+STAGES = ("zimage.encode", "zimage.denoise", "zimage.decode", "zimage.store")
+ALL = (f"POST {GENERATIONS}", "zimage.generate", *STAGES)
+
+
+async def test_a_request_is_one_tree_below_the_gateways_span(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    trace_id, headers = new_trace()
+    async with open_client(api) as client:
+        await client.post(GENERATIONS, json={"prompt": "x", "size": "64x64"}, headers=headers)
+
+    spans = receiver.await_trace(trace_id, *ALL)
+
+    assert sorted(span.name for span in spans) == sorted(ALL)
+    assert find_orphans(spans, root_parent=bytes.fromhex(GATEWAY_SPAN)) == []
+    generate = by_name(spans)["zimage.generate"].span_id
+    assert {by_name(spans)[name].parent_span_id for name in STAGES} == {generate}
+
+
+async def test_a_request_without_a_gateway_is_one_tree_with_one_root(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    async with open_client(api) as client:
+        answer = await client.post(
+            GENERATIONS,
+            json={"prompt": "x", "size": "64x64", "n": 2},
+            headers={"x-request-id": "rootless"},
+        )
+    assert answer.status_code == 200
+    provider().force_flush()
+    [root] = [
+        span
+        for span in receiver.all_spans()
+        if span.kind == Span.SPAN_KIND_SERVER
+        and attributes_of(span)["zimage.request_id"] == "rootless"
+    ]
+
+    spans = receiver.spans_of(root.trace_id.hex())
+
+    assert root.parent_span_id == b""
+    assert find_orphans(spans) == []
+    assert [span.name for span in spans].count("zimage.denoise") == 2
+
+
+async def test_span_times_agree_with_the_answers_timings(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    trace_id, headers = new_trace()
+    async with open_client(api) as client:
+        answer = await client.post(
+            GENERATIONS, json={"prompt": "x", "size": "256x256"}, headers=headers
+        )
+    timings = {name: ms / 1000 for name, ms in answer.json()["timings"].items()}
+
+    spans = by_name(receiver.await_trace(trace_id, *ALL))
+
+    encode, denoise, decode, store = (spans[name] for name in STAGES)
+    waited = {name: attributes_of(spans[name])["zimage.queue_s"] for name in STAGES[:3]}
+    assert seconds_of(encode) - waited["zimage.encode"] == pytest.approx(
+        timings["encode_ms"], abs=WITHIN_S
+    )
+    assert waited["zimage.denoise"] == pytest.approx(timings["queue_ms"], abs=WITHIN_S)
+    assert seconds_of(denoise) == pytest.approx(
+        timings["queue_ms"] + timings["denoise_ms"], abs=WITHIN_S
+    )
+    assert seconds_of(decode) - waited["zimage.decode"] == pytest.approx(
+        timings["decode_ms"] + timings["file_ms"], abs=WITHIN_S
+    )
+    assert seconds_of(store) == pytest.approx(timings["store_ms"], abs=WITHIN_S)
+
+
+async def test_a_stage_says_what_it_was_given_and_what_it_took(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    trace_id, headers = new_trace()
+    body = {"prompt": "x", "size": "96x64", "num_inference_steps": 3}
+    async with open_client(api) as client:
+        await client.post(GENERATIONS, json=body, headers=headers)
+
+    denoise = by_name(receiver.await_trace(trace_id, *ALL))["zimage.denoise"]
+
+    told = attributes_of(denoise)
+    assert told["zimage.size"] == "96x64"
+    assert (told["zimage.pool"], told["zimage.path"]) == ("default", "full_image")
+    assert told["zimage.batch_size"] == 1
+    assert told["zimage.cost_units"] > 0
+    assert told["zimage.share_s"] == pytest.approx(told["zimage.run_s"], rel=0.5)
+    assert [event.name for event in denoise.events] == ["zimage.step"] * 3
+
+
+async def test_a_shared_forward_links_to_every_request_in_it(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    trace_id, headers = new_trace()
+    body = {"prompt": "x", "size": "64x64", "n": 2, "num_inference_steps": 30}
+    async with open_client(api) as client:
+        await client.post(GENERATIONS, json=body, headers=headers)
+    provider().force_flush()
+
+    requests = {
+        span.span_id for span in receiver.spans_of(trace_id) if span.name == "zimage.denoise"
+    }
+    forwards = [
+        {link.span_id for link in span.links}
+        for span in receiver.all_spans()
+        if span.name == "zimage.forward"
+    ]
+
+    assert len(requests) == 2
+    assert requests in forwards
+
+
+async def test_a_refused_request_is_no_error(api: ASGIApp, receiver: OtlpReceiver) -> None:
+    trace_id, headers = new_trace()
+    async with open_client(api) as client:
+        answer = await client.post(
+            GENERATIONS, json={"prompt": "x" * 600, "size": "64x64"}, headers=headers
+        )
+    assert answer.status_code == 400
+
+    spans = receiver.await_trace(trace_id, ALL[0], "zimage.generate", "zimage.encode")
+
+    assert {span.status.code for span in spans} == {Status.STATUS_CODE_UNSET}
+    assert attributes_of(by_name(spans)["zimage.encode"])["zimage.outcome"] == "refused"
+
+
+async def test_a_failed_upload_is_an_error_up_to_the_root(
+    config: AppConfig, stages: LocalStages, receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    broken = config.store.model_copy(update={"path": tmp_path / "file"})
+    api = build_local_api(config.model_copy(update={"store": broken}), stages)
+    trace_id, headers = new_trace()
+    async with open_client(api) as client:
+        answer = await client.post(
+            GENERATIONS, json={"prompt": "x", "size": "64x64"}, headers=headers
+        )
+    assert answer.status_code == 503
+
+    spans = by_name(receiver.await_trace(trace_id, *ALL))
+
+    failed = {name for name, span in spans.items() if span.status.code == Status.STATUS_CODE_ERROR}
+    assert failed == {ALL[0], "zimage.generate", "zimage.store"}
+    assert attributes_of(spans["zimage.generate"])["error.type"] == "dependency_unavailable"
+
+
+async def test_a_cancelled_request_says_so_in_every_span_that_was_open(
+    config: AppConfig, stages: LocalStages, receiver: OtlpReceiver
+) -> None:
+    model = describe_model(resolve_weights(config.model.source), served_name="m")
+    generation = ObservedGeneration(
+        stages,
+        FirstPoolChooser({"default": RenderPath.FULL_IMAGE}),
+        build_store(config.store),
+        model,
+        key_prefix="images",
+        observer=CallObserver(model, None),
+    )
+    body = ImagesRequest(prompt="x", size="256x256", num_inference_steps=50)
+    order = RequestRules.from_config(config, model).to_order(body, request_id="cancelled")
+    has_begun = asyncio.Event()
+
+    async def on_event(index: int, event: StepEvent) -> None:
+        has_begun.set()
+
+    call = asyncio.create_task(generation.draw(order, on_event))
+    await has_begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    provider().force_flush()
+
+    ended = {
+        span.name: span
+        for span in receiver.all_spans()
+        if attributes_of(span).get("zimage.outcome") == "cancelled"
+    }
+    assert set(ended) == {"zimage.generate", "zimage.denoise"}
+    assert ended["zimage.denoise"].parent_span_id == ended["zimage.generate"].span_id
+    assert {span.status.code for span in ended.values()} == {Status.STATUS_CODE_UNSET}
+
+
+async def test_a_dead_collector_fails_no_request_and_its_losses_are_counted(
+    api: ASGIApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    dead = build_span_processor(os.environ)
+    reader = InMemoryMetricReader()
+    use_meters([OtelMeter(MeterProvider([reader]))])
+    provider().add_span_processor(dead)
+    async with open_client(api) as client:
+        answer = await client.post(GENERATIONS, json={"prompt": "x", "size": "64x64"})
+    dead.force_flush()
+    use_meters([])
+
+    dropped = [point.value for point in read_points(reader)["zimage.telemetry.dropped"]]
+    assert answer.status_code == 200
+    assert sum(dropped) >= len(ALL)
