@@ -68,7 +68,7 @@ def test_training_draws_the_picture_that_stock_diffusers_draws(stock: ZImagePipe
 
 
 def test_the_vae_restores_pictures_at_32_db_and_they_are_read_back(stock: ZImagePipeline) -> None:
-    scenes, images = draw_scenes(8, 256, 256, seed=5)
+    scenes, images = draw_scenes(4, 256, 256, seed=5)
     restored = decode(stock.vae, encode(stock.vae, images)).clamp(-1, 1)
     scores = [
         score(scene, read_scene(pixels), side=256)
