@@ -60,7 +60,7 @@ def _pool_rows(window: Window) -> list[tuple[str, ...]]:
     busy = window.rate_by(f"{duration}_sum", "pool")
     items = window.rate_by(f"{to_prometheus_name(BATCH_SIZE)}_sum", "pool")
     units = window.rate_by(to_prometheus_name(STEP_UNITS), "pool")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pool in sorted(backlog):
         num_replicas = len(now.values_of(backlog_name, "replica", pool=pool))
         steps_per_s = steps.get(pool, 0.0)
