@@ -72,9 +72,9 @@ class UsageRecord:
 
     def to_line(self) -> str:
         """Return one line of JSON, its end included; nothing that is unknown is in it."""
-        values = {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None
-        }
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        if self.stage_ms is not None:
+            values["stage_ms"] = vars(self.stage_ms)
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     @classmethod

@@ -1,8 +1,8 @@
 """The dashboard and its rules: Prometheus takes them, they fire, and their metrics exist."""
 
-import itertools
 import shutil
 import subprocess
+from itertools import chain
 
 import pytest
 from dashboards import FOLDER, dashboard, metrics_in, panel_queries, rule_queries
@@ -35,8 +35,8 @@ def test_alerts_fire_on_what_they_are_about_and_on_nothing_less() -> None:
 
 
 def test_every_metric_of_a_query_is_one_that_the_service_has() -> None:
-    queries = [*itertools.chain.from_iterable(panel_queries().values()), *rule_queries()]
-    used = set().union(*map(metrics_in, queries))
+    queries = [*chain.from_iterable(panel_queries().values()), *rule_queries()]
+    used = set(chain.from_iterable(map(metrics_in, queries)))
 
     assert used <= {to_prometheus_name(metric) for metric in METRICS}
 
@@ -56,6 +56,4 @@ def test_panels_have_different_ids_and_say_what_they_show() -> None:
     panels = dashboard()["panels"]
 
     assert len({panel["id"] for panel in panels}) == len(panels)
-    assert [
-        panel["title"] for panel in panels if "targets" in panel and not panel["description"]
-    ] == []
+    assert all(panel["description"] for panel in panels if "targets" in panel)
