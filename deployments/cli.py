@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from deployments.commands.check import run_check
+from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
 from deployments.commands.generate import run_generate
 from deployments.commands.run import run_service
 from deployments.commands.top import add_top_arguments, run_top
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_evaluate(commands)
     _add_usage(commands)
     _add_top(commands)
     return parser
@@ -104,6 +106,16 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_common(parser)
     parser.set_defaults(run=run_check)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure how well a running service draws what it is told",
+        description="Draw held-out captions through a service and read the pictures back.",
+    )
+    add_evaluate_arguments(parser)
+    parser.set_defaults(run=run_evaluate)
 
 
 def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
