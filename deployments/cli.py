@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deployments.commands.check import run_check
 from deployments.commands.generate import run_generate
+from deployments.commands.key import run_key_new
 from deployments.commands.run import run_service
 from deployments.simulator.command import add_plan_arguments, run_plan
 
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_key(commands)
     return parser
 
 
@@ -54,6 +56,11 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--address",
         help="join the Ray cluster that runs there, instead of starting one on this machine",
+    )
+    parser.add_argument(
+        "--insecure-no-keys",
+        action="store_true",
+        help="let anyone call, though --host is reached from other machines",
     )
     parser.set_defaults(run=run_service)
 
@@ -104,6 +111,18 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add_plan_arguments(parser)
     parser.set_defaults(run=partial(run_plan, print_line=print))
+
+
+def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("key", help="make keys for callers")
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    new = subcommands.add_parser(
+        "new",
+        help="draw a key, and print it once with its entry for the file",
+        description="Draw a key. It is shown this once; keys.file keeps a salted hash of it.",
+    )
+    new.add_argument("--name", required=True, help="who calls: 1 to 32 of a-z, 0-9 and -")
+    new.set_defaults(run=run_key_new)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

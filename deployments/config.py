@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.keys_config import KeysConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
@@ -220,6 +221,7 @@ class AppConfig(_Section):
     )
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
+    keys: KeysConfig = KeysConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -227,6 +229,15 @@ class AppConfig(_Section):
         if isinstance(values, dict) and isinstance(values.get("store"), dict):
             return {**values, "store": {"kind": "folder", **values["store"]}}
         return values
+
+    @model_validator(mode="after")
+    def _routers_count_quotas_together(self) -> Self:
+        if self.keys.file and not self.keys.redis_url and self.router.num_replicas > 1:
+            raise ValueError(
+                "keys.redis_url must be set where router.num_replicas is above 1, "
+                f"got {self.router.num_replicas}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pool_names_differ(self) -> Self:

@@ -2,9 +2,11 @@
 
 ApiError
 ├── InvalidFieldError      400  a field breaks a rule
+├── UnauthorizedError      401  no key was given, or none that is known
 ├── ForbiddenError         403  a link's signature is wrong or has expired
 ├── NotFoundError          404  no such model, file or job
 ├── BodyTooLargeError      413  the body is above the route's limit
+├── QuotaExceededError     429  the key has used what it may; try again later
 ├── OverloadedError        503  no pool can take the work now; try again later
 ├── ReplicaLostError       503  a replica died with the work; try again
 ├── PoisonedRequestError   500  two replicas were lost with the request
@@ -57,6 +59,18 @@ class InvalidFieldError(ApiError):
     code = "invalid_value"
 
 
+class UnauthorizedError(ApiError):
+    """No key was given, or none that is known; the two are not told apart."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def to_headers(self) -> dict[str, str]:
+        """Name the scheme, as RFC 9110 asks."""
+        return {"www-authenticate": "Bearer"}
+
+
 class NotFoundError(ApiError):
     """No such model, file or job, or none that this caller may see."""
 
@@ -79,6 +93,14 @@ class BodyTooLargeError(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class QuotaExceededError(ApiError):
+    """The key has used what it may for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class OverloadedError(ApiError):

@@ -64,6 +64,8 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+    owner_prefix: str = ""
+    """Of the caller's key, below the store's own prefix."""
 
     @property
     def cost_units(self) -> float:
@@ -232,7 +234,8 @@ class Generation:
         self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile
     ) -> tuple[str, float]:
         started = time.monotonic()
-        key = build_key(self._key_prefix, order.accepted.date(), order.id, index, file.extension)
+        prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
+        key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
         try:
             await asyncio.to_thread(
                 self._store.put,

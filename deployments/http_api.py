@@ -13,11 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from deployments.admission import Admission, check_model, may_use, to_callers_order
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, InvalidFieldError, NotFoundError
 from deployments.files import SignedFiles
 from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
+from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
+from deployments.quota_stores import MemoryQuotaStore
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
@@ -48,6 +51,8 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
+        keys: KeyRing | None = None,
+        admission: Admission | None = None,
         background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._generation = generation
@@ -55,6 +60,8 @@ class ImagesApi:
         self._readiness = readiness
         self._files = files
         self._url_lifetime_s = url_lifetime_s
+        self._keys = keys
+        self._admission = admission or Admission(MemoryQuotaStore())
         self._background = background
         self._started = int(time.time())
 
@@ -69,7 +76,7 @@ class ImagesApi:
         app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
             self.generate
         )
-        app.get("/v1/models")(self.list_models)
+        app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})(self.list_models)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
         if self._files is not None:
@@ -80,6 +87,7 @@ class ImagesApi:
             )(self.read_file)
         _add_error_handlers(app)
         app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
+        app.add_middleware(KeyMiddleware, keys=self._keys)
         app.add_middleware(RequestIdMiddleware)
         return app
 
@@ -94,13 +102,19 @@ class ImagesApi:
 
     async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
         """Draw pictures from a prompt."""
+        caller = request.state.caller
+        check_model(self._rules.model.name, caller)
         order = self._rules.to_order(body, request_id=request.state.request_id)
-        drawn = await self._generation.draw(order)
+        order = to_callers_order(order, body, caller)
+        async with await self._admission.admit(request, order):
+            drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
 
-    async def list_models(self) -> ModelList:
+    async def list_models(self, request: Request) -> ModelList:
         """List the models that can be asked for."""
         model = self._rules.model
+        if not may_use(model.name, request.state.caller):
+            return ModelList(data=[])
         return ModelList(
             data=[
                 ModelItem(

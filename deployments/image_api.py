@@ -6,11 +6,15 @@ from typing import Any
 from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
+from deployments.admission import Admission
 from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
+from deployments.keys import KeyRing
+from deployments.keys_config import KeysConfig
 from deployments.pool_choice import PoolChooser
+from deployments.quota_stores import MemoryQuotaStore, RedisQuotaStore
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel
 from deployments.stages import Stages
@@ -34,9 +38,23 @@ def build_api(
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
+        keys=_load_keys(config.keys),
+        admission=_build_admission(config.keys),
         background=background,
     ).build()
 
 
 def _signed_files(store: ImageStore) -> SignedFiles | None:
     return SignedFiles(store) if isinstance(store, FolderImageStore) else None
+
+
+def _load_keys(config: KeysConfig) -> KeyRing | None:
+    if config.file is None:
+        return None
+    return KeyRing(config.file, reload_period_s=config.reload_period_s)
+
+
+def _build_admission(config: KeysConfig) -> Admission:
+    if config.redis_url is None:
+        return Admission(MemoryQuotaStore())
+    return Admission(RedisQuotaStore(config.redis_url.get_secret_value()))

@@ -164,6 +164,7 @@ class ErrorResponse(BaseModel):
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field breaks a rule."},
+    401: {"model": ErrorResponse, "description": "No valid key was given."},
     404: {"model": ErrorResponse, "description": "No such model or file."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     429: {"model": ErrorResponse, "description": "Too many requests; see `Retry-After`."},
