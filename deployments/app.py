@@ -27,7 +27,7 @@ def build_app(config: AppConfig) -> Application:
     weights = resolve_weights(config.model.source, config.model.revision)
     load = StageLoader(weights)
     text_encoder = serve.deployment(**_options(config.text_encoder))(TextEncoderDeployment).bind(
-        partial(load.text_encoder, config.text_encoder)
+        partial(load.cached_text_encoder, config.text_encoder, config.cache)
     )
     vae_decoder = serve.deployment(**_options(config.vae_decoder))(VaeDecoderDeployment).bind(
         partial(load.vae_decoder, config.vae_decoder)

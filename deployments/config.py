@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.cache_config import CacheConfig
 from deployments.keys_config import KeysConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
@@ -222,6 +223,7 @@ class AppConfig(_Section):
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
     keys: KeysConfig = KeysConfig()
+    cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +238,14 @@ class AppConfig(_Section):
             raise ValueError(
                 "keys.redis_url must be set where router.num_replicas is above 1, "
                 f"got {self.router.num_replicas}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_may_be_lost_has_a_redis_of_its_own(self) -> Self:
+        if self.cache.redis_url is not None and self.cache.redis_url == self.keys.redis_url:
+            raise ValueError(
+                "cache.redis_url must be another than keys.redis_url: one forgets, one must not"
             )
         return self
 

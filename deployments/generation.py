@@ -64,6 +64,8 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+    is_seed_given: bool = False
+    """By the caller; a seed that the server drew comes but once."""
     owner_prefix: str = ""
     """Of the caller's key, below the store's own prefix."""
 

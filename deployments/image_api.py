@@ -7,6 +7,8 @@ from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
 from deployments.admission import Admission
+from deployments.cache_config import CacheConfig
+from deployments.cached_generation import CachedGeneration
 from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
@@ -16,7 +18,9 @@ from deployments.keys_config import KeysConfig
 from deployments.pool_choice import PoolChooser
 from deployments.quota_stores import MemoryQuotaStore, RedisQuotaStore
 from deployments.readiness import Readiness
+from deployments.result_cache import LocalResultIndex, ResultCache
 from deployments.served_model import ServedModel
+from deployments.shared_cache import open_shared_cache
 from deployments.stages import Stages
 from deployments.stores import build_store
 from deployments.validation import RequestRules
@@ -29,11 +33,23 @@ def build_api(
     chooser: PoolChooser,
     readiness: Readiness,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    read_fingerprints: Callable[[], frozenset[str]] = frozenset,
 ) -> FastAPI:
-    """Build the application; what is in `background` runs as long as it does."""
+    """Build the application; what is in `background` runs as long as it does.
+
+    `read_fingerprints` says which fingerprints the replicas have that serve now.
+    """
     store = build_store(config.store)
+    prefix = config.store.prefix
+    if config.cache.results:
+        results = _open_results(config.cache, read_fingerprints)
+        generation: Generation = CachedGeneration(
+            stages, chooser, store, model, key_prefix=prefix, results=results
+        )
+    else:
+        generation = Generation(stages, chooser, store, model, key_prefix=prefix)
     return ImagesApi(
-        Generation(stages, chooser, store, model, key_prefix=config.store.prefix),
+        generation,
         RequestRules.from_config(config, model),
         readiness,
         _signed_files(store),
@@ -58,3 +74,10 @@ def _build_admission(config: KeysConfig) -> Admission:
     if config.redis_url is None:
         return Admission(MemoryQuotaStore())
     return Admission(RedisQuotaStore(config.redis_url.get_secret_value()))
+
+
+def _open_results(
+    config: CacheConfig, read_fingerprints: Callable[[], frozenset[str]]
+) -> ResultCache:
+    index = open_shared_cache(config) or LocalResultIndex(config.result_bytes)
+    return ResultCache(index, read_fingerprints)

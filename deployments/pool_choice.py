@@ -95,6 +95,12 @@ class LedgerPoolChooser:
         sent = self._recent_work()
         return [_to_state(pool, reports, sent) for pool in self._pools]
 
+    def fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of the replicas that take work now."""
+        age_s = self._clock() - self._viewed_s
+        reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
+        return frozenset(aged.report.fingerprint for aged in find_takers(reports)) - {""}
+
     def choose(self, facts: RequestFacts) -> Route:
         """Choose a pool, and remember that the work went there."""
         states = self.states()

@@ -37,7 +37,15 @@ class RouterDeployment:
         )
         readiness = Readiness(stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s)
         ledger = LedgerReader(chooser.read_demand, chooser.update)
-        self._api = build_api(config, model, stages, chooser, readiness, background=[ledger.run])
+        self._api = build_api(
+            config,
+            model,
+            stages,
+            chooser,
+            readiness,
+            background=[ledger.run],
+            read_fingerprints=chooser.fingerprints,
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""

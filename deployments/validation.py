@@ -62,6 +62,7 @@ class RequestRules:
             num_images=num_images,
             size=self._parse_size(body.size or "auto"),
             seed=seed,
+            is_seed_given=body.seed is not None,
             num_inference_steps=body.num_inference_steps or self.model.default_steps,
             priority=Priority(body.priority or "interactive"),
             timeout_s=body.timeout_s or self.default_timeout_s,

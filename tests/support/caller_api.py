@@ -1,5 +1,6 @@
 """The HTTP application over real stages in this process, called as each of several callers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from fastapi import FastAPI
 from deployments.config import AppConfig
 from deployments.image_api import build_api
 from deployments.key_file import draw_key, hash_key
-from deployments.loading import StageLoader
+from deployments.loading import StageLoader, fingerprint
 from deployments.local_stages import load_local_stages
 from deployments.pool_choice import FirstPoolChooser
 from deployments.readiness import Readiness
 from deployments.served_model import ServedModel, describe_model
 from deployments.stages import Stages
+from pipeline.device import choose_device
 from pipeline.request import ImageSize
 from pipeline.weights import resolve_weights
 
@@ -29,6 +31,8 @@ class LoadedModel:
 
     model: ServedModel
     stages: Stages
+    fingerprint: str
+    """Of the pictures that it draws here."""
 
 
 def load_model(source: Path) -> LoadedModel:
@@ -36,14 +40,28 @@ def load_model(source: Path) -> LoadedModel:
     weights = resolve_weights(config.model.source)
     described = describe_model(weights, served_name="tiny")
     model = replace(described, default_size=ImageSize(64, 64))
-    return LoadedModel(model, load_local_stages(config, StageLoader(weights), model))
+    stages = load_local_stages(config, StageLoader(weights), model)
+    return LoadedModel(model, stages, fingerprint(choose_device("auto"), config.pools[0]))
 
 
-def build_app(loaded: LoadedModel, folder: Path, **sections: dict[str, Any]) -> FastAPI:
+def build_app(
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    fingerprints: Callable[[], frozenset[str]] = frozenset,
+    **sections: dict[str, Any],
+) -> FastAPI:
     config = AppConfig.model_validate({"store": {"path": str(folder / "images")}, **sections})
     pools = {pool.name: pool.path for pool in config.pools}
     readiness = Readiness(loaded.stages, tuple(pools), timeout_s=60)
-    return build_api(config, loaded.model, loaded.stages, FirstPoolChooser(pools), readiness)
+    return build_api(
+        config,
+        loaded.model,
+        loaded.stages,
+        FirstPoolChooser(pools),
+        readiness,
+        read_fingerprints=fingerprints,
+    )
 
 
 def open_client(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:

@@ -22,7 +22,8 @@ async def store(
 ) -> AsyncIterator[QuotaStore]:
     namespace = f"test-{secrets.token_hex(4)}"
     redis_store = RedisQuotaStore(redis_server.url, namespace=namespace)
-    yield {"memory": MemoryQuotaStore(), "redis": redis_store}[request.param]
+    stores: dict[str, QuotaStore] = {"memory": MemoryQuotaStore(), "redis": redis_store}
+    yield stores[request.param]
     await redis_store.close()
 
 
