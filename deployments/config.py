@@ -42,6 +42,9 @@ class LimitsConfig(_Section):
     max_body_bytes: int = Field(
         default=2**20, gt=0, description="Largest body of `/v1/images/generations`."
     )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds in which a body must have arrived."
+    )
 
 
 class ReplicaConfig(_Section):

@@ -5,7 +5,9 @@ ApiError
 ├── UnauthorizedError      401  no key was given, or none that is known
 ├── ForbiddenError         403  a link's signature is wrong or has expired
 ├── NotFoundError          404  no such model, file or job
+├── BodyTooSlowError       408  the body did not arrive in time
 ├── BodyTooLargeError      413  the body is above the route's limit
+├── HeadersTooLargeError   431  the headers are above what the service reads
 ├── QuotaExceededError     429  the key has used what it may; try again later
 ├── OverloadedError        503  no pool can take the work now; try again later
 ├── ReplicaLostError       503  a replica died with the work; try again
@@ -85,6 +87,22 @@ class ForbiddenError(ApiError):
     status = 403
     type = "invalid_request_error"
     code = "invalid_signature"
+
+
+class BodyTooSlowError(ApiError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_too_slow"
+
+
+class HeadersTooLargeError(ApiError):
+    """The headers are above what the service reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class BodyTooLargeError(ApiError):

@@ -86,7 +86,11 @@ class ImagesApi:
                 responses=FILE_RESPONSES,
             )(self.read_file)
         _add_error_handlers(app)
-        app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
+        app.add_middleware(
+            BodyLimitMiddleware,
+            limit_of=self._body_limit,
+            timeout_s=self._rules.limits.body_timeout_s,
+        )
         app.add_middleware(KeyMiddleware, keys=self._keys)
         app.add_middleware(RequestIdMiddleware)
         return app
