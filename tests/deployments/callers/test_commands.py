@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from caller_api import write_keys
 
 from deployments.cli import main
 from deployments.commands.exposure import check_exposure
@@ -55,6 +56,24 @@ def test_a_service_beyond_loopback_does_not_start_without_keys(
     assert main(["run", "--host", "0.0.0.0"]) == 1
 
     assert "--insecure-no-keys goes without" in capsys.readouterr().out
+
+
+def test_check_names_the_callers_and_what_is_wrong(
+    tmp_path: Path,
+    tiny_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ZIMAGE_KEYS__FILE", str(tmp_path / "keys.yaml"))
+    options = ["check", "--model", str(tiny_model), "--store", str(tmp_path / "images")]
+    missing = main(options)
+    write_keys(tmp_path / "keys.yaml", alice={}, bob={})
+    there = main(options)
+
+    printed = capsys.readouterr().out
+    assert (missing, there) == (1, 0)
+    assert "wrong: keys.file must be readable" in printed
+    assert "ok: keys of alice, bob" in printed
 
 
 def test_several_routers_need_redis_for_their_quotas() -> None:
