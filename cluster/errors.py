@@ -10,7 +10,14 @@ ClusterError
 │   └── UrlSignatureError         it was not made by this store, or was changed
 ├── KeyFormatError                a key, or a part of one, has characters that keys do not have
 ├── PlacementError                no card or node can hold what the configuration asks for
-└── CapacityError                 a rate or a size is asked of hardware that does not have it
+├── CapacityError                 a rate or a size is asked of hardware that does not have it
+├── JobNotFoundError                no job has the id (HTTP 404)
+├── JobFinishedError                the job has succeeded or failed, and cannot change (HTTP 409)
+├── JobFormatError                  a job was written by another version of the service
+├── LeaseLostError                  another process has what the caller had
+└── RecordStoreError
+    ├── RecordStoreUnavailableError     jobs cannot be read or written now (HTTP 503)
+    └── RecordStoreConfigurationError   the operator must change something
 """
 
 
@@ -56,3 +63,31 @@ class PlacementError(ClusterError):
 
 class CapacityError(ClusterError):
     """A rate or a size is asked of hardware that does not have it."""
+
+
+class RecordStoreError(ClusterError):
+    """The store of jobs did not do what it was asked for."""
+
+
+class RecordStoreUnavailableError(RecordStoreError):
+    """The store of jobs cannot be reached; it may be later."""
+
+
+class RecordStoreConfigurationError(RecordStoreError):
+    """The operator must change something: a URL, a password, how Redis keeps its data."""
+
+
+class JobNotFoundError(ClusterError):
+    """No job has the id."""
+
+
+class JobFinishedError(ClusterError):
+    """The job has succeeded or failed, and cannot change."""
+
+
+class JobFormatError(ClusterError):
+    """A job was written by another version of the service, and cannot be read by this one."""
+
+
+class LeaseLostError(ClusterError):
+    """Another process has what the caller had, or its owner has cancelled it."""

@@ -5,7 +5,7 @@ at fp8 by a quarter between 512 and 1024 px), and by how much depends on the car
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -75,6 +75,25 @@ class ReplicaRate:
 def guess_rate(units_per_s: float) -> ReplicaRate:
     """Start from the accelerator type's rate, before any report."""
     return ReplicaRate(SmoothedRate(units_per_s))
+
+
+def typical_rate(rates: Sequence[ReplicaRate], guess: ReplicaRate) -> ReplicaRate:
+    """Return the rate of a replica of which nothing is known but its company.
+
+    It is the geometric mean, of each size over those that have drawn it.
+    """
+    if not rates:
+        return guess
+    sizes = {size for rate in rates for size in rate.by_size}
+    return ReplicaRate(
+        _mean([rate.overall for rate in rates]),
+        {size: _mean([r.by_size[size] for r in rates if size in r.by_size]) for size in sizes},
+    )
+
+
+def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
+    mean = sum(math.log(rate.units_per_s) for rate in rates) / len(rates)
+    return SmoothedRate(math.exp(mean), sum(rate.num_reports for rate in rates))
 
 
 def size_class(units: float, num_forwards: int) -> int:

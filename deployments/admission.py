@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Final
@@ -20,6 +21,7 @@ from deployments.quota_stores import QuotaStore
 from deployments.quotas import UNLIMITED, Reason
 from deployments.rate_limit_headers import to_rate_limit_headers
 from deployments.schemas import ImagesRequest
+from deployments.validation import RequestRules
 from pipeline.errors import DeadlineError
 from pipeline.request import Priority
 
@@ -30,6 +32,9 @@ _WHAT: Final[dict[Reason, str]] = {
     "concurrency": "calls at once",
 }
 
+Charge = contextlib.AbstractAsyncContextManager[object]
+"""Is entered while the work goes on; a failure inside gives the units back."""
+
 
 class Admission:
     """Charges a call when it is accepted."""
@@ -38,9 +43,14 @@ class Admission:
         self._quotas = quotas
 
     async def admit(
-        self, request: Request, order: ImagesOrder
-    ) -> contextlib.AbstractAsyncContextManager[object]:
-        """Charge an order to its caller's key; enter what is returned while it is drawn.
+        self, request: Request, orders: Sequence[ImagesOrder], *, held_s: float
+    ) -> Charge:
+        """Charge a call to its caller's key; enter what is returned while it goes on.
+
+        Args:
+            request: Whose key, and whose answer has the headers.
+            orders: All that the call asks for; at least one.
+            held_s: Seconds that the call may go on.
 
         Raises:
             QuotaExceededError: If the key has used what it may.
@@ -48,7 +58,8 @@ class Admission:
             DependencyError: If use cannot be counted.
         """
         caller: Caller = request.state.caller
-        units, limits = order.cost_units, caller.quota
+        limits, call_id = caller.quota, orders[0].id
+        units = sum(order.cost_units for order in orders)
         if limits == UNLIMITED:
             return contextlib.nullcontext()
         if units > limits.most_units:
@@ -57,9 +68,9 @@ class Admission:
                 f"units for this key, got {units:.3f}",
                 "size",
             )
-        lease_s = order.timeout_s + _LEASE_MARGIN_S
+        lease_s = held_s + _LEASE_MARGIN_S
         decision = await self._quotas.charge(
-            caller.key_id, limits, units, call_id=order.id, lease_s=lease_s
+            caller.key_id, limits, units, call_id=call_id, lease_s=lease_s
         )
         headers = to_rate_limit_headers(limits, decision.use, units)
         getattr(request.state, RESPONSE_HEADERS).update(headers)
@@ -69,7 +80,7 @@ class Admission:
                 None,
                 math.ceil(decision.retry_after_s),
             )
-        return _Charge(self._quotas, caller, order)
+        return _Charge(self._quotas, caller, units, call_id)
 
 
 class _Charge:
@@ -79,10 +90,11 @@ class _Charge:
     `timeout_s`, or whose caller went away, is not: the work was done.
     """
 
-    def __init__(self, quotas: QuotaStore, caller: Caller, order: ImagesOrder) -> None:
+    def __init__(self, quotas: QuotaStore, caller: Caller, units: float, call_id: str) -> None:
         self._quotas = quotas
         self._caller = caller
-        self._order = order
+        self._units = units
+        self._call_id = call_id
 
     async def __aenter__(self) -> None:
         pass
@@ -98,9 +110,23 @@ class _Charge:
         await self._quotas.finish(
             self._caller.key_id,
             self._caller.quota,
-            self._order.cost_units if is_refunded else 0.0,
-            call_id=self._order.id,
+            self._units if is_refunded else 0.0,
+            call_id=self._call_id,
         )
+
+
+def to_order(rules: RequestRules, body: ImagesRequest, request: Request) -> ImagesOrder:
+    """Check a body against the service's rules and its caller's key.
+
+    Raises:
+        NotFoundError: If the model is unknown, or is none of the key's.
+        InvalidFieldError: If a field breaks a rule, or asks for what the key may not have.
+        InvalidRequestError: If a field breaks a rule of the pipeline.
+    """
+    caller: Caller = request.state.caller
+    check_model(rules.model.name, caller)
+    order = rules.to_order(body, request_id=request.state.request_id)
+    return to_callers_order(order, body, caller)
 
 
 def to_callers_order(order: ImagesOrder, body: ImagesRequest, caller: Caller) -> ImagesOrder:

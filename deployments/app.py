@@ -8,13 +8,17 @@ from ray.serve import Application
 
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
+from deployments.handles import HandleTileCoordinator
 from deployments.ledger_actor import ReplicaReporter
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
+from deployments.replica_bounds import follower_options, pool_options
 from deployments.router import RouterDeployment
 from deployments.served_model import ServedModel, describe_model
 from deployments.text_encoder import TextEncoderDeployment
+from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.request import RenderPath
 from pipeline.weights import resolve_weights
 
 
@@ -26,13 +30,15 @@ def build_app(config: AppConfig) -> Application:
     """
     weights = resolve_weights(config.model.source, config.model.revision)
     load = StageLoader(weights)
-    text_encoder = serve.deployment(**_options(config.text_encoder))(TextEncoderDeployment).bind(
+    model = describe_model(weights, served_name=config.model.served_name)
+    text_encoder = serve.deployment(
+        **_options(config.text_encoder, follower_options(config.text_encoder, config, model))
+    )(TextEncoderDeployment).bind(
         partial(load.cached_text_encoder, config.text_encoder, config.cache)
     )
-    vae_decoder = serve.deployment(**_options(config.vae_decoder))(VaeDecoderDeployment).bind(
-        partial(load.vae_decoder, config.vae_decoder)
-    )
-    model = describe_model(weights, served_name=config.model.served_name)
+    vae_decoder = serve.deployment(
+        **_options(config.vae_decoder, follower_options(config.vae_decoder, config, model))
+    )(VaeDecoderDeployment).bind(partial(load.vae_decoder, config.vae_decoder))
     denoisers = {pool.name: _bind_pool(load, pool, model) for pool in config.pools}
     router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))
     return router.bind(config, model, text_encoder, denoisers, vae_decoder)
@@ -40,19 +46,31 @@ def build_app(config: AppConfig) -> Application:
 
 def _bind_pool(load: StageLoader, pool: PoolConfig, model: ServedModel) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
-    deployment = serve.deployment(name=name, **_options(pool))(DenoiserDeployment)
-    return deployment.bind(
+    deployment = serve.deployment(name=name, **_options(pool, pool_options(pool, model)))(
+        DenoiserDeployment
+    )
+    denoiser = deployment.bind(
         partial(load.denoiser, pool), _name_replica, to_terms(pool, model), ReplicaReporter
     )
+    if pool.path is RenderPath.FULL_IMAGE:
+        return denoiser
+    coordinator = serve.deployment(
+        name=f"{TileCoordinatorDeployment.__name__}-{pool.name}",
+        num_replicas=pool.num_coordinators,
+        max_ongoing_requests=pool.max_ongoing_requests,
+        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        ray_actor_options={"num_cpus": pool.num_cpus},
+    )(HandleTileCoordinator)
+    return coordinator.bind(partial(load.tiled_settings, pool), denoiser)
 
 
 def _name_replica() -> str:
     return serve.get_replica_context().replica_id.unique_id
 
 
-def _options(config: ReplicaConfig) -> dict[str, Any]:
+def _options(config: ReplicaConfig, scaling: dict[str, Any]) -> dict[str, Any]:
     return {
-        **_replicas(config),
+        **scaling,
         "max_ongoing_requests": config.max_ongoing_requests,
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
         "ray_actor_options": {
@@ -60,18 +78,6 @@ def _options(config: ReplicaConfig) -> dict[str, Any]:
             "num_gpus": config.num_gpus,
             **_labels(config.label_selector),
         },
-    }
-
-
-def _replicas(config: ReplicaConfig) -> dict[str, Any]:
-    if config.min_replicas == config.max_replicas:
-        return {"num_replicas": config.min_replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": config.min_replicas,
-            "max_replicas": config.max_replicas,
-            "target_ongoing_requests": config.target_ongoing_requests,
-        }
     }
 
 

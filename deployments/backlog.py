@@ -5,7 +5,8 @@ was made; what a router has sent since is added by the router that sent it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 from cluster.rates import ReplicaRate
@@ -88,13 +89,32 @@ class PoolBacklog:
     interactive_backlog_units: float = 0.0
     max_backlog_units: float = 0.0
     units_per_s: float = 0.0
+    least_wait_s: float = 0.0
+    """Until the replica with the least work has done it."""
+    least_interactive_wait_s: float = 0.0
+    rates: tuple[ReplicaRate, ...] = ()
+    """Of the replicas that take work."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """False if replicas are there and none of them is healthy; an empty pool is only cold."""
+        return self.num_replicas > 0 or self.num_unhealthy == 0
 
     @property
     def backlog_s(self) -> float:
         """Seconds that the pool needs for what it holds; infinite for work that nobody runs."""
-        if not self.backlog_units:
-            return 0.0
-        return self.backlog_units / self.units_per_s if self.units_per_s else float("inf")
+        return _seconds(self.backlog_units, self.units_per_s)
+
+    @property
+    def interactive_backlog_s(self) -> float:
+        """Seconds that the pool needs for the interactive part."""
+        return _seconds(self.interactive_backlog_units, self.units_per_s)
+
+
+def _seconds(units: float, units_per_s: float) -> float:
+    if not units:
+        return 0.0
+    return units / units_per_s if units_per_s else inf
 
 
 def is_newer(report: ReplicaReport, known: ReplicaReport | None) -> bool:
@@ -127,15 +147,10 @@ def add_sent(aged: AgedReport, sent: Iterable[SentWork]) -> ReplicaReport:
     ]
     if not since:
         return report
-    return ReplicaReport(
-        pool=report.pool,
-        replica_id=report.replica_id,
-        sequence=report.sequence,
+    return replace(
+        report,
         backlog_units=report.backlog_units + _sum_units(since),
         interactive_backlog_units=report.interactive_backlog_units + _sum_interactive(since),
-        max_backlog_units=report.max_backlog_units,
-        rate=report.rate,
-        warm_sizes=report.warm_sizes,
     )
 
 
@@ -157,26 +172,55 @@ def summarise_pool(
     """Sum the reports of one pool and what was sent to it since."""
     of_pool = [aged for aged in reports if aged.report.pool == pool and not aged.is_gone]
     takers = find_takers(of_pool)
-    ages = {aged.report.replica_id: aged.age_s for aged in takers}
-    oldest_s = max(ages.values(), default=GONE_AFTER_S)
-    since = [
-        work
-        for work in sent
-        if work.pool == pool and _is_unreported(work, _age_for(work, ages, oldest_s))
-    ]
-    idle = sum(not aged.report.backlog_units for aged in takers)
+    since = _find_since(pool, takers, sent)
+    charged = [add_sent(aged, since) for aged in takers]
+    # What went to the pool by Ray's choice may be on any of them.
+    adrift = [work for work in since if work.replica_id is None]
+    units_per_s = sum(report.rate.overall.units_per_s for report in charged)
+    is_lost = bool(since) and not takers
     return PoolBacklog(
         pool=pool,
         num_replicas=len(takers),
-        num_idle_replicas=max(0, idle - len(since)),
+        num_idle_replicas=max(0, sum(not r.backlog_units for r in charged) - len(adrift)),
         num_stale=sum(aged.is_stale for aged in of_pool),
         num_unhealthy=sum(not aged.report.is_healthy for aged in of_pool),
         backlog_units=sum(aged.report.backlog_units for aged in takers) + _sum_units(since),
         interactive_backlog_units=sum(aged.report.interactive_backlog_units for aged in takers)
         + _sum_interactive(since),
         max_backlog_units=sum(aged.report.max_backlog_units for aged in takers),
-        units_per_s=sum(aged.report.rate.overall.units_per_s for aged in takers),
+        units_per_s=units_per_s,
+        least_wait_s=inf if is_lost else _least_wait_s(charged, adrift, units_per_s),
+        least_interactive_wait_s=(
+            inf if is_lost else _least_interactive_wait_s(charged, adrift, units_per_s)
+        ),
+        rates=tuple(aged.report.rate for aged in takers),
     )
+
+
+def _find_since(
+    pool: str, takers: Sequence[AgedReport], sent: Sequence[SentWork]
+) -> list[SentWork]:
+    ages = {aged.report.replica_id: aged.age_s for aged in takers}
+    oldest_s = max(ages.values(), default=GONE_AFTER_S)
+    return [
+        work
+        for work in sent
+        if work.pool == pool and _is_unreported(work, _age_for(work, ages, oldest_s))
+    ]
+
+
+def _least_wait_s(
+    charged: Sequence[ReplicaReport], adrift: Sequence[SentWork], units_per_s: float
+) -> float:
+    waits = (_seconds(r.backlog_units, r.rate.overall.units_per_s) for r in charged)
+    return min(waits, default=0.0) + _seconds(_sum_units(adrift), units_per_s)
+
+
+def _least_interactive_wait_s(
+    charged: Sequence[ReplicaReport], adrift: Sequence[SentWork], units_per_s: float
+) -> float:
+    waits = (_seconds(r.interactive_backlog_units, r.rate.overall.units_per_s) for r in charged)
+    return min(waits, default=0.0) + _seconds(_sum_interactive(adrift), units_per_s)
 
 
 def _age_for(work: SentWork, ages: dict[str, float], oldest_s: float) -> float:

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.cache_config import CacheConfig
+from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.keys_config import KeysConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.request import RenderPath
+from pipeline.tiled_passes import TilingOptions
+from pipeline.tiling import TilePositions
 from pipeline.weights import EMBEDDED
 
 
@@ -47,14 +50,35 @@ class LimitsConfig(_Section):
     )
 
 
+class ScalingConfig(_Section):
+    """How replicas between the two bounds follow the work."""
+
+    target_utilization: float = Field(
+        default=0.8, gt=0, le=1, description="Share of its time that a replica should be busy."
+    )
+    target_backlog_s: float = Field(
+        default=2.0, gt=0, description="Seconds of work that a replica may hold before more come."
+    )
+    drain_s: float = Field(
+        default=10.0, gt=0, description="How soon work above that should be done."
+    )
+    down_delay_s: float = Field(
+        default=300.0, ge=0, description="How long less must be wanted before replicas go."
+    )
+    to_zero_delay_s: float = Field(
+        default=900.0, ge=0, description="How long nothing must be wanted before the last one goes."
+    )
+
+
 class ReplicaConfig(_Section):
     """Replicas of one deployment, and what each of them occupies."""
 
     min_replicas: int = Field(default=1, ge=0, description="Fewest replicas.")
     max_replicas: int = Field(default=1, ge=1, description="Most replicas.")
     target_ongoing_requests: float = Field(
-        default=2.0, gt=0, description="Requests a replica, by which Serve scales between the two."
+        default=2.0, gt=0, description="Requests that one replica of a stage should have at once."
     )
+    scaling: ScalingConfig = ScalingConfig()
     max_ongoing_requests: int = Field(
         default=16, ge=1, description="Requests that a replica holds before it refuses."
     )
@@ -112,6 +136,43 @@ class StepLoopConfig(_Section):
         return StepLoopOptions(self.attention, self.strict, limits)
 
 
+class TilingConfig(_Section):
+    """How the tiled path cuts a picture. Pictures of one tile are drawn whole."""
+
+    tile_size: int = Field(default=96, gt=0, description="Largest side of a tile, latent pixels.")
+    overlap: int = Field(
+        default=16, ge=0, description="Latent pixels that neighbouring tiles share at least."
+    )
+    positions: Literal["true", "local", "compressed"] = Field(
+        default="true", description="Where a tile's positions begin: its true place, or 0."
+    )
+    start_sigma: float = Field(
+        default=0.643, description="Where tiles take over from the base pass; 1 is no base pass."
+    )
+    base_max_pixels: int = Field(
+        default=768 * 768, description="Area of the base pass, in image pixels."
+    )
+
+    def to_options(self) -> TilingOptions:
+        """Return what the pipeline takes.
+
+        Raises:
+            ValueError: If a setting is out of range.
+        """
+        return TilingOptions(
+            tile_size=self.tile_size,
+            overlap=self.overlap,
+            positions=TilePositions(self.positions),
+            start_sigma=self.start_sigma,
+            base_max_pixels=self.base_max_pixels,
+        )
+
+    @model_validator(mode="after")
+    def _options_are_in_range(self) -> Self:
+        self.to_options()
+        return self
+
+
 class PoolConfig(ReplicaConfig):
     """Denoisers of one kind."""
 
@@ -142,6 +203,10 @@ class PoolConfig(ReplicaConfig):
         default=256, ge=1, description="Requests that a replica holds; its work is bounded too."
     )
     step_loop: StepLoopConfig = StepLoopConfig()
+    tiling: TilingConfig = TilingConfig()
+    num_coordinators: int = Field(
+        default=1, ge=1, description="Replicas that step the canvases of a `tiled` pool."
+    )
 
 
 class RouterConfig(_Section):
@@ -163,6 +228,12 @@ class RouterConfig(_Section):
     )
     graceful_shutdown_timeout_s: float = Field(
         default=180.0, ge=0, description="Seconds that a stopping router has to finish its calls."
+    )
+    heartbeat_s: float = Field(
+        default=5.0, gt=0, description="Longest silence of a stream, then a comment is sent."
+    )
+    stall_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a stream's reader may take nothing, then it ends."
     )
 
 
@@ -227,6 +298,8 @@ class AppConfig(_Section):
     store: StoreConfig = FolderStoreConfig()
     keys: KeysConfig = KeysConfig()
     cache: CacheConfig = CacheConfig()
+    jobs: JobsConfig = JobsConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -246,10 +319,14 @@ class AppConfig(_Section):
 
     @model_validator(mode="after")
     def _what_may_be_lost_has_a_redis_of_its_own(self) -> Self:
-        if self.cache.redis_url is not None and self.cache.redis_url == self.keys.redis_url:
-            raise ValueError(
-                "cache.redis_url must be another than keys.redis_url: one forgets, one must not"
-            )
+        lasting = {"keys.redis_url": self.keys.redis_url}
+        if self.jobs.store.kind == "redis":
+            lasting["jobs.store.url"] = self.jobs.store.url
+        for name, url in lasting.items():
+            if url is not None and url == self.cache.redis_url:
+                raise ValueError(
+                    f"cache.redis_url must be another than {name}: one forgets, one must not"
+                )
         return self
 
     @model_validator(mode="after")

@@ -65,7 +65,10 @@ class PoolMeter:
         self._arriving.add(units, now_s)
 
     def count_refused(self, units: float, now_s: float) -> None:
-        """Count work that would have gone to the pool, had it been able to take it."""
+        """Count work that would have gone to the pool, had it been up or had it had room.
+
+        That is a refusal's `nearest`, and a choice's `wished`.
+        """
         self._refused.add(units, now_s)
 
     def count_waiting(self, units: float) -> None:

@@ -8,9 +8,9 @@ from typing import Protocol
 from cluster.rates import ReplicaRate
 from deployments.backlog import ReplicaReport
 from deployments.replica_report import to_report
-from deployments.stages import Denoised
+from deployments.stages import Denoised, TileVelocity
 from pipeline.denoising.roster import Backlog
-from pipeline.denoising.work import Listener, Outcome
+from pipeline.denoising.work import Listener, Outcome, VelocityRequest, VelocityResult
 from pipeline.errors import PipelineError
 from pipeline.request import DenoiseRequest, DenoiseResult, StepEvent
 
@@ -25,6 +25,10 @@ class StepLoop(Protocol):
 
     def submit(self, request: DenoiseRequest, listener: Listener) -> object:
         """Let a picture in; the listener is told by the loop's own thread."""
+        ...
+
+    def submit_velocity(self, request: VelocityRequest, listener: Listener) -> object:
+        """Let one forward in; the listener is told by the loop's own thread."""
         ...
 
     def cancel(self, request_id: str) -> bool:
@@ -69,12 +73,7 @@ class DenoiserDeployment:
 
         A caller that closes the generator, or is cancelled, lets the request go at the next step.
         """
-        loop = asyncio.get_running_loop()
-        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
-
-        def listen(outcome: Outcome) -> None:
-            loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
-
+        outcomes, listen = _listen()
         self._step_loop.submit(request, listen)
         try:
             while isinstance(outcome := await outcomes.get(), StepEvent):
@@ -87,6 +86,20 @@ class DenoiserDeployment:
             yield Denoised(outcome, self._fingerprint, self._replica)
         finally:
             self._step_loop.cancel(request.id)
+
+    async def predict_velocity(self, request: VelocityRequest) -> TileVelocity:
+        """Run one forward for a canvas that is stepped elsewhere."""
+        outcomes, listen = _listen()
+        self._step_loop.submit_velocity(request, listen)
+        try:
+            outcome = await outcomes.get()
+        finally:
+            self._step_loop.cancel(request.id)
+        if isinstance(outcome, PipelineError):
+            raise outcome
+        if not isinstance(outcome, VelocityResult):
+            raise TypeError(f"a forward must end in a velocity, got {type(outcome).__name__}")
+        return TileVelocity(outcome.velocity, self._fingerprint, self._replica)
 
     def report(self, sequence: int) -> ReplicaReport:
         """Say what this replica holds, for the ledger."""
@@ -105,3 +118,14 @@ class DenoiserDeployment:
         """Tell Serve to replace this replica when its loop has stopped."""
         if self._step_loop.failure is not None:
             raise self._step_loop.failure
+
+
+def _listen() -> tuple[asyncio.Queue[Outcome], Listener]:
+    """Return a queue of this event loop, and what fills it from the step loop's thread."""
+    loop = asyncio.get_running_loop()
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+
+    def listen(outcome: Outcome) -> None:
+        loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
+
+    return outcomes, listen

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cluster.errors import StoreError
+from cluster.errors import JobNotFoundError, RecordStoreError, StoreError
 from deployments.errors import (
     RETRY_AFTER_S,
     ApiError,
@@ -10,6 +10,7 @@ from deployments.errors import (
     DependencyError,
     InternalError,
     InvalidFieldError,
+    NotFoundError,
     OverloadedError,
     ReplicaLostError,
 )
@@ -24,7 +25,13 @@ from pipeline.errors import (
     ReplicaFullError,
 )
 
-MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (ApiError, PipelineError, StoreError)
+MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (
+    ApiError,
+    JobNotFoundError,
+    PipelineError,
+    RecordStoreError,
+    StoreError,
+)
 """Errors that are expected; any other is a defect."""
 
 
@@ -48,6 +55,11 @@ def to_api_error(exc: Exception, *, request_id: str) -> ApiError:
         case StoreError():
             logger.error("request %s: %s", request_id, exc)
             return DependencyError("the store could not be reached", None, RETRY_AFTER_S)
+        case RecordStoreError():
+            logger.error("request %s: %s", request_id, exc)
+            return DependencyError("the job store could not be reached", None, RETRY_AFTER_S)
+        case JobNotFoundError():
+            return NotFoundError("no such job", "id")
         case _:
             logger.error("request %s failed", request_id, exc_info=exc)
             return InternalError(f"the service failed; its log has request {request_id}")

@@ -6,6 +6,8 @@ ApiError
 ├── ForbiddenError         403  a link's signature is wrong or has expired
 ├── NotFoundError          404  no such model, file or job
 ├── BodyTooSlowError       408  the body did not arrive in time
+├── KeyConflictError       409  an idempotency key came with another body
+├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
 ├── HeadersTooLargeError   431  the headers are above what the service reads
 ├── QuotaExceededError     429  the key has used what it may; try again later
@@ -79,6 +81,22 @@ class NotFoundError(ApiError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class KeyConflictError(ApiError):
+    """An idempotency key came with another body than before."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class JobConflictError(ApiError):
+    """The job is finished, and cannot be cancelled."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "job_finished"
 
 
 class ForbiddenError(ApiError):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib import metadata
-from typing import Final, TypeVar
+from typing import Final
 
 from cluster.cost import full_image_units
 from cluster.errors import StoreError
 from cluster.storage import ImageStore, build_key
+from deployments.concurrency import gather_or_cancel
 from deployments.errors import (
     RETRY_AFTER_S,
     DeadlineExceededError,
@@ -39,7 +40,6 @@ from pipeline.request import (
 SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
 
 
-T = TypeVar("T")
 EventListener = Callable[[int, StepEvent], Awaitable[None]]
 """Is told the index of a picture and its step."""
 
@@ -168,7 +168,8 @@ class Generation:
         try:
             async with asyncio.timeout(order.timeout_s):
                 encoded = await try_again(partial(self._stages.encode, order.prompt))
-                images = await _gather(
+                await self._chooser.await_replica(route)
+                images = await gather_or_cancel(
                     [
                         self._draw_one(order, route, index, encoded, started, on_event)
                         for index in range(order.num_images)
@@ -267,14 +268,3 @@ def build_provenance(
         path=path,
         fingerprint=fingerprint,
     )
-
-
-async def _gather(draws: list[Awaitable[T]]) -> list[T]:
-    """Wait for all; when one fails, cancel the others and raise its error, not a group."""
-    tasks = [asyncio.ensure_future(draw) for draw in draws]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

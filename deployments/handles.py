@@ -1,7 +1,7 @@
 """The stages behind Serve's handles; the one place where Ray's errors become the service's."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -10,7 +10,9 @@ from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
+from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
+from pipeline.denoising.work import VelocityRequest
 from pipeline.request import DenoiseRequest, StepEvent
 
 
@@ -50,6 +52,19 @@ class HandleStages:
         with _service_errors():
             file: ImageFile = await self._vae_decoder.decode.remote(latents, order)
         return file
+
+
+class HandleTileCoordinator(TileCoordinatorDeployment):
+    """A coordinator whose tiles go to the replicas behind a handle."""
+
+    def __init__(self, load: Callable[[], TiledSettings], denoiser: DeploymentHandle[Any]) -> None:
+        super().__init__(load, self._call)
+        self._denoiser = denoiser
+
+    async def _call(self, request: VelocityRequest) -> TileVelocity:
+        with _service_errors():
+            tile: TileVelocity = await self._denoiser.predict_velocity.remote(request)
+        return tile
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -13,18 +14,29 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from deployments.admission import Admission, check_model, may_use, to_callers_order
+from deployments.admission import Admission, Charge, may_use, to_order
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
-from deployments.errors import ApiError, InvalidFieldError, NotFoundError
+from deployments.errors import ApiError, NotFoundError
+from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
-from deployments.generation import DrawnImage, DrawnImages, Generation, ImagesOrder
+from deployments.generation import (
+    DrawnImage,
+    DrawnImages,
+    EventListener,
+    Generation,
+    ImagesOrder,
+)
+from deployments.jobs.api import IdempotencyKey
+from deployments.jobs.composition import Jobs
+from deployments.jobs.outcomes import Draw
 from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
-from deployments.quota_stores import MemoryQuotaStore
+from deployments.page.routes import add_page
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
     FILE_RESPONSES,
+    STREAM_RESPONSE,
     Health,
     ImageItem,
     ImagesRequest,
@@ -34,10 +46,12 @@ from deployments.schemas import (
     Timings,
     Usage,
 )
-from deployments.validation import RequestRules
-from deployments.validation_errors import explain_validation_error
+from deployments.streaming import ImageStream
+from deployments.validation import RequestRules, refuse_stream
+from deployments.validation_errors import explain_unreadable_body, explain_validation_error
 
 GENERATIONS = "/v1/images/generations"
+_CODES = {405: "method_not_allowed"}
 
 
 class ImagesApi:
@@ -51,8 +65,9 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
-        keys: KeyRing | None = None,
-        admission: Admission | None = None,
+        keys: KeyRing | None,
+        admission: Admission,
+        build_jobs: Callable[[Draw], Jobs],
         background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._generation = generation
@@ -61,9 +76,10 @@ class ImagesApi:
         self._files = files
         self._url_lifetime_s = url_lifetime_s
         self._keys = keys
-        self._admission = admission or Admission(MemoryQuotaStore())
+        self._admission = admission
         self._background = background
         self._started = int(time.time())
+        self._jobs = build_jobs(self.draw)
 
     def build(self) -> FastAPI:
         """Return the ASGI application."""
@@ -73,9 +89,12 @@ class ImagesApi:
             lifespan=self._lifespan,
             telemetry={"tracing": False},
         )
-        app.post(GENERATIONS, responses=ERROR_RESPONSES, response_model_exclude_none=True)(
-            self.generate
-        )
+        app.post(
+            GENERATIONS,
+            response_model=ImagesResponse,
+            response_model_exclude_none=True,
+            responses={200: STREAM_RESPONSE, **ERROR_RESPONSES},
+        )(self.generate)
         app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})(self.list_models)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
@@ -85,6 +104,8 @@ class ImagesApi:
                 response_class=Response,
                 responses=FILE_RESPONSES,
             )(self.read_file)
+        add_page(app)
+        self._jobs.api.add_to(app)
         _add_error_handlers(app)
         app.add_middleware(
             BodyLimitMiddleware,
@@ -98,21 +119,36 @@ class ImagesApi:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(run()) for run in self._background]
+        await self._jobs.start()
         self._readiness.start()
         yield
         self._readiness.stop()
+        await self._jobs.stop()
         for task in tasks:
             task.cancel()
 
-    async def generate(self, body: ImagesRequest, request: Request) -> ImagesResponse:
+    async def generate(
+        self, body: ImagesRequest, request: Request, idempotency_key: IdempotencyKey = None
+    ) -> ImagesResponse | EventStreamResponse:
         """Draw pictures from a prompt."""
-        caller = request.state.caller
-        check_model(self._rules.model.name, caller)
-        order = self._rules.to_order(body, request_id=request.state.request_id)
-        order = to_callers_order(order, body, caller)
-        async with await self._admission.admit(request, order):
+        if idempotency_key is not None:
+            refuse_stream(body, "with an Idempotency-Key")
+            once = self._jobs.api.generate_once
+            return await once(GENERATIONS, self.draw, body, request, idempotency_key)
+        order = to_order(self._rules, body, request)
+        charge = await self._admission.admit(request, [order], held_s=order.timeout_s)
+        if body.stream:
+            return await self._stream(order, charge, sends_progress=bool(body.progress_events))
+        async with charge:
             drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
+
+    async def draw(
+        self, order: ImagesOrder, on_event: EventListener | None = None
+    ) -> ImagesResponse:
+        """Draw an order and describe its pictures, with URLs."""
+        drawn = await self._generation.draw(order, on_event)
+        return self._to_response(order, drawn, is_base64=False)
 
     async def list_models(self, request: Request) -> ModelList:
         """List the models that can be asked for."""
@@ -151,8 +187,26 @@ class ImagesApi:
         stored = await self._files.read(key, expires=expires, signature=signature)
         return Response(stored.content, media_type=stored.content_type)
 
+    async def _stream(
+        self, order: ImagesOrder, charge: Charge, *, sends_progress: bool
+    ) -> EventStreamResponse:
+        async def draw(on_event: EventListener) -> DrawnImages:
+            async with charge:
+                return await self._generation.draw(order, on_event)
+
+        stream = await ImageStream(
+            draw,
+            order,
+            partial(self._to_response, order, is_base64=True),
+            sends_progress=sends_progress,
+            heartbeat_s=self._rules.heartbeat_s,
+        ).open()
+        return EventStreamResponse(
+            stream.events(), stream.close, stall_timeout_s=self._rules.stall_timeout_s
+        )
+
     def _body_limit(self, path: str) -> int:
-        return self._rules.limits.max_body_bytes
+        return self._jobs.api.body_limit(path) or self._rules.limits.max_body_bytes
 
     def _to_response(
         self, order: ImagesOrder, drawn: DrawnImages, *, is_base64: bool
@@ -198,10 +252,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 400:
-            return to_response(InvalidFieldError("body must be JSON in UTF-8", "body"))
+            return to_response(explain_unreadable_body(exc.__cause__))
         error = ApiError(str(exc.detail))
         body = error.to_body()
-        body["error"] |= {"type": "invalid_request_error", "code": "not_found"}
+        body["error"] |= {
+            "type": "invalid_request_error",
+            "code": _CODES.get(exc.status_code, "not_found"),
+        }
         return JSONResponse(body, status_code=exc.status_code, headers=exc.headers)
 
     async def on_error(request: Request, exc: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """Builds the HTTP application out of its parts, wherever the stages run."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +14,8 @@ from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
+from deployments.jobs.composition import build_jobs
+from deployments.jobs.record_stores import build_record_store
 from deployments.keys import KeyRing
 from deployments.keys_config import KeysConfig
 from deployments.pool_choice import PoolChooser
@@ -40,6 +43,8 @@ def build_api(
     `read_fingerprints` says which fingerprints the replicas have that serve now.
     """
     store = build_store(config.store)
+    rules = RequestRules.from_config(config, model)
+    admission = _build_admission(config.keys)
     prefix = config.store.prefix
     if config.cache.results:
         results = _open_results(config.cache, read_fingerprints)
@@ -50,12 +55,13 @@ def build_api(
         generation = Generation(stages, chooser, store, model, key_prefix=prefix)
     return ImagesApi(
         generation,
-        RequestRules.from_config(config, model),
+        rules,
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
         keys=_load_keys(config.keys),
-        admission=_build_admission(config.keys),
+        admission=admission,
+        build_jobs=partial(build_jobs, config, rules, admission, store, build_record_store(config)),
         background=background,
     ).build()
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -9,9 +10,11 @@ from deployments.cache_config import CacheConfig
 from deployments.config import PoolConfig, ReplicaConfig
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
 from deployments.shared_cache import open_shared_cache
+from deployments.tile_coordinator import TiledSettings
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.loading import choose_attention, load_step_loop
+from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
+from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
 from pipeline.text_encoder import MAX_PROMPT_TOKENS, load_text_encoder
 from pipeline.vae_decoder import load_vae_decoder
@@ -51,6 +54,14 @@ class StageLoader:
         compute = _choose(config)
         step_loop = load_step_loop(self.weights, compute, config.step_loop.to_options())
         return step_loop, fingerprint(compute, config)
+
+    def tiled_settings(self, config: PoolConfig) -> TiledSettings:
+        """Read what a coordinator needs: no weights but those that a preview is fitted to."""
+        return TiledSettings(
+            config.tiling.to_options(),
+            load_preview(self.weights),
+            partial(build_schedule, shift=self.weights.shift),
+        )
 
     def vae_decoder(self, config: ReplicaConfig) -> VaeDecoder:
         """Read the decoder."""

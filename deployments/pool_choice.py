@@ -1,13 +1,22 @@
 """Which pool takes a call: the ledger's view, what was sent since, and the pure choice."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cluster.rates import ReplicaRate, SmoothedRate
-from deployments.backlog import GONE_AFTER_S, AgedReport, SentWork, find_takers, summarise_pool
+from cluster.rates import ReplicaRate
+from deployments.backlog import (
+    GONE_AFTER_S,
+    REPORT_PERIOD_S,
+    STALE_AFTER_S,
+    AgedReport,
+    SentWork,
+    find_takers,
+    summarise_pool,
+)
 from deployments.demand import DemandReport, PoolMeter
 from deployments.errors import (
     ApiError,
@@ -18,7 +27,7 @@ from deployments.errors import (
 from deployments.ledger import LedgerView
 from deployments.routing.decisions import Choice, Refusal, RefusalKind, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
-from deployments.routing.pools import PoolState, PoolTraits
+from deployments.routing.pools import PoolState, PoolTraits, build_state
 from pipeline.request import Priority, RenderPath
 
 
@@ -31,6 +40,9 @@ class Route:
     estimate_s: float
     """Seconds until the answer."""
     explanation: str
+    units: float = 0.0
+    is_cold: bool = False
+    """Whether the pool had no replica when it was chosen."""
 
 
 class PoolChooser(Protocol):
@@ -42,6 +54,10 @@ class PoolChooser(Protocol):
         Raises:
             ApiError: If none can draw it, or none in time.
         """
+        ...
+
+    async def await_replica(self, route: Route) -> None:
+        """Wait until the pool of a route has a replica."""
         ...
 
 
@@ -93,7 +109,16 @@ class LedgerPoolChooser:
         age_s = self._clock() - self._viewed_s
         reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
         sent = self._recent_work()
-        return [_to_state(pool, reports, sent) for pool in self._pools]
+        return [
+            build_state(
+                pool.traits,
+                summarise_pool(pool.traits.name, reports, sent),
+                pool.guess,
+                is_least_loaded=False,
+                waiting_units=self._meters[pool.traits.name].read(self._clock()).waiting_units,
+            )
+            for pool in self._pools
+        ]
 
     def fingerprints(self) -> frozenset[str]:
         """Return the fingerprints of the replicas that take work now."""
@@ -114,7 +139,36 @@ class LedgerPoolChooser:
             raise to_refusal_error(decision, facts)
         self._previous[traffic] = decision.pool
         self._count_sent(decision, facts)
-        return Route(decision.pool, decision.path, decision.estimate_s, decision.explain())
+        return Route(
+            decision.pool,
+            decision.path,
+            decision.estimate_s,
+            decision.explain(),
+            decision.option.work.units,
+            decision.option.is_cold,
+        )
+
+    async def await_replica(self, route: Route) -> None:
+        """Wait until a cold pool has a replica, and let the ledger know what waits.
+
+        What waits here, and not in Serve's handle, is seen by the scaling policy: Serve's own path
+        from zero starts one replica, however much waits. Nothing waits for a silent ledger.
+        """
+        if not route.is_cold:
+            return
+        meter = self._meters[route.pool]
+        meter.count_waiting(route.units)
+        try:
+            while self._is_fresh() and not self._has_replica(route.pool):
+                await asyncio.sleep(REPORT_PERIOD_S)
+        finally:
+            meter.count_waiting(-route.units)
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._viewed_s <= STALE_AFTER_S
+
+    def _has_replica(self, pool: str) -> bool:
+        return summarise_pool(pool, self._view.reports).num_replicas > 0
 
     def _count_sent(self, choice: Choice, facts: RequestFacts) -> None:
         now_s = self._clock()
@@ -122,6 +176,10 @@ class LedgerPoolChooser:
         is_interactive = facts.priority is Priority.INTERACTIVE
         self._sent.append((now_s, SentWork(choice.pool, units, is_interactive, age_s=0.0)))
         self._meters[choice.pool].count_sent(units, now_s)
+        if choice.wished is not None:
+            # A cold pool that would have been preferred: its demand is what wakes it.
+            wished = choice.wished
+            self._meters[wished.traits.name].count_refused(wished.work.units, now_s)
 
     def _count_refused(self, refusal: Refusal) -> None:
         if refusal.nearest is not None:
@@ -150,6 +208,9 @@ class FirstPoolChooser:
             f"path must be one that a pool has, got {facts.pinned_path}", "path"
         )
 
+    async def await_replica(self, route: Route) -> None:
+        """Return at once: the pool is in this process."""
+
 
 def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
     """Turn a refusal into what the caller is told: whether to come again, or to ask otherwise."""
@@ -163,41 +224,3 @@ def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
                 "timeout_s",
             )
     return OverloadedError(refusal.message, None, refusal.retry_after_s)
-
-
-def _to_state(
-    pool: KnownPool, reports: Sequence[AgedReport], sent: Sequence[SentWork]
-) -> PoolState:
-    name = pool.traits.name
-    backlog = summarise_pool(name, reports, sent)
-    takers = find_takers(aged for aged in reports if aged.report.pool == name)
-    return PoolState(
-        traits=pool.traits,
-        rate=_mean_rate([aged.report.rate for aged in takers]) or pool.guess,
-        num_replicas=backlog.num_replicas,
-        num_idle_replicas=backlog.num_idle_replicas,
-        backlog_units=backlog.backlog_units,
-        interactive_backlog_units=backlog.interactive_backlog_units,
-        max_backlog_units=backlog.max_backlog_units,
-        units_per_s=backlog.units_per_s,
-        is_healthy=backlog.num_replicas > 0 or not backlog.num_unhealthy,
-    )
-
-
-def _mean_rate(rates: Sequence[ReplicaRate]) -> ReplicaRate | None:
-    """Return the rate of a typical replica: the mean of those that were measured."""
-    measured = [rate for rate in rates if rate.overall.num_reports] or list(rates)
-    if not measured:
-        return None
-    by_size = {
-        size: _mean([rate.by_size[size] for rate in measured if size in rate.by_size])
-        for size in {size for rate in measured for size in rate.by_size}
-    }
-    return ReplicaRate(_mean([rate.overall for rate in measured]), by_size)
-
-
-def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
-    return SmoothedRate(
-        sum(rate.units_per_s for rate in rates) / len(rates),
-        max(rate.num_reports for rate in rates),
-    )

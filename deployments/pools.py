@@ -10,6 +10,7 @@ from deployments.denoiser import PoolTerms
 from deployments.pool_choice import KnownPool
 from deployments.routing.pools import PoolTraits
 from deployments.served_model import ServedModel
+from pipeline.request import LATENT_SCALE
 
 _TYPICAL_ACCELERATOR: Final = {
     "h800": "H100",
@@ -32,6 +33,8 @@ def to_known_pool(pool: PoolConfig, limits: LimitsConfig, model: ServedModel) ->
         max_pixels=pool.max_pixels or limits.max_pixels,
         start_up_s=pool.start_up_s,
         max_replicas=pool.max_replicas,
+        tile_size=pool.tiling.tile_size * LATENT_SCALE,
+        overlap=pool.tiling.overlap * LATENT_SCALE,
     )
     return KnownPool(traits, guess_speed(pool, model))
 

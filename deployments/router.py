@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
 from deployments.image_api import build_api
+from deployments.jobs.record_stores import check_nodes
 from deployments.ledger_actor import LedgerReader
 from deployments.pool_choice import LedgerPoolChooser
 from deployments.pools import to_known_pool
@@ -29,6 +31,7 @@ class RouterDeployment:
         denoisers: Mapping[str, DeploymentHandle[Any]],
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
+        check_nodes(config, ray.nodes())  # type: ignore[no-untyped-call]  # Ray's is untyped
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         chooser = LedgerPoolChooser(
             [to_known_pool(pool, config.limits, model) for pool in config.pools],

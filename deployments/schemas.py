@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pipeline.request import MAX_SEED, MAX_STEPS
 
 MAX_IMAGES = 10
+MAX_PARTIAL_IMAGES = 3
 
 
 class ImagesRequest(BaseModel):
@@ -43,6 +44,16 @@ class ImagesRequest(BaseModel):
     )
     moderation: Literal["auto"] | None = Field(
         default=None, description="Taken at OpenAI's default; this service does not moderate."
+    )
+
+    stream: bool | None = Field(
+        default=None, description="Answer with server-sent events; takes `n` of 1."
+    )
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = Field(
+        default=None, description="Previews on the way of a stream, at evenly spaced steps."
+    )
+    progress_events: bool | None = Field(
+        default=None, description="Also send `image_generation.progress` in a stream, every step."
     )
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
@@ -166,6 +177,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field breaks a rule."},
     401: {"model": ErrorResponse, "description": "No valid key was given."},
     404: {"model": ErrorResponse, "description": "No such model or file."},
+    409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     429: {"model": ErrorResponse, "description": "Too many requests; see `Retry-After`."},
     500: {"model": ErrorResponse, "description": "A defect of the service."},
@@ -179,4 +191,11 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     403: {"model": ErrorResponse, "description": "The signature is wrong or has expired."},
     404: ERROR_RESPONSES[404],
     503: ERROR_RESPONSES[503],
+}
+
+STREAM_RESPONSE: dict[str, Any] = {
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "description": "The pictures, or with `stream` the events of one: "
+    "`image_generation.partial_image`, `image_generation.completed`, `error`, and "
+    "`image_generation.progress` if `progress_events` asks for it.",
 }

@@ -10,6 +10,8 @@ from pipeline.weights import EMBEDDED, Weights
 
 DEFAULT_STEPS: Final = 8
 _EMBEDDED_SIZE: Final = ImageSize(256, 256)
+_EMBEDDED_MAX_SIDE: Final = 512
+"""The embedded model was trained up to here, in image pixels; its RoPE table goes further."""
 _NATIVE_SIZE: Final = ImageSize(1024, 1024)
 
 
@@ -21,7 +23,7 @@ class ServedModel:
     revision: str
     default_size: ImageSize
     max_height: int
-    """In image pixels: RoPE's table ends there."""
+    """In image pixels: RoPE's table ends there, or what the model was trained on."""
     max_width: int
     forward_cost: ForwardCost
     default_steps: int = DEFAULT_STEPS
@@ -35,9 +37,9 @@ def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
     return ServedModel(
         name=served_name or ("z-image-embedded" if is_embedded else weights.source),
         revision=weights.revision,
-        default_size=_EMBEDDED_SIZE if rows * SIZE_MULTIPLE < 1024 else _NATIVE_SIZE,
-        max_height=rows * SIZE_MULTIPLE,
-        max_width=columns * SIZE_MULTIPLE,
+        default_size=_EMBEDDED_SIZE if is_embedded else _NATIVE_SIZE,
+        max_height=_EMBEDDED_MAX_SIDE if is_embedded else rows * SIZE_MULTIPLE,
+        max_width=_EMBEDDED_MAX_SIDE if is_embedded else columns * SIZE_MULTIPLE,
         forward_cost=_forward_cost(config),
     )
 

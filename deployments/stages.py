@@ -30,6 +30,16 @@ class Denoised:
 
 
 @dataclass(frozen=True)
+class TileVelocity:
+    """What one replica predicted of one tile."""
+
+    velocity: Tensor
+    """[1, 16, h, w] float32."""
+    fingerprint: str
+    replica: str
+
+
+@dataclass(frozen=True)
 class FileOrder:
     """How pixels become a file."""
 

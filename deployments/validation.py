@@ -28,6 +28,8 @@ class RequestRules:
     paths: frozenset[RenderPath]
     """Those that this service has a pool for."""
     default_timeout_s: float
+    heartbeat_s: float
+    stall_timeout_s: float
 
     @classmethod
     def from_config(cls, config: AppConfig, model: ServedModel) -> Self:
@@ -37,6 +39,8 @@ class RequestRules:
             limits=config.limits,
             paths=frozenset(pool.path for pool in config.pools),
             default_timeout_s=config.router.default_timeout_s,
+            heartbeat_s=config.router.heartbeat_s,
+            stall_timeout_s=config.router.stall_timeout_s,
         )
 
     def to_order(self, body: ImagesRequest, *, request_id: str) -> ImagesOrder:
@@ -45,11 +49,12 @@ class RequestRules:
         Raises:
             NotFoundError: If the model is unknown.
             InvalidFieldError: If a field breaks a rule.
-        InvalidRequestError: The same, where the pipeline has the rule.
+            InvalidRequestError: The same, where the pipeline has the rule.
         """
         self._check_model(body.model)
         self._check_prompt(body.prompt)
         self._check_guidance(body.guidance_scale)
+        check_stream(body)
         num_images = body.n or 1
         seed = secrets.randbelow(_DRAWN_SEEDS - num_images) if body.seed is None else body.seed
         output_format = OutputFormat(body.output_format or "png")
@@ -69,6 +74,7 @@ class RequestRules:
             pinned_path=self._check_path(body.path or "auto"),
             output_format=output_format,
             output_compression=body.output_compression,
+            num_previews=body.partial_images or 0,
         )
 
     def _check_model(self, name: str | None) -> None:
@@ -101,7 +107,9 @@ class RequestRules:
 
     def _parse_size(self, text: str) -> ImageSize:
         if text == "auto":
-            return self.model.default_size
+            default = self.model.default_size
+            self._check_area(default.width, default.height)
+            return default
         match = _SIZE.fullmatch(text)
         if match is None:
             raise InvalidFieldError(
@@ -110,13 +118,16 @@ class RequestRules:
         width, height = int(match[1]), int(match[2])
         self._check_side("width", width, self.model.max_width)
         self._check_side("height", height, self.model.max_height)
+        self._check_area(width, height)
+        return ImageSize(height=height, width=width)
+
+    def _check_area(self, width: int, height: int) -> None:
         if width * height > self.limits.max_pixels:
             raise InvalidFieldError(
                 f"size must have at most {self.limits.max_pixels} pixels in all, "
                 f"got {width * height}",
                 "size",
             )
-        return ImageSize(height=height, width=width)
 
     def _check_side(self, name: str, pixels: int, most: int) -> None:
         if not self.limits.min_side <= pixels <= most:
@@ -127,3 +138,34 @@ class RequestRules:
             raise InvalidFieldError(
                 f"size: {name} must divide by {SIZE_MULTIPLE}, got {pixels}", "size"
             )
+
+
+def check_stream(body: ImagesRequest) -> None:
+    """Check what a stream can carry.
+
+    Raises:
+        InvalidFieldError: If a field does not go with `stream`.
+    """
+    if not body.stream:
+        for name in ("partial_images", "progress_events"):
+            if getattr(body, name):
+                raise InvalidFieldError(
+                    f"{name} must come with stream true, got {getattr(body, name)!r}", name
+                )
+        return
+    if (body.n or 1) != 1:
+        raise InvalidFieldError(f"n must be 1 with stream true, got {body.n}", "n")
+    if body.response_format == "url":
+        raise InvalidFieldError(
+            "response_format must be b64_json with stream true, got 'url'", "response_format"
+        )
+
+
+def refuse_stream(body: ImagesRequest, where: str) -> None:
+    """Refuse a stream where an answer has to be kept.
+
+    Raises:
+        InvalidFieldError: If one is asked for.
+    """
+    if body.stream:
+        raise InvalidFieldError(f"stream must be false {where}, got True", "stream")

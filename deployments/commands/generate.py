@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import base64
 import contextlib
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +13,12 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from cluster.errors import ClusterError
+from deployments.client import ClientError, ImagesClient
 from deployments.commands.options import to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
 from deployments.errors import ApiError
 from deployments.generation import ImagesOrder, build_provenance
-from deployments.http_api import GENERATIONS
 from deployments.loading import StageLoader
 from deployments.local_stages import load_local_stages
 from deployments.pool_choice import FirstPoolChooser, Route
@@ -43,7 +42,7 @@ def run_generate(options: argparse.Namespace) -> int:
         url = options.url or _find_service(options)
         content = _ask(url, body) if url else _draw(to_config(options), body)
         options.output.write_bytes(content)
-    except (ConfigurationError, PipelineError, ClusterError, ApiError, OSError) as exc:
+    except (ConfigurationError, PipelineError, ClusterError, ApiError, ClientError, OSError) as exc:
         print(f"zimage-serve: {exc.message if isinstance(exc, ApiError) else exc}")
         return 1
     print(f"wrote {options.output}")
@@ -76,15 +75,13 @@ def _find_service(options: argparse.Namespace) -> str | None:
 
 def _ask(url: str, body: dict[str, Any]) -> bytes:
     print(f"asking {url}", flush=True)
-    try:
-        answer = httpx.post(
-            f"{url}{GENERATIONS}", json={**body, "response_format": "b64_json"}, timeout=None
-        )
-    except httpx.HTTPError as exc:
-        raise ConfigurationError(f"a service must answer at {url}, got {exc}") from exc
-    if answer.is_error:
-        raise ConfigurationError(f"the service refused: {answer.json()['error']['message']}")
-    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+    with tqdm(unit="step") as progress:
+
+        def on_step(step: int, num_steps: int) -> None:
+            progress.total = num_steps
+            progress.update(step - progress.n)
+
+        return ImagesClient(url).draw(body, on_step)
 
 
 def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:

@@ -81,6 +81,8 @@ class Choice:
     option: Option
     reason: Reason
     num_options: int
+    wished: Option | None = None
+    """What would have been preferred, had it replicas: the work counts as demand for that pool."""
 
     @property
     def pool(self) -> str:

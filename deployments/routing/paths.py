@@ -6,7 +6,7 @@ the biggest cards while they are not congested; and the rest to where it is done
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from deployments.routing.decisions import (
@@ -33,7 +33,7 @@ class RoutingPolicy:
     """Congested is a pool whose wait is longer than so many times the picture's own time."""
     batch_patience: float = 10.0
     max_slowdown: float = 20.0
-    """Interactive work passes over small cards that finish so many times later than the best."""
+    """Interactive work passes over small cards that take so many times longer than the best."""
     stickiness: float = 0.8
     """What was chosen last must be undercut by this factor."""
 
@@ -71,7 +71,10 @@ def choose_path(
         left_s = facts.timeout_s or 0.0
         message = f"the picture would take {nearest.completion_s:.1f} s, {left_s:.1f} s are left"
         return _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
-    return _choose(facts, timely, policy, previous)
+    choice = _choose(facts, timely, policy, previous)
+    if not any(option.is_cold for option in options):
+        return choice
+    return replace(choice, wished=_find_wished(facts, options, policy, choice.option))
 
 
 def traffic_class(facts: RequestFacts, policy: RoutingPolicy) -> tuple[bool, Priority]:
@@ -117,7 +120,8 @@ def _choose(
     if len(options) == 1:
         reason = Reason.PINNED if facts.pinned_path else Reason.ONLY
         return _settle(options[0], reason, 1)
-    preferred = _find_preferred(facts, options, policy, previous)
+    in_order = _put_in_order(facts, options, policy)
+    preferred = _find_preferred(facts, in_order, policy, previous)
     if preferred is not None:
         return _settle(preferred, Reason.PREFERRED, len(options))
     fastest = min(options, key=lambda option: _felt_s(option, policy, previous))
@@ -128,21 +132,42 @@ def _settle(option: Option, reason: Reason, num_options: int) -> Choice:
     return Choice(option, Reason.COLD if option.is_cold else reason, num_options)
 
 
-def _find_preferred(
-    facts: RequestFacts, options: list[Option], policy: RoutingPolicy, previous: str | None
-) -> Option | None:
+def _put_in_order(
+    facts: RequestFacts, options: list[Option], policy: RoutingPolicy
+) -> list[Option]:
+    """Return what may be preferred: for small work all, for large work the biggest cards."""
     is_small, _ = traffic_class(facts, policy)
-    in_order = sorted(options, key=_smallest_first if is_small else _biggest_first)
-    patience, latest_s = policy.batch_patience, inf
+    if not is_small:
+        return [min(options, key=_biggest_first)]
+    latest_s = inf
     if facts.priority is Priority.INTERACTIVE:
-        patience = policy.interactive_patience
         latest_s = policy.max_slowdown * min(option.completion_s for option in options)
-    for option in in_order if is_small else in_order[:1]:
+    in_order = sorted(options, key=_smallest_first)
+    return [option for option in in_order if option.own_s <= latest_s]
+
+
+def _find_preferred(
+    facts: RequestFacts, in_order: list[Option], policy: RoutingPolicy, previous: str | None
+) -> Option | None:
+    is_interactive = facts.priority is Priority.INTERACTIVE
+    patience = policy.interactive_patience if is_interactive else policy.batch_patience
+    for option in in_order:
         # To come back takes less congestion than to have stayed.
         is_return = previous is not None and previous != option.traits.name
         bound_s = patience * option.own_s * (policy.stickiness**2 if is_return else 1.0)
-        is_free = not option.is_cold and option.wait_s <= bound_s
-        if is_free and option.completion_s <= latest_s:
+        if not option.is_cold and option.wait_s <= bound_s:
+            return option
+    return None
+
+
+def _find_wished(
+    facts: RequestFacts, options: list[Option], policy: RoutingPolicy, chosen: Option
+) -> Option | None:
+    """Return what would have been preferred had it been up: its start-up is not counted."""
+    for option in _put_in_order(facts, options, policy):
+        if option is chosen:
+            return None
+        if option.is_cold and option.own_s <= (facts.timeout_s or inf):
             return option
     return None
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.rates import ReplicaRate
+from cluster.rates import ReplicaRate, typical_rate
+from deployments.backlog import PoolBacklog
 from pipeline.request import RenderPath
 
 
@@ -23,6 +24,9 @@ class PoolTraits:
     tile_size: int = 0
     """Image pixels; of the tiled path only."""
     overlap: int = 0
+    max_held_units: float = 512.0
+    """What one replica takes before it refuses; and, times `max_replicas`, what may wait for a pool
+    that has none."""
 
 
 class PoolStatus(Protocol):
@@ -57,12 +61,16 @@ class PoolStatus(Protocol):
         """Work that it holds, or that waits for it to start."""
 
     @property
-    def interactive_backlog_units(self) -> float:
-        """The part of it that is interactive."""
+    def wait_s(self) -> float:
+        """Until the replica that would take a batch request begins it."""
+
+    @property
+    def interactive_wait_s(self) -> float:
+        """Until the replica that would take an interactive request begins it."""
 
     @property
     def max_backlog_units(self) -> float:
-        """Beyond this it refuses synchronous calls."""
+        """What its replicas take before they refuse, synchronous calls at least."""
 
     @property
     def units_per_s(self) -> float:
@@ -82,9 +90,50 @@ class PoolState:
     num_replicas: int
     num_idle_replicas: int
     backlog_units: float
-    interactive_backlog_units: float
+    wait_s: float
+    interactive_wait_s: float
     max_backlog_units: float
     units_per_s: float
     num_starting: int = 0
     start_left_s: float = 0.0
     is_healthy: bool = True
+
+
+def build_state(
+    traits: PoolTraits,
+    backlog: PoolBacklog,
+    guess: ReplicaRate,
+    *,
+    is_least_loaded: bool,
+    waiting_units: float = 0.0,
+    num_starting: int = 0,
+    start_left_s: float = 0.0,
+) -> PoolState:
+    """Put together what a router knows of a pool.
+
+    Args:
+        traits: From the configuration.
+        backlog: From the ledger.
+        guess: The accelerator type's rate, for a pool without replicas.
+        is_least_loaded: Whether replicas are chosen by their backlog; otherwise a request is
+            expected to wait as long as the mean of them would let it.
+        waiting_units: What waits for a first replica.
+        num_starting: Replicas that were asked for and do not take work yet.
+        start_left_s: Seconds until the next of them does.
+    """
+    return PoolState(
+        traits=traits,
+        rate=typical_rate(backlog.rates, guess),
+        num_replicas=backlog.num_replicas,
+        num_idle_replicas=backlog.num_idle_replicas,
+        backlog_units=backlog.backlog_units + waiting_units,
+        wait_s=backlog.least_wait_s if is_least_loaded else backlog.backlog_s,
+        interactive_wait_s=(
+            backlog.least_interactive_wait_s if is_least_loaded else backlog.interactive_backlog_s
+        ),
+        max_backlog_units=backlog.max_backlog_units,
+        units_per_s=backlog.units_per_s,
+        num_starting=num_starting,
+        start_left_s=start_left_s,
+        is_healthy=backlog.is_healthy,
+    )

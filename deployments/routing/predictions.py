@@ -4,7 +4,6 @@ Work ahead that a higher priority overtakes is not waited for.
 """
 
 from functools import lru_cache
-from math import inf
 
 from cluster.cost import count_tiles, full_image_units, tiled_units
 from deployments.routing.decisions import Option, RequestFacts, Work
@@ -38,26 +37,22 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     """Predict the completion of a request in a pool that can draw it."""
     work = estimate_work(facts, pool.traits)
     is_cold = pool.num_replicas == 0
+    is_interactive = facts.priority is Priority.INTERACTIVE
+    warm_wait_s = pool.interactive_wait_s if is_interactive else pool.wait_s
     run_s = pool.rate.estimate_s(work.units, work.num_forwards)
     own_s = run_s / max(1, min(work.num_tiles, pool.num_idle_replicas)) + facts.other_stages_s
-    excess = pool.backlog_units + work.units - pool.max_backlog_units
+    may_wait = pool.traits.max_held_units * pool.traits.max_replicas
+    most = may_wait if is_cold else pool.max_backlog_units
+    excess = pool.backlog_units + work.units - most
     return Option(
         traits=pool.traits,
         work=work,
-        wait_s=_cold_wait_s(pool) if is_cold else _warm_wait_s(facts, pool),
+        wait_s=_cold_wait_s(pool) if is_cold else warm_wait_s,
         own_s=own_s,
         is_cold=is_cold,
-        is_full=not is_cold and pool.backlog_units > 0 and excess > 0,
+        is_full=pool.backlog_units > 0 and excess > 0,
         room_after_s=excess / pool.units_per_s if pool.units_per_s else pool.traits.start_up_s,
     )
-
-
-def _warm_wait_s(facts: RequestFacts, pool: PoolStatus) -> float:
-    if pool.num_idle_replicas:
-        return 0.0
-    is_interactive = facts.priority is Priority.INTERACTIVE
-    ahead = pool.interactive_backlog_units if is_interactive else pool.backlog_units
-    return ahead / pool.units_per_s if pool.units_per_s else inf
 
 
 def _cold_wait_s(pool: PoolStatus) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
-from deployments.routing.decisions import Refusal, RequestFacts, Work
+from deployments.routing.decisions import Option, Refusal, RequestFacts, Work
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.pool import SimulatedPool
@@ -43,6 +43,8 @@ class Dispatcher(Protocol):
 class CostDispatcher:
     """`choose_path`, then the replica with the least work ahead."""
 
+    _is_least_loaded = True
+
     def __init__(self, policy: RoutingPolicy) -> None:
         self._policy = policy
         self._previous: dict[tuple[bool, Priority], str] = {}
@@ -52,14 +54,17 @@ class CostDispatcher:
     ) -> Assignment | Refusal:
         """Decide as a router does."""
         for pool in pools:
-            pool.refresh(now_s)
+            pool.refresh(now_s, is_least_loaded=self._is_least_loaded)
         traffic = traffic_class(facts, self._policy)
         decision = choose_path(facts, pools, self._policy, previous=self._previous.get(traffic))
         if isinstance(decision, Refusal):
             return decision
         self._previous[traffic] = decision.pool
         option = decision.option
-        pool = next(pool for pool in pools if pool.traits is option.traits)
+        if decision.wished is not None:
+            wished = _find_pool(pools, decision.wished)
+            wished.meter.count_refused(decision.wished.work.units, now_s)
+        pool = _find_pool(pools, option)
         return Assignment(pool, option.work, option.completion_s)
 
     def choose_replica(
@@ -73,6 +78,8 @@ class CostDispatcher:
 
 class TwoChoicesInPoolDispatcher(CostDispatcher):
     """`choose_path`, then Ray's own request router within the pool."""
+
+    _is_least_loaded = False
 
     def __init__(self, policy: RoutingPolicy, draws: Random) -> None:
         super().__init__(policy)
@@ -139,6 +146,10 @@ _MAX_DRAWS: Final = 10
 """So often does a refused request go back to the request router."""
 
 
+def _find_pool(pools: Sequence[SimulatedPool], option: Option) -> SimulatedPool:
+    return next(pool for pool in pools if pool.traits is option.traits)
+
+
 def _find_place(
     pools: Sequence[SimulatedPool], place: int
 ) -> tuple[SimulatedPool, SimulatedReplica]:
@@ -164,4 +175,4 @@ def _is_full(
     if facts.is_job or replica is None or not replica.loop.held:
         return False
     held_units = (replica.free_s - now_s) * pool.rate.overall.units_per_s
-    return held_units + work.units > pool.plan.max_held_units
+    return held_units + work.units > pool.traits.max_held_units

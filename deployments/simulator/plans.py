@@ -43,8 +43,6 @@ class PoolPlan:
     forward_overhead_s: float = 0.0
     step_units: float = 8.0
     """Cost units of one step of the step loop, that is how much shares a forward."""
-    max_held_units: float = 512.0
-    """A replica refuses beyond this."""
 
     def forward_s(self, units: float) -> float:
         """Return how long one forward takes."""

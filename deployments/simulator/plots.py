@@ -1,5 +1,6 @@
 """Pictures of an outcome. Needs matplotlib, which the extra `plan` brings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def save_plot(outcome: Outcome, path: Path, *, p95_s: float | None = None) -> No
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise PlanError("a plot needs matplotlib: pip install 'zimage-serve[plan]'") from exc
-    figure = Figure(figsize=(10, 11), layout="constrained")
+    figure = Figure(figsize=(12, 11), layout="constrained")
     FigureCanvasAgg(figure)
     load, latency, replicas, backlog = figure.subplots(4, 1, sharex=True)
     window_s = max(WINDOW_S, outcome.end_s / MAX_WINDOWS)
@@ -47,15 +48,17 @@ def save_plot(outcome: Outcome, path: Path, *, p95_s: float | None = None) -> No
     latency.set_ylabel("latency, s")
     for series in outcome.series:
         (line,) = replicas.plot(outcome.ticks_s, series.num_replicas, label=series.name)
-        replicas.fill_between(outcome.ticks_s, series.num_busy, alpha=0.3, color=line.get_color())
-        backlog.plot(outcome.ticks_s, series.backlog_s, label=series.name)
+        busy = _average(outcome, series.num_busy, begins, window_s)
+        replicas.fill_between(begins, busy, step="post", alpha=0.3, color=line.get_color())
+        backlog_s = _average(outcome, series.backlog_s, begins, window_s)
+        backlog.step(begins, backlog_s, where="post", label=series.name)
     replicas.set_ylabel("replicas (filled: busy)")
     backlog.set_ylabel("backlog, s")
     backlog.set_xlabel("time, s")
     for axes in (load, latency, replicas, backlog):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     figure.savefig(path, dpi=110)
 
 
@@ -83,3 +86,12 @@ def _percentiles(
         numbers = of_window[~np.isnan(of_window)]
         windows.append(float(np.percentile(numbers, share)) if len(numbers) else float("nan"))
     return windows
+
+
+def _average(
+    outcome: Outcome, values: Sequence[float], begins: NDArray[np.float64], window_s: float
+) -> NDArray[np.float64]:
+    edges = np.append(begins, begins[-1] + window_s)
+    sums, _ = np.histogram(outcome.ticks_s, edges, weights=values)
+    counts, _ = np.histogram(outcome.ticks_s, edges)
+    return np.asarray(sums / np.maximum(counts, 1), dtype=np.float64)

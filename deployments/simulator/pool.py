@@ -40,7 +40,8 @@ class SimulatedPool:
         self.num_starting = 0
         self.start_left_s = plan.traits.start_up_s
         self.backlog_units = 0.0
-        self.interactive_backlog_units = 0.0
+        self.wait_s = 0.0
+        self.interactive_wait_s = 0.0
         self.max_backlog_units = 0.0
         self.units_per_s = 0.0
         self.paid_s = 0.0
@@ -59,19 +60,50 @@ class SimulatedPool:
         self._num_finished = 0
         self._serial = 0
 
-    def refresh(self, now_s: float) -> None:
-        """Bring what depends on the time up to date."""
+    def refresh(self, now_s: float, *, is_least_loaded: bool = True) -> None:
+        """Bring what depends on the time up to date.
+
+        Args:
+            now_s: The time.
+            is_least_loaded: Whether replicas are chosen by their backlog, as in `build_state`.
+        """
         units_per_s = self.rate.overall.units_per_s
         busy_s = max(0.0, self._sum_free_s - self.num_busy * now_s)
         coming, coming_batch = self._coming_units
         self.backlog_units = busy_s * units_per_s + self.waiting_units + coming + coming_batch
-        interactive_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
-        self.interactive_backlog_units = max(0.0, interactive_s) * units_per_s + coming
         self.num_idle_replicas = max(0, self.num_resting - self._num_coming)
         self.units_per_s = self.num_replicas * units_per_s
+        if is_least_loaded:
+            self._expect_least(now_s)
+        else:
+            self._expect_mean(now_s)
         self.num_starting = len(self.starting)
         if self.starting:
             self.start_left_s = max(0.0, self.starting[0][0] - now_s)
+
+    def _expect_least(self, now_s: float) -> None:
+        self.wait_s = self.interactive_wait_s = 0.0
+        if self.num_idle_replicas or not self.num_replicas:
+            return
+        coming, coming_batch = self._coming_units
+        least = self.find_least_loaded(is_batch=True)
+        if least is not None and least.loop.held:
+            self.wait_s = least.free_s - now_s
+        self.wait_s += (coming + coming_batch) / self.units_per_s
+        least = self.find_least_loaded(is_batch=False)
+        if least is not None and least.num_interactive:
+            self.interactive_wait_s = least.interactive_free_s - now_s
+        self.interactive_wait_s += coming / self.units_per_s
+
+    def _expect_mean(self, now_s: float) -> None:
+        self.wait_s = self.interactive_wait_s = 0.0
+        if not self.num_replicas:
+            return
+        coming, coming_batch = self._coming_units
+        busy_s = self._sum_free_s - self.num_busy * now_s
+        self.wait_s = busy_s / self.num_replicas + (coming + coming_batch) / self.units_per_s
+        busy_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
+        self.interactive_wait_s = busy_s / self.num_replicas + coming / self.units_per_s
 
     def expect(self, units: float, now_s: float, *, is_batch: bool) -> None:
         """Count a request that the pool was chosen for, before it reaches a replica."""
@@ -126,7 +158,7 @@ class SimulatedPool:
         self.replicas.append(replica)
         self._rest(replica)
         self.num_replicas += 1
-        self.max_backlog_units += self.plan.max_held_units
+        self.max_backlog_units += self.traits.max_held_units
         return replica
 
     def retire(self, now_s: float) -> None:
@@ -138,7 +170,7 @@ class SimulatedPool:
         replica = self.replicas.pop()
         replica.is_draining = True
         self.num_replicas -= 1
-        self.max_backlog_units -= self.plan.max_held_units
+        self.max_backlog_units -= self.traits.max_held_units
         if not replica.loop.held:
             self.num_resting -= 1
             self.leave(replica, now_s)

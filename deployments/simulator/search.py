@@ -34,13 +34,14 @@ class Target:
     """What a mix must meet."""
 
     p95_s: float
+    """In every minute of the trace."""
     attainment: float = 0.99
     max_utilization: float = 0.92
     """Of the denoisers' capacity: above, a queue that a longer trace would show may be growing."""
 
     def is_met(self, report: Report) -> bool:
         """Whether it does."""
-        is_fast = report.p95_s <= self.p95_s and report.attainment >= self.attainment
+        is_fast = report.worst_p95_s <= self.p95_s and report.attainment >= self.attainment
         return is_fast and report.utilization <= self.max_utilization
 
 
@@ -125,14 +126,17 @@ def _find_smallest(
 ) -> Mix | None:
     """Bisect on the size of one pool beside the others, below the price of the best mix."""
     load = bare_load(pool, trace)
-    low, high = max(0, int((1 - share) * load * 0.9)), ceil(MAX_FACTOR * load) + 1
+    # The others are sized for their share of the bare load; the rest must stay below the target's
+    # utilization. A little less is tried too: tiles and full images do not cost the same.
+    rest = max(0.0, 1 / target.max_utilization - share)
+    low, high = int(0.95 * rest * load), ceil(MAX_FACTOR * load) + 1
     if best is not None:
         left = best.price_per_hour - _price(plan, others)
         high = min(high, ceil(left / pool.price_per_hour) - 1)
     found: Mix | None = None
     while low <= high:
         # The answer is near the load: bisect from there, not from the middle.
-        middle = min((low + high) // 2, max(low, ceil(low * 1.15)))
+        middle = min((low + high) // 2, ceil(low * 1.1))
         counts = {**others, pool.traits.name: middle}
         report = simulate_counts(plan, counts, trace) if sum(counts.values()) else None
         if report is not None and target.is_met(report):

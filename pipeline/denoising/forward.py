@@ -93,7 +93,7 @@ class TransformerForward:
         hidden = ops.add_normed(block.attention_norm2, hidden, attended, gate_msa, rows)
 
         fed = ops.norm(block.ffn_norm1, hidden, scale_mlp, rows)
-        fed = self._feed_forward(block.feed_forward, fed)
+        fed = self._feed_forward(block.feed_forward, fed, rows)
         return ops.add_normed(block.ffn_norm2, hidden, fed, gate_mlp, rows)
 
     def _attend(self, module: Any, hidden: Tensor, rows: PackedRows) -> Tensor:
@@ -107,9 +107,9 @@ class TransformerForward:
         attended = self._attention(query, key, value, rows.layout)
         return ops.linear(module.to_out[0], attended.flatten(1))
 
-    def _feed_forward(self, module: Any, hidden: Tensor) -> Tensor:
+    def _feed_forward(self, module: Any, hidden: Tensor, rows: PackedRows) -> Tensor:
         ops = self._ops
-        gated = ops.gate(ops.linear(module.w1, hidden), ops.linear(module.w3, hidden))
+        gated = ops.gate(ops.linear(module.w1, hidden), ops.linear(module.w3, hidden), rows)
         return ops.linear(module.w2, gated)
 
     def _finish(self, hidden: Tensor, inputs: ForwardInputs) -> Tensor:

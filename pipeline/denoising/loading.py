@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.attention import AttentionKernel, build_attention
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
@@ -40,7 +40,12 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
     attention = build_attention(name, compute.device)
     model = load_transformer(weights, device=compute.device, dtype=compute.dtype)
     return StepLoop(
-        PackedTransformer(model, attention, is_strict=options.is_strict),
+        PackedTransformer(
+            model,
+            attention,
+            solo_attention=_choose_solo_attention(options.attention, compute.device),
+            is_strict=options.is_strict,
+        ),
         limits=options.limits,
         preview=load_preview(weights),
         schedule_of=partial(build_schedule, shift=weights.shift),
@@ -53,6 +58,13 @@ def choose_attention(name: str, device: torch.device) -> str:
     if name != AUTO:
         return name
     return "varlen" if device.type == "cuda" else "sdpa"
+
+
+def _choose_solo_attention(name: str, device: torch.device) -> AttentionKernel | None:
+    """Choose cuDNN's dense kernel for a picture alone in its forward, where `auto` may choose."""
+    if name != AUTO or device.type != "cuda":
+        return None
+    return build_attention("cudnn", device)
 
 
 def load_preview(weights: Weights) -> LatentPreview:

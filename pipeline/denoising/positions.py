@@ -79,6 +79,7 @@ class RotaryEmbedder:
 
 def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
     """Turn [rows, heads, head_dim] by [rows, head_dim / 2] complex numbers, pair by pair."""
-    pairs = torch.view_as_complex(heads.float().reshape(*heads.shape[:-1], -1, 2))
+    num_rows, num_heads, head_dim = heads.shape
+    pairs = torch.view_as_complex(heads.float().reshape(num_rows, num_heads, head_dim // 2, 2))
     turned = torch.view_as_real(pairs * rotary.unsqueeze(1))
     return turned.flatten(-2).type_as(heads)

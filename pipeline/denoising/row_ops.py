@@ -7,6 +7,7 @@ in `triton_row_ops`. Every operation gives a row the same bytes whatever rows li
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,13 +47,18 @@ class RowOps(Protocol):
         """Normalise each head of [rows, heads, head_dim], then turn it by its position."""
         ...
 
-    def gate(self, gate: Tensor, hidden: Tensor) -> Tensor:
+    def gate(self, gate: Tensor, hidden: Tensor, rows: PackedRows) -> Tensor:
         """Return `silu(gate) * hidden`."""
         ...
 
 
 class TorchRowOps:
-    """The model's own modules, so adapters and quantised layers that replace them work here."""
+    """The model's own modules, so adapters and quantised layers that replace them work here.
+
+    Gate and rotation run item by item. PyTorch cuts an elementwise operation into a piece a thread,
+    and what does not fill a vector at a piece's end goes through another `exp` and another complex
+    product: with the cuts elsewhere, other elements would differ in their last bit.
+    """
 
     def linear(self, module: Any, hidden: Tensor) -> Tensor:
         """Apply a linear layer."""
@@ -75,8 +81,12 @@ class TorchRowOps:
 
     def rotate_normed(self, module: Any, heads: Tensor, rows: PackedRows) -> Tensor:
         """Normalise each head, then turn it by its position."""
-        return rotate(heads if module is None else module(heads), rows.rotary)
+        normed: Tensor = heads if module is None else module(heads)
+        parts = [rotate(normed[item], rows.rotary[item]) for item in rows.layout.slices]
+        return torch.cat(parts)
 
-    def gate(self, gate: Tensor, hidden: Tensor) -> Tensor:
+    def gate(self, gate: Tensor, hidden: Tensor, rows: PackedRows) -> Tensor:
         """Return `silu(gate) * hidden`."""
-        return F.silu(gate).mul_(hidden)
+        for item in rows.layout.slices:
+            F.silu(gate[item], inplace=True).mul_(hidden[item])
+        return gate

@@ -2,29 +2,63 @@
 
 A matrix library chooses its kernel by shape, so a row may come out differently in other company.
 Measured on a Xeon with AVX-512 and AMX, torch 2.13: in float32 no linear of the embedded model
-differs; in bfloat16 those with 682 or 2,560 inputs do. So it is measured where it matters: at load,
-on the model's own weights.
+differs; in bfloat16 those with 682 or 2,560 inputs do. On an H100 that of the final layer does. So
+it is measured where it matters: at load, on the model's own weights, at every row count that a
+shared forward may have.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-PROBED_ROWS: Final = (32, 64, 96, 128, 160, 224, 288, 480, 736, 1056, 1632, 2080)
+from pipeline.denoising.cost import SEQUENCE_MULTIPLE
+from pipeline.denoising.row_ops import RowOps, TorchRowOps
+
+_BUCKET_MULTIPLE: Final = 128
+"""Row counts of buckets divide by this, see `BucketGrid`."""
 
 
 @torch.no_grad()
-def packs_exactly(
-    linears: Iterable[torch.nn.Linear], *, probed_rows: Sequence[int] = PROBED_ROWS
-) -> bool:
-    """Compare rows of each linear alone with the same rows among others, byte by byte."""
+def packs_exactly(linears: Iterable[torch.nn.Linear], row_counts: range) -> bool:
+    """Compare rows of each linear in company of every size, byte by byte."""
     distinct = {
         (type(linear), linear.weight.shape, linear.weight.dtype, linear.bias is None): linear
         for linear in linears
     }
-    return all(_is_exact(linear, probed_rows) for linear in distinct.values())
+    return all(_is_exact(linear, row_counts) for linear in distinct.values())
+
+
+def build_row_ops(device: torch.device) -> RowOps:
+    """Build the fastest row operations of a device; linears are the model's own."""
+    if device.type != "cuda":
+        return TorchRowOps()
+    from pipeline.denoising.triton_row_ops import TritonRowOps  # comes with CUDA builds only
+
+    return TritonRowOps()
+
+
+def choose_row_ops(model: Any, *, is_strict: bool, max_rows: int) -> tuple[RowOps, bool]:
+    """Choose the row operations for shared forwards of up to `max_rows`.
+
+    Returns:
+        The operations, and whether items may share a forward.
+    """
+    ops, linears = build_row_ops(model.device), linears_of_packed_rows(model)
+    is_cuda = model.device.type == "cuda"
+    multiple = _BUCKET_MULTIPLE if is_cuda else SEQUENCE_MULTIPLE
+    # A bucket rounds images and captions up, so it may have a few rows more than its items.
+    row_counts = range(multiple, max_rows + 4 * multiple, multiple)
+    if not is_strict or packs_exactly(linears, row_counts):
+        return ops, True
+    if not is_cuda:
+        return ops, False
+    from pipeline.denoising.triton_linear import RowInvariantRowOps  # comes with CUDA builds only
+
+    if all(RowInvariantRowOps.covers(linear) for linear in linears):
+        return RowInvariantRowOps(linears, row_counts), True
+    return ops, False
 
 
 def linears_of_packed_rows(model: Any) -> list[torch.nn.Linear]:
@@ -41,10 +75,15 @@ def linears_of_packed_rows(model: Any) -> list[torch.nn.Linear]:
     return [*in_blocks, *embedders, *final]
 
 
-def _is_exact(linear: torch.nn.Linear, probed_rows: Sequence[int]) -> bool:
+def _is_exact(linear: torch.nn.Linear, row_counts: range) -> bool:
     weight = linear.weight
     generator = torch.Generator("cpu").manual_seed(0)
-    drawn = torch.randn(max(probed_rows), linear.in_features, generator=generator)
+    drawn = torch.randn(max(row_counts), linear.in_features, generator=generator)
     rows = drawn.to(weight.device, weight.dtype)
-    reference: Tensor = linear(rows)
-    return all(torch.equal(linear(rows[-count:]), reference[-count:]) for count in probed_rows)
+    most: Tensor = linear(rows)
+    # The first rows of fewer: company does not matter. The last: nor does the place in it.
+    return all(
+        torch.equal(linear(rows[:count]), most[:count])
+        and torch.equal(linear(rows[-count:]), most[-count:])
+        for count in row_counts
+    )

@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.blending import TileBlender
+from pipeline.denoising.preview import choose_preview_steps
 from pipeline.errors import DeadlineError, NumericalError
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
-from pipeline.schedule import build_schedule
+from pipeline.schedule import Schedule, build_schedule
 from pipeline.tiled_passes import TilingOptions, plan_passes
 
 BASE_SEED_BIT: Final = 1 << 31
 """Flipped in the seed of the base pass, whose noise must not be the canvas's, rearranged.
 
-The highest bit that counts: torch's generator on the CPU reads the lower 32 of a seed.
+A bit that torch's generator on the CPU reads: it takes the lower 32 of a seed.
 """
 
 
@@ -65,11 +66,12 @@ class TiledRun:
         request: DenoiseRequest,
         options: TilingOptions | None = None,
         draw_preview: Callable[[Tensor], Tensor] | None = None,
+        schedule_of: Callable[[int], Schedule] = build_schedule,
     ) -> None:
         self._request = request
         self._options = options or TilingOptions()
         self._draw_preview = draw_preview
-        self._schedule = build_schedule(request.num_inference_steps)
+        self._schedule = schedule_of(request.num_inference_steps)
         self.passes = plan_passes(request.size, self._schedule, self._options)
         self._blenders = [TileBlender(one.plan) for one in self.passes]
         self._turns = [(i, step) for i, one in enumerate(self.passes) for step in one.steps]
@@ -138,17 +140,10 @@ class TiledRun:
         return F.interpolate(latents[None], size=shape, mode="bicubic", align_corners=False)[0]
 
     def _preview(self, x0: Tensor) -> Tensor | None:
-        wanted = preview_steps(self._request.num_previews, len(self._turns))
+        wanted = choose_preview_steps(len(self._turns), self._request.num_previews)
         if self._draw_preview is None or self._num_done not in wanted:
             return None
         return self._draw_preview(self._upsample(x0))
-
-
-def preview_steps(num_previews: int, num_steps: int) -> frozenset[int]:
-    """Spread previews evenly between the first step and the last, which needs none."""
-    return frozenset(
-        index * num_steps // (num_previews + 1) for index in range(1, num_previews + 1)
-    ) - {0}
 
 
 def denoise_tiled(

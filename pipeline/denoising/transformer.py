@@ -21,9 +21,9 @@ from pipeline.denoising.assembly import (
 from pipeline.denoising.captions import CaptionState, check_prompt_embeds
 from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost, pad_tokens
 from pipeline.denoising.forward import TransformerForward
+from pipeline.denoising.graphs import GraphedForward
 from pipeline.denoising.packing import BucketGrid, group_forwards
-from pipeline.denoising.row_ops import TorchRowOps
-from pipeline.denoising.sameness import linears_of_packed_rows, packs_exactly
+from pipeline.denoising.sameness import build_row_ops, choose_row_ops
 
 __all__ = ["PackedItem", "PackedTransformer", "SharingLimits"]
 
@@ -41,6 +41,27 @@ class SharingLimits:
 # A GPU is full from a megapixel up. A CPU gains while what a block makes of the rows stays in its
 # cache: with the embedded model 2,000 rows at once were slower than one item after another.
 _LIMITS: Final = {"cuda": SharingLimits(4096, 16384), "cpu": SharingLimits(512, 1024)}
+_BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
+
+_EXACT: Final = BucketGrid()
+
+_GRAPH_ROWS: Final = 4096
+"""Up to here a GPU is done with a kernel before the host has launched the next."""
+
+
+@dataclass
+class RowCount:
+    """Rows of forwards that items shared."""
+
+    owned: int = 0
+    """Those of the items, with the padding that is the model's own."""
+    run: int = 0
+    """All that were computed."""
+
+    @property
+    def waste(self) -> float:
+        """The share that fixed shapes have added."""
+        return 1 - self.owned / self.run if self.run else 0.0
 
 
 class PackedTransformer:
@@ -56,17 +77,25 @@ class PackedTransformer:
         model: Any,
         attention: AttentionKernel,
         *,
+        solo_attention: AttentionKernel | None = None,
         is_strict: bool = True,
         limits: SharingLimits | None = None,
         buckets: BucketGrid | None = None,
     ) -> None:
         self._model = model
-        self._forward = TransformerForward(model, TorchRowOps(), attention)
         self._assembler = Assembler(model)
         self._limits = limits or _LIMITS[self.device.type]
-        self._buckets = buckets or BucketGrid()
+        self._buckets = buckets or _BUCKETS[self.device.type]
+        ops, self.shares_forwards = choose_row_ops(
+            model, is_strict=is_strict, max_rows=self._limits.max_rows
+        )
+        self._shared = TransformerForward(model, ops, attention)
+        self._solo = TransformerForward(
+            model, build_row_ops(self.device), solo_attention or attention
+        )
+        self._graphed = GraphedForward(self._shared) if self.device.type == "cuda" else None
         self.cost = ForwardCost.from_config(model.config)
-        self.shares_forwards = not is_strict or packs_exactly(linears_of_packed_rows(model))
+        self.shared_rows = RowCount()
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +129,7 @@ class PackedTransformer:
         hidden[num_tokens:] = model.cap_pad_token
         rows = self._assembler.caption_rows(num_rows)
         for block in model.context_refiner:
-            hidden = self._forward.run_block(block, hidden, rows, None)
+            hidden = self._solo.run_block(block, hidden, rows, None)
         return CaptionState(hidden, num_tokens)
 
     @torch.no_grad()
@@ -115,17 +144,31 @@ class PackedTransformer:
         """
         velocities: dict[int, Tensor] = {}
         for group in self._group(items):
-            predicted = self._predict([items[index] for index in group])
+            members = [items[index] for index in group]
+            is_solo = members[0].shape.num_joint_rows >= self._solo_rows
+            predicted = self._predict_solo(members[0]) if is_solo else self._predict_shared(members)
             velocities.update(zip(group, predicted, strict=True))
         return [velocities[index] for index in range(len(items))]
 
     def _group(self, items: Sequence[PackedItem]) -> list[tuple[int, ...]]:
         rows = [item.shape.num_joint_rows for item in items]
-        solo_rows = self._limits.solo_rows if self.shares_forwards else 0
-        return group_forwards(rows, solo_rows=solo_rows, max_rows=self._limits.max_rows)
+        return group_forwards(rows, solo_rows=self._solo_rows, max_rows=self._limits.max_rows)
 
-    def _predict(self, items: Sequence[PackedItem]) -> list[Tensor]:
+    @property
+    def _solo_rows(self) -> int:
+        return self._limits.solo_rows if self.shares_forwards else 0
+
+    def _predict_solo(self, item: PackedItem) -> list[Tensor]:
+        layout = _EXACT.lay_out([item.shape])
+        inputs = self._assembler.assemble([item], layout)
+        return split_velocities(self._solo(inputs, collect_residuals([item], layout)), layout)
+
+    def _predict_shared(self, items: Sequence[PackedItem]) -> list[Tensor]:
         layout = self._buckets.lay_out([item.shape for item in items])
         inputs = self._assembler.assemble(items, layout)
-        rows = self._forward(inputs, collect_residuals(items, layout))
-        return split_velocities(rows, layout)
+        residuals = collect_residuals(items, layout)
+        self.shared_rows.owned += sum(item.shape.num_joint_rows for item in items)
+        self.shared_rows.run += layout.bucket.joint_rows
+        if self._graphed is None or residuals or layout.bucket.joint_rows > _GRAPH_ROWS:
+            return split_velocities(self._shared(inputs, residuals), layout)
+        return split_velocities(self._graphed(inputs, layout.bucket), layout)

@@ -1,7 +1,7 @@
-"""The small model that ships with the project, so that one command draws without a GPU."""
+"""The model that ships with the service: small, of Z-Image's own classes, drawing simple scenes."""
 
 from pathlib import Path
 from typing import Final
 
-EMBEDDED_MODEL: Final = Path(__file__).parent / "model"
-"""A folder in diffusers' layout."""
+EMBEDDED_MODEL: Final = Path(__file__).with_name("model")
+"""The folder, in diffusers' layout; `README.md` in it is the model card."""

@@ -8,10 +8,10 @@ import time
 from dataclasses import replace
 
 from cluster.rates import guess_rate
-from deployments.backlog import AgedReport, PoolBacklog, ReplicaReport, summarise_pool
+from deployments.backlog import AgedReport, ReplicaReport, summarise_pool
 from deployments.routing.decisions import Choice, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path
-from deployments.routing.pools import PoolState, PoolTraits
+from deployments.routing.pools import PoolState, PoolTraits, build_state
 from deployments.routing.replicas import choose_replica
 from pipeline.request import RenderPath
 
@@ -36,22 +36,14 @@ def draw_report(pool: str, index: int, draws: random.Random) -> ReplicaReport:
     )
 
 
-def state_of(traits: PoolTraits, backlog: PoolBacklog) -> PoolState:
-    return PoolState(
-        traits=traits,
-        rate=guess_rate(UNITS_PER_S[traits.name]),
-        num_replicas=backlog.num_replicas,
-        num_idle_replicas=backlog.num_idle_replicas,
-        backlog_units=backlog.backlog_units,
-        interactive_backlog_units=backlog.interactive_backlog_units,
-        max_backlog_units=backlog.max_backlog_units,
-        units_per_s=backlog.units_per_s,
-    )
-
-
 def read_pools(reports: dict[str, list[ReplicaReport]]) -> list[PoolState]:
     return [
-        state_of(traits, summarise_pool(traits.name, [AgedReport(r, 0.1) for r in of_pool]))
+        build_state(
+            traits,
+            summarise_pool(traits.name, [AgedReport(report, 0.1) for report in of_pool]),
+            guess_rate(UNITS_PER_S[traits.name]),
+            is_least_loaded=True,
+        )
         for traits, of_pool in ((BIG, reports["h800"]), (SMALL, reports["consumer"]))
     ]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import CapacityError
-from cluster.rates import ReplicaRate, guess_rate
+from cluster.rates import ReplicaRate, guess_rate, typical_rate
 
 FORWARD_UNITS = [1.0, 4.31, 24.7]
 OVERHEAD_S = 0.0054
@@ -70,3 +70,18 @@ def test_a_size_never_seen_is_estimated_by_the_overall_rate() -> None:
 def test_a_report_of_nothing_is_refused(units: float, n: int, run_s: float) -> None:
     with pytest.raises(CapacityError, match="a report must be positive"):
         guess_rate(1.0).observe(units, n, run_s)
+
+
+def test_a_typical_replica_lies_in_the_middle_of_its_pool() -> None:
+    rates = [guess_rate(1.0).observe(80.0, 8, run_s) for run_s in (1.0, 4.0)]
+    assert typical_rate(rates, guess_rate(1.0)).estimate_s(80.0, 8) == pytest.approx(2.0)
+
+
+def test_a_size_is_typical_of_those_that_have_drawn_it() -> None:
+    drew = guess_rate(1.0).observe(8.0, 8, 2.0)
+    typical = typical_rate([drew, guess_rate(40.0)], guess_rate(1.0))
+    assert typical.estimate_s(8.0, 8) == pytest.approx(2.0)
+
+
+def test_a_pool_of_none_is_as_fast_as_guessed() -> None:
+    assert typical_rate([], guess_rate(40.0)) == guess_rate(40.0)

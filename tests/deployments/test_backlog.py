@@ -68,6 +68,16 @@ def test_a_replica_that_takes_no_work_is_no_taker(change: dict[str, bool]) -> No
     assert find_takers([aged(replace(REPORT, **change))]) == []  # type: ignore[arg-type]
 
 
+def test_a_pool_whose_replicas_are_all_unhealthy_is_unhealthy_and_an_empty_one_is_cold() -> None:
+    sick = summarise_pool("h800", [aged(replace(REPORT, is_healthy=False))])
+    half = summarise_pool("h800", [aged(replace(REPORT, is_healthy=False)), aged(OTHER)])
+    assert [pool.is_healthy for pool in (sick, half, summarise_pool("h800", []))] == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_an_empty_pool_has_no_backlog_seconds() -> None:
     assert summarise_pool("h800", []).backlog_s == 0.0
 
@@ -87,6 +97,16 @@ def test_what_was_sent_since_the_report_is_added() -> None:
     pool = summarise_pool("h800", [aged(REPORT), aged(OTHER)], sent)
     assert (pool.backlog_units, pool.interactive_backlog_units) == (53.0, 18.0)
     assert pool.num_idle_replicas == 0
+
+
+def test_the_least_wait_counts_what_was_sent_to_that_replica() -> None:
+    mine = SentWork("h800", 87.4, is_interactive=False, age_s=0.0, replica_id="b")
+    reports = [aged(REPORT), aged(OTHER)]
+    assert summarise_pool("h800", reports).least_wait_s == 0.0
+    charged = summarise_pool("h800", reports, [mine])
+    assert charged.least_wait_s == pytest.approx(40.0 / 43.7)
+    assert charged.least_interactive_wait_s == 0.0
+    assert charged.num_idle_replicas == 0
 
 
 def test_a_replica_is_charged_for_what_this_router_sent_it() -> None:

@@ -9,13 +9,13 @@ from diffusers import ZImageTransformer2DModel
 from tile_executor import TransformerTileExecutor
 from torch import Tensor
 
+from pipeline.denoising.preview import choose_preview_steps
 from pipeline.denoising.tiled import (
     TiledDenoiser,
     TiledRun,
     TileExecutor,
     TileItem,
     denoise_tiled,
-    preview_steps,
 )
 from pipeline.errors import DeadlineError, NumericalError
 from pipeline.latents import draw_noise
@@ -271,4 +271,4 @@ def test_previews_come_at_even_steps_at_the_pictures_own_size(executor: TileExec
 
 
 def test_no_preview_is_made_of_what_is_already_done() -> None:
-    assert preview_steps(20, 8) == frozenset(range(1, 8))
+    assert choose_preview_steps(8, 20) == frozenset(range(1, 8))

@@ -1,12 +1,17 @@
 """Keys over HTTP: who gets in, to what, and how much of it."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from caller_api import SMALL, LoadedModel, build_app, open_client, write_keys
+from fakes import SteppedStages
 from fastapi import FastAPI
+from local_service import build_api_over, local_config
+
+from deployments.keys_config import KeysConfig
 
 GENERATIONS = "/v1/images/generations"
 
@@ -179,3 +184,31 @@ async def test_without_keys_everyone_is_anonymous(loaded: LoadedModel, tmp_path:
 
     assert answer.status_code == 200
     assert "x-ratelimit-limit-requests" not in answer.headers
+
+
+async def test_a_stream_is_charged_before_it_is_answered(
+    app: FastAPI, keys: dict[str, str]
+) -> None:
+    fields = {"size": "256x256", "stream": True}
+    answers = [await ask(app, keys["once"], **fields) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert "event: image_generation.completed" in answers[0].text
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "0"
+    assert answers[1].headers["content-type"] == "application/json"
+
+
+async def test_a_stream_holds_its_place_while_it_draws(tiny_model: Path, tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.yaml", single={"max_concurrent_requests": 1})
+    stages = SteppedStages()
+    config = local_config(tiny_model, tmp_path / "store")
+    ring = KeysConfig(file=tmp_path / "keys.yaml")
+    app = build_api_over(config.model_copy(update={"keys": ring}), stages)
+
+    first = asyncio.create_task(ask(app, keys["single"], stream=True))
+    await stages.is_entered.wait()
+    second = await ask(app, keys["single"], stream=True)
+    stages.allow(2)
+
+    assert (second.status_code, (await first).status_code) == (429, 200)
+    assert (await ask(app, keys["single"], stream=True)).status_code == 200

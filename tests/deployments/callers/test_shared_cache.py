@@ -93,3 +93,11 @@ def test_cache_and_quotas_cannot_share_a_redis() -> None:
         validate_config({"cache": {"redis_url": url}, "keys": {"redis_url": url}})
 
     assert "hidden" not in str(caught.value)
+
+
+def test_what_is_cached_may_not_push_out_the_jobs() -> None:
+    url = "redis://127.0.0.1/0"
+    store = {"kind": "redis", "url": url}
+
+    with pytest.raises(ConfigurationError, match=r"must be another than jobs\.store\.url"):
+        validate_config({"cache": {"redis_url": url}, "jobs": {"store": store}})

@@ -17,7 +17,8 @@ BIG = PoolState(
     num_replicas=4,
     num_idle_replicas=4,
     backlog_units=0.0,
-    interactive_backlog_units=0.0,
+    wait_s=0.0,
+    interactive_wait_s=0.0,
     max_backlog_units=4 * 8000.0,
     units_per_s=4 * 43.7,
 )
@@ -29,7 +30,8 @@ SMALL = PoolState(
     num_replicas=8,
     num_idle_replicas=8,
     backlog_units=0.0,
-    interactive_backlog_units=0.0,
+    wait_s=0.0,
+    interactive_wait_s=0.0,
     max_backlog_units=8 * 2000.0,
     units_per_s=40.0,
 )
@@ -40,7 +42,9 @@ PICTURE_2048 = RequestFacts(2048, 2048, 8, timeout_s=300.0)
 
 def loaded(pool: PoolState, wait_s: float) -> PoolState:
     units = wait_s * pool.units_per_s
-    return replace(pool, num_idle_replicas=0, backlog_units=units, interactive_backlog_units=units)
+    return replace(
+        pool, num_idle_replicas=0, backlog_units=units, wait_s=wait_s, interactive_wait_s=wait_s
+    )
 
 
 def cold(pool: PoolState) -> PoolState:
@@ -97,7 +101,7 @@ def test_batch_work_waits_longer_for_the_small_cards_than_interactive_work() -> 
 
 
 def test_interactive_work_does_not_wait_for_batch_work() -> None:
-    pool = replace(loaded(SMALL, 50.0), interactive_backlog_units=0.0)
+    pool = replace(loaded(SMALL, 50.0), interactive_wait_s=0.0)
     assert choose(PICTURE_512, BIG, pool) == ("consumer", Reason.PREFERRED)
 
 
@@ -160,6 +164,27 @@ def test_a_warm_pool_is_preferred_to_a_cold_one_that_would_suit_better() -> None
     assert choose(PICTURE_512, BIG, cold(SMALL))[0] == "h800"
 
 
+def test_small_work_that_big_cards_draw_wishes_for_the_cold_small_ones() -> None:
+    decision = choose_path(PICTURE_512, [BIG, cold(SMALL)], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.wished is not None
+    assert decision.wished.traits is SMALL.traits
+
+
+def test_large_work_does_not_wish_for_small_cards() -> None:
+    decision = choose_path(PICTURE_2048, [BIG, cold(SMALL)], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.wished is None
+
+
+def test_large_work_that_is_drawn_in_tiles_wishes_for_the_cold_big_cards() -> None:
+    decision = choose_path(PICTURE_2048, [cold(BIG), SMALL], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.pool == "consumer"
+    assert decision.wished is not None
+    assert decision.wished.traits is BIG.traits
+
+
 def test_no_pool_that_is_up_is_unavailable() -> None:
     refusal = refuse(PICTURE_512, replace(BIG, is_healthy=False))
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.UNAVAILABLE, 180)
@@ -169,6 +194,13 @@ def test_full_pools_are_busy_until_they_have_drained() -> None:
     pool = replace(loaded(BIG, 30.0), max_backlog_units=30.0 * BIG.units_per_s)
     refusal = refuse(replace(PICTURE_512, timeout_s=None), pool)
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 1)
+
+
+def test_what_waits_for_a_cold_pool_is_bounded_too() -> None:
+    most = BIG.traits.max_held_units * BIG.traits.max_replicas
+    pool = replace(cold(BIG), backlog_units=most)
+    refusal = refuse(replace(PICTURE_512, timeout_s=None), pool)
+    assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 180)
 
 
 def test_a_job_waits_for_room() -> None:

@@ -66,10 +66,11 @@ def test_the_backlog_of_a_pool_is_the_sum_of_its_replicas(works: list[tuple[floa
         replica = pool.replicas[place]
         pool.charge(replica, own_s, 0.0, is_batch=False)
         replica.loop.add(HeldPart(request, 1, 1.0, own_s, 1.0, is_batch=False), 0.0)
-    pool.refresh(0.05)
+    pool.refresh(0.05, is_least_loaded=False)
     held = sum(to_report(replica, 0.05).backlog_units for replica in pool.replicas)
     assert abs(pool.backlog_units - held) < 1e-6
-    assert abs(pool.interactive_backlog_units - held) < 1e-6
+    assert abs(4 * pool.wait_s * BIG_UNITS_PER_S - held) < 1e-6
+    assert abs(pool.interactive_wait_s - pool.wait_s) < 1e-6
 
 
 def test_a_replica_that_is_retired_leaves_when_its_work_is_done() -> None:

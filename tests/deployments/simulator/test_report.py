@@ -1,4 +1,6 @@
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,11 @@ OUTCOME = Outcome(
     end_s=3600.0,
 )
 
+_NOTHING_KNOWN: dict[str, Any] = {
+    "estimate_s": np.full(180, np.nan),
+    "pool_of": np.zeros(180, dtype=np.int16),
+}
+
 
 def test_what_was_refused_or_late_is_not_within_its_deadline() -> None:
     report = summarise(OUTCOME)
@@ -36,6 +43,14 @@ def test_percentiles_are_of_what_was_answered() -> None:
     report = summarise(OUTCOME)
     assert report.p50_s == 3.0
     assert report.p95_by_size == {"1024x512": pytest.approx(2.9), "512x512": 10.0}
+
+
+def test_the_worst_minute_is_that_of_a_burst() -> None:
+    times = np.arange(0.0, 180.0, 1.0)
+    latency = np.where((times >= 60) & (times < 120), 9.0, 1.0)
+    trace = Trace(times, np.zeros(180, dtype=np.int32), (PATIENT,))
+    report = summarise(replace(OUTCOME, trace=trace, latency_s=latency, **_NOTHING_KNOWN))
+    assert (report.worst_p95_s, report.p50_s) == (9.0, 1.0)
 
 
 def test_predictions_are_compared_where_there_are_any() -> None:

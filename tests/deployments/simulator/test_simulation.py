@@ -63,7 +63,8 @@ def test_stages_add_their_time() -> None:
 
 
 def test_every_request_is_answered_or_refused() -> None:
-    plan = service(replace(big_pool(2, 2), max_held_units=80.0))
+    pool = big_pool(2, 2)
+    plan = service(replace(pool, traits=replace(pool.traits, max_held_units=80.0)))
     outcome = simulate(plan, draw_trace(steady(10.0), 100.0, {LARGE: 1.0}, seed=2))
     num_refused = int(np.isnan(outcome.latency_s).sum())
     assert num_refused == outcome.refusals.total()
@@ -117,6 +118,13 @@ def test_work_that_cannot_wait_for_a_cold_pool_is_refused_and_wakes_it() -> None
     outcome = simulate(service(big_pool(0, 20)), requests_at(*times, facts=facts))
     assert outcome.refusals["deadline"] > 500
     assert not np.isnan(outcome.latency_s[-50:]).any()
+
+
+def test_small_cards_at_zero_wake_for_small_work_that_big_cards_draw_meanwhile() -> None:
+    trace = draw_trace(steady(4.0), 300.0, {SMALL: 1.0}, seed=11)
+    outcome = simulate(service(big_pool(2, 4), small_pool(0, 12)), trace)
+    assert (outcome.pool_of[:100] == 0).all()
+    assert (outcome.pool_of[-300:] == 1).mean() > 0.9
 
 
 def test_replicas_come_with_a_burst_and_go_after_it() -> None:

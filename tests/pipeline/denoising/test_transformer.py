@@ -69,6 +69,19 @@ def test_each_item_of_a_mixed_forward_equals_the_item_alone(dtype: torch.dtype) 
     assert all(map(torch.equal, together, alone))
 
 
+def test_company_does_not_matter_when_threads_cut_rows_apart() -> None:
+    # 341 hidden columns of the feed-forward: no thread's piece ends where a vector does.
+    model = build_tiny_transformer(dim=128, n_heads=4)
+    transformer = pack(model)
+    torch.set_num_threads(3)
+    items = _build_items(transformer)[:3] * 3
+    together = transformer.predict_velocity(items)
+    alone = [transformer.predict_velocity([item])[0] for item in items]
+    torch.set_num_threads(1)
+
+    assert all(map(torch.equal, together, alone))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_bucket_of_fixed_shape_changes_no_byte(
     model: ZImageTransformer2DModel, transformer: PackedTransformer, count: int

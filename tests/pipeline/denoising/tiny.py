@@ -17,14 +17,16 @@ from pipeline.request import DenoiseRequest, ImageSize, Priority, PromptEncoding
 CAPTION_DIM = 32
 
 
-def build_tiny_transformer(dtype: torch.dtype = torch.float32) -> ZImageTransformer2DModel:
+def build_tiny_transformer(
+    dtype: torch.dtype = torch.float32, *, dim: int = 64, n_heads: int = 2
+) -> ZImageTransformer2DModel:
     """Every parameter is random and none is zero, the learned pads included."""
     model = ZImageTransformer2DModel(
-        dim=64,
+        dim=dim,
         n_layers=2,
         n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
         cap_feat_dim=CAPTION_DIM,
         axes_dims=[8, 12, 12],
         axes_lens=[1024, 512, 512],

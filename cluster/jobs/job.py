@@ -1,0 +1,152 @@
+"""A job as the store keeps it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Self
+
+from cluster.errors import JobFormatError
+
+
+class JobStatus(StrEnum):
+    """Where a job is; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing changes any more."""
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+class JobKind(StrEnum):
+    """What a job's result looks like."""
+
+    IMAGE = "image"
+    """The answer of one call."""
+    BATCH = "batch"
+    """An answer or an error for each of many calls."""
+
+
+class Lane(StrEnum):
+    """Queues that are served side by side, so that a long one never holds up a short one."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """Why a job failed, in the form of OpenAI's errors."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that a webhook has yet to take."""
+
+    id: str
+    event: str
+    """Such as `job.succeeded`."""
+    happened_at: float
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known of a job but its prompts and results. Times are the store's clock."""
+
+    id: str
+    owner: str
+    """Who may see it."""
+    request_id: str
+    """The caller's own, for correlation only."""
+    kind: JobKind
+    lane: Lane
+    num_items: int
+    created_at: float
+    deadline_at: float
+    estimate_s: float
+    """Seconds of work, as estimated at acceptance."""
+    webhook_url: str | None = field(default=None, repr=False)
+    status: JobStatus = JobStatus.QUEUED
+    attempts: int = 0
+    """How often it was begun since it last made progress."""
+    lease: str = ""
+    """Names the runner that has it."""
+    lease_expires_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    failure: JobFailure | None = None
+    deliveries: tuple[Delivery, ...] = ()
+    """In the order in which they are to arrive."""
+    deliver_at: float | None = None
+    """When the first of them is to be tried."""
+
+    def to_json(self) -> str:
+        """Return the record's body."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record's body.
+
+        Raises:
+            JobFormatError: If another version of the service wrote it.
+        """
+        try:
+            return cls(**_to_fields(json.loads(text)))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise JobFormatError(f"a job must have this version's fields: {exc}") from exc
+
+    def to_indexes(self) -> Mapping[str, float]:
+        """Return the lists that the job is in, with its place in each."""
+        places = {
+            owner_index(self.owner): self.created_at,
+            queue_index(self.lane): self.created_at if self.status is JobStatus.QUEUED else None,
+            lease_index(self.lane): self.lease_expires_at,
+            EXPIRY_INDEX: self.expires_at,
+            WEBHOOK_INDEX: self.deliver_at,
+        }
+        return {name: score for name, score in places.items() if score is not None}
+
+
+EXPIRY_INDEX: Final = "expiry"
+WEBHOOK_INDEX: Final = "webhook"
+
+
+def _to_fields(values: dict[str, Any]) -> dict[str, Any]:
+    failure = values["failure"]
+    return {
+        **values,
+        "kind": JobKind(values["kind"]),
+        "lane": Lane(values["lane"]),
+        "status": JobStatus(values["status"]),
+        "failure": None if failure is None else JobFailure(**failure),
+        "deliveries": tuple(Delivery(**each) for each in values["deliveries"]),
+    }
+
+
+def owner_index(owner: str) -> str:
+    """Return the name of the list of an owner's jobs."""
+    return f"owner/{owner}"
+
+
+def queue_index(lane: Lane) -> str:
+    """Return the name of the list of jobs that nobody has begun."""
+    return f"queue/{lane.value}"
+
+
+def lease_index(lane: Lane) -> str:
+    """Return the name of the list of jobs that run, by when their runner must renew."""
+    return f"lease/{lane.value}"

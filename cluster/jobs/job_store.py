@@ -1,0 +1,231 @@
+"""A queue of jobs with leases: begun at least once, with one visible result."""
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from cluster.errors import (
+    JobFormatError,
+    JobNotFoundError,
+    LeaseLostError,
+    RecordStoreUnavailableError,
+)
+from cluster.jobs import transitions
+from cluster.jobs.job import (
+    EXPIRY_INDEX,
+    WEBHOOK_INDEX,
+    Job,
+    JobFailure,
+    Lane,
+    lease_index,
+    owner_index,
+    queue_index,
+)
+from cluster.jobs.transitions import JobPolicy
+from cluster.records import Event, Record, RecordStore
+
+KEPT_EVENTS: Final = 256
+_CANDIDATES: Final = 8
+_SWEPT: Final = 100
+_MAX_RACES: Final = 100
+
+
+class JobStore:
+    """Applies transitions to jobs by compare-and-set. Methods block, as the record store's do."""
+
+    def __init__(self, records: RecordStore, policy: JobPolicy) -> None:
+        self.records = records
+        self.policy = policy
+
+    def accept(self, job: Job, payload: str) -> Job:
+        """Queue a job. A job that has its id already is returned in its place."""
+        if self.records.insert(_to_record(job, 0), payload=payload):
+            return job
+        return self.read(job.id)
+
+    def read(self, id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            JobNotFoundError: If there is none.
+        """
+        return _to_job(self._record(id))
+
+    def list_of(self, owner: str, *, after: str | None, limit: int) -> list[Job]:
+        """Return an owner's jobs, the latest first, from the one that follows `after`."""
+        ids = self.records.page(owner_index(owner), after=after, limit=limit)
+        found = (self.records.read(id) for id in ids)
+        return [_to_job(record) for record in found if record is not None]
+
+    def count_queued(self, lane: Lane, *, before: float = float("inf")) -> int:
+        """Count the jobs of a lane that nobody has begun, and that were accepted before."""
+        return self.records.count(queue_index(lane), below=before)
+
+    def claim(self, lane: Lane) -> Job | None:
+        """Give the caller a job, if there is one, under a lease of its own.
+
+        Jobs whose runner fell silent come first, then those that wait longest.
+        """
+        now = self.records.now()
+        ids = self.records.first(lease_index(lane), until=now, limit=_CANDIDATES)
+        ids += self.records.first(queue_index(lane), until=float("inf"), limit=_CANDIDATES)
+        for id in ids:
+            record = self.records.read(id)
+            job = None if record is None else _read_job(record)
+            if record is None or job is None or not transitions.is_claimable(job, now):
+                continue
+            lease = secrets.token_hex(16)
+            claimed = transitions.claim(job, lease, now, self.policy)
+            is_written = self.records.replace(_to_record(claimed, record.version))
+            if is_written and claimed.lease == lease:
+                return claimed
+        return None
+
+    def renew(self, job: Job, *, has_progressed: bool) -> Job:
+        """Extend the lease that the caller has.
+
+        Raises:
+            LeaseLostError: If it has lost it.
+        """
+        now = self.records.now()
+        return self._change(
+            job.id,
+            lambda job_now: transitions.renew(
+                job_now, job.lease, now, self.policy, has_progressed=has_progressed
+            ),
+        )
+
+    def has_lease(self, job: Job) -> bool:
+        """Say whether the caller still has the job."""
+        record = self.records.read(job.id)
+        return record is not None and record.guard == job.lease
+
+    def release(self, job: Job) -> Job:
+        """Put back a job that the caller cannot finish, for reasons that are not the job's.
+
+        Raises:
+            LeaseLostError: If the caller has lost it.
+        """
+        return self._change(job.id, lambda job_now: transitions.release(job_now, job.lease))
+
+    def finish(self, job: Job, failure: JobFailure | None) -> Job:
+        """End the job that the caller has.
+
+        Raises:
+            LeaseLostError: If the caller has lost it.
+        """
+        now = self.records.now()
+        return self._change(
+            job.id,
+            lambda job_now: transitions.finish(job_now, job.lease, failure, now, self.policy),
+        )
+
+    def cancel(self, id: str) -> Job:
+        """End a job at its owner's wish.
+
+        Raises:
+            JobNotFoundError: If there is none.
+            JobFinishedError: If it has succeeded or failed.
+        """
+        now = self.records.now()
+        return self._change(id, partial(transitions.cancel, now=now, policy=self.policy))
+
+    def read_payload(self, job: Job) -> str:
+        """Return what is to be done.
+
+        Raises:
+            JobNotFoundError: If the job is gone.
+        """
+        payload = self.records.read_payload(job.id)
+        if payload is None:
+            raise JobNotFoundError(f"no job has the id {job.id}")
+        return payload
+
+    def put_outcome(self, job: Job, index: int, body: str) -> None:
+        """Keep what came of an item; the first outcome of an item stays.
+
+        Raises:
+            LeaseLostError: If the caller has lost the job.
+        """
+        if not self.records.put_outcome(job.id, str(index), body, guard=job.lease):
+            raise LeaseLostError(f"job {job.id} has another runner")
+
+    def read_outcomes(self, id: str) -> dict[int, str]:
+        """Return what came of each item that is done."""
+        outcomes = self.records.read_outcomes(id)
+        return {int(index): body for index, body in outcomes.items()}
+
+    def append_event(self, job: Job, body: str) -> None:
+        """Tell whoever watches the job; the last `KEPT_EVENTS` are kept.
+
+        Raises:
+            LeaseLostError: If the caller has lost the job.
+        """
+        if not self.records.append_event(job.id, body, keep=KEPT_EVENTS, guard=job.lease):
+            raise LeaseLostError(f"job {job.id} has another runner")
+
+    def read_events(self, id: str, *, after: int) -> list[Event]:
+        """Return what happened to a job after the event of that number."""
+        return self.records.read_events(id, after=after)
+
+    def take_delivery(self, *, within_s: float) -> Job | None:
+        """Return a job whose first delivery is due, which nobody else gets for `within_s`."""
+        now = self.records.now()
+        for id in self.records.first(WEBHOOK_INDEX, until=now, limit=_CANDIDATES):
+            record = self.records.read(id)
+            job = None if record is None else _read_job(record)
+            if record is None or job is None or job.deliver_at is None or job.deliver_at > now:
+                continue
+            taken = transitions.take_delivery(job, now, within_s=within_s)
+            if self.records.replace(_to_record(taken, record.version)):
+                return taken
+        return None
+
+    def settle_delivery(self, job: Job, *, retry_in_s: float | None) -> Job:
+        """Drop the first delivery of a job that was taken, or try it again later."""
+        now = self.records.now()
+        retry_at = None if retry_in_s is None else now + retry_in_s
+        delivery_id = job.deliveries[0].id
+        return self._change(
+            job.id,
+            lambda job_now: transitions.settle_delivery(
+                job_now, delivery_id, now, retry_at=retry_at
+            ),
+        )
+
+    def sweep(self) -> int:
+        """Delete records that have outlived their use; return how many."""
+        ids = self.records.first(EXPIRY_INDEX, until=self.records.now(), limit=_SWEPT)
+        records = (self.records.read(id) for id in ids)
+        return sum(self.records.delete(record) for record in records if record is not None)
+
+    def _change(self, id: str, transition: Callable[[Job], Job]) -> Job:
+        for _ in range(_MAX_RACES):
+            record = self._record(id)
+            job = transition(_to_job(record))
+            if self.records.replace(_to_record(job, record.version)):
+                return job
+        raise RecordStoreUnavailableError(f"job {id} changed {_MAX_RACES} times meanwhile")
+
+    def _record(self, id: str) -> Record:
+        record = self.records.read(id)
+        if record is None:
+            raise JobNotFoundError(f"no job has the id {id}")
+        return record
+
+
+def _read_job(record: Record) -> Job | None:
+    """Return a job; None for one of another version, which must not hold up its queue."""
+    try:
+        return _to_job(record)
+    except JobFormatError:
+        return None
+
+
+def _to_job(record: Record) -> Job:
+    return Job.from_json(record.body)
+
+
+def _to_record(job: Job, version: int) -> Record:
+    return Record(job.id, job.to_json(), version, job.lease, job.to_indexes())

@@ -1,0 +1,147 @@
+"""What may happen to a job: pure functions from a job to the next one."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cluster.errors import JobFinishedError, LeaseLostError
+from cluster.jobs.job import Delivery, Job, JobFailure, JobStatus
+
+DEADLINE: Final = JobFailure(
+    "the job was not finished in timeout_s", "server_error", "deadline_exceeded", "timeout_s"
+)
+EXHAUSTED: Final = JobFailure(
+    "the job was begun too often without finishing", "server_error", "attempts_exhausted"
+)
+
+
+@dataclass(frozen=True)
+class JobPolicy:
+    """How long things last."""
+
+    lease_s: float
+    """A runner that is silent for so long has lost its job."""
+    max_attempts: int
+    """A job that was begun so often without progress fails."""
+    retention_s: float
+    """A finished job is forgotten after this."""
+
+
+def is_claimable(job: Job, now: float) -> bool:
+    """Say whether a runner may take the job."""
+    if job.status is JobStatus.QUEUED:
+        return True
+    return job.lease_expires_at is not None and job.lease_expires_at <= now
+
+
+def claim(job: Job, lease: str, now: float, policy: JobPolicy) -> Job:
+    """Give a claimable job to the runner that `lease` names, or fail it for good."""
+    if job.deadline_at <= now:
+        return _finish(job, JobStatus.FAILED, DEADLINE, now, policy)
+    if job.attempts >= policy.max_attempts:
+        return _finish(job, JobStatus.FAILED, EXHAUSTED, now, policy)
+    begun = replace(
+        job,
+        status=JobStatus.RUNNING,
+        attempts=job.attempts + 1,
+        lease=lease,
+        lease_expires_at=now + policy.lease_s,
+        started_at=now if job.started_at is None else job.started_at,
+    )
+    return begun if job.started_at is not None else _announce(begun, now)
+
+
+def renew(job: Job, lease: str, now: float, policy: JobPolicy, *, has_progressed: bool) -> Job:
+    """Extend a lease; progress proves that the job is no poison.
+
+    Raises:
+        LeaseLostError: If another runner has the job, or it is final.
+    """
+    _check_lease(job, lease)
+    attempts = 1 if has_progressed else job.attempts
+    return replace(job, attempts=attempts, lease_expires_at=now + policy.lease_s)
+
+
+def release(job: Job, lease: str) -> Job:
+    """Put a job back into its queue, as if it had not been begun.
+
+    Raises:
+        LeaseLostError: If another runner has the job, or it is final.
+    """
+    _check_lease(job, lease)
+    return replace(
+        job,
+        status=JobStatus.QUEUED,
+        attempts=job.attempts - 1,
+        lease="",
+        lease_expires_at=None,
+    )
+
+
+def finish(job: Job, lease: str, failure: JobFailure | None, now: float, policy: JobPolicy) -> Job:
+    """End a job, well if there is no failure.
+
+    Raises:
+        LeaseLostError: If another runner has the job, or it is final.
+    """
+    _check_lease(job, lease)
+    status = JobStatus.SUCCEEDED if failure is None else JobStatus.FAILED
+    return _finish(job, status, failure, now, policy)
+
+
+def cancel(job: Job, now: float, policy: JobPolicy) -> Job:
+    """End a job at its owner's wish; its runner finds its lease gone.
+
+    Raises:
+        JobFinishedError: If it has succeeded or failed.
+    """
+    if job.status is JobStatus.CANCELLED:
+        return job
+    if job.status.is_final:
+        raise JobFinishedError(f"job must be queued or running, got {job.status.value}")
+    return _finish(job, JobStatus.CANCELLED, None, now, policy)
+
+
+def take_delivery(job: Job, now: float, *, within_s: float) -> Job:
+    """Count a try of the first delivery, which nobody else tries for `within_s`."""
+    first, *rest = job.deliveries
+    tried = replace(first, attempts=first.attempts + 1)
+    return replace(job, deliveries=(tried, *rest), deliver_at=now + within_s)
+
+
+def settle_delivery(job: Job, delivery_id: str, now: float, *, retry_at: float | None) -> Job:
+    """Drop a delivery that has arrived or is given up, or try it again at `retry_at`."""
+    if not job.deliveries or job.deliveries[0].id != delivery_id:
+        return job
+    if retry_at is not None:
+        return replace(job, deliver_at=retry_at)
+    rest = job.deliveries[1:]
+    return replace(job, deliveries=rest, deliver_at=now if rest else None)
+
+
+def _finish(
+    job: Job, status: JobStatus, failure: JobFailure | None, now: float, policy: JobPolicy
+) -> Job:
+    finished = replace(
+        job,
+        status=status,
+        failure=failure,
+        lease="",
+        lease_expires_at=None,
+        finished_at=now,
+        expires_at=now + policy.retention_s,
+    )
+    return _announce(finished, now)
+
+
+def _announce(job: Job, now: float) -> Job:
+    """Owe the webhook a message about the status that the job has reached."""
+    if job.webhook_url is None:
+        return job
+    delivery = Delivery(f"msg-{job.id}-{job.status.value}", f"job.{job.status.value}", now)
+    deliver_at = now if job.deliver_at is None else job.deliver_at
+    return replace(job, deliveries=(*job.deliveries, delivery), deliver_at=deliver_at)
+
+
+def _check_lease(job: Job, lease: str) -> None:
+    if job.status is not JobStatus.RUNNING or job.lease != lease:
+        raise LeaseLostError(f"job {job.id} has another runner or is {job.status.value}")

@@ -1,0 +1,226 @@
+"""Records in one SQLite file, for the processes of one machine."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from cluster.errors import RecordStoreUnavailableError
+from cluster.records.record_store import Event, Record
+
+_BUSY_TIMEOUT_S: Final = 10.0
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS records (
+    id TEXT PRIMARY KEY, version INTEGER NOT NULL, guard TEXT NOT NULL, body TEXT NOT NULL,
+    payload TEXT NOT NULL, num_events INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entries (
+    name TEXT NOT NULL, score REAL NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (name, score, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entries_by_id ON entries (id, name);
+CREATE TABLE IF NOT EXISTS outcomes (
+    id TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (id, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    id TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (id, number)) WITHOUT ROWID;
+"""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Method = Callable[Concatenate["SqliteRecordStore", P], T]
+
+
+def _maps_errors(method: Method[P, T]) -> Method[P, T]:
+    def call(self: "SqliteRecordStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except (sqlite3.Error, OSError) as exc:
+            raise RecordStoreUnavailableError(
+                f"the job store {self.path} failed: {str(exc).lower()}"
+            ) from exc
+
+    call.__name__, call.__doc__ = method.__name__, method.__doc__
+    return call
+
+
+class SqliteRecordStore:
+    """See `RecordStore`. The file appears at the first call; its folder is made if it must be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def now(self) -> float:
+        """See `RecordStore.now`: the machine's clock."""
+        return time.time()
+
+    @_maps_errors
+    def insert(self, record: Record, *, payload: str = "") -> bool:
+        """See `RecordStore.insert`."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "INSERT OR IGNORE INTO records (id, version, guard, body, payload)"
+                " VALUES (?, 1, ?, ?, ?)",
+                (record.id, record.guard, record.body, payload),
+            )
+            if cursor.rowcount:
+                _write_entries(cursor, record)
+            return bool(cursor.rowcount)
+
+    @_maps_errors
+    def read(self, id: str) -> Record | None:
+        """See `RecordStore.read`."""
+        rows = self._select("SELECT body, version, guard FROM records WHERE id = ?", id)
+        return Record(id, *rows[0]) if rows else None
+
+    @_maps_errors
+    def read_payload(self, id: str) -> str | None:
+        """See `RecordStore.read_payload`."""
+        rows = self._select("SELECT payload FROM records WHERE id = ?", id)
+        return str(rows[0][0]) if rows else None
+
+    @_maps_errors
+    def replace(self, record: Record) -> bool:
+        """See `RecordStore.replace`."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE records SET version = version + 1, guard = ?, body = ?"
+                " WHERE id = ? AND version = ?",
+                (record.guard, record.body, record.id, record.version),
+            )
+            if not cursor.rowcount:
+                return False
+            _write_entries(cursor, record)
+            return True
+
+    @_maps_errors
+    def delete(self, record: Record) -> bool:
+        """See `RecordStore.delete`."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "DELETE FROM records WHERE id = ? AND version = ?", (record.id, record.version)
+            )
+            if not cursor.rowcount:
+                return False
+            for table in ("entries", "outcomes", "events"):
+                cursor.execute(f"DELETE FROM {table} WHERE id = ?", (record.id,))
+            return True
+
+    @_maps_errors
+    def put_outcome(self, id: str, name: str, body: str, *, guard: str) -> bool:
+        """See `RecordStore.put_outcome`."""
+        with self._transaction() as cursor:
+            if not _is_guarded_by(cursor, id, guard):
+                return False
+            cursor.execute("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?)", (id, name, body))
+            return True
+
+    @_maps_errors
+    def read_outcomes(self, id: str) -> dict[str, str]:
+        """See `RecordStore.read_outcomes`."""
+        return dict(self._select("SELECT name, body FROM outcomes WHERE id = ?", id))
+
+    @_maps_errors
+    def append_event(self, id: str, body: str, *, keep: int, guard: str) -> bool:
+        """See `RecordStore.append_event`."""
+        with self._transaction() as cursor:
+            if not _is_guarded_by(cursor, id, guard):
+                return False
+            number = cursor.execute(
+                "UPDATE records SET num_events = num_events + 1 WHERE id = ? RETURNING num_events",
+                (id,),
+            ).fetchone()[0]
+            cursor.execute("INSERT INTO events VALUES (?, ?, ?)", (id, number, body))
+            cursor.execute("DELETE FROM events WHERE id = ? AND number <= ?", (id, number - keep))
+            return True
+
+    @_maps_errors
+    def read_events(self, id: str, *, after: int) -> list[Event]:
+        """See `RecordStore.read_events`."""
+        query = "SELECT number, body FROM events WHERE id = ? AND number > ? ORDER BY number"
+        return [Event(*row) for row in self._select(query, id, after)]
+
+    @_maps_errors
+    def first(self, index: str, *, until: float, limit: int) -> list[str]:
+        """See `RecordStore.first`."""
+        query = "SELECT id FROM entries WHERE name = ? AND score <= ? ORDER BY score, id LIMIT ?"
+        return [id for (id,) in self._select(query, index, until, limit)]
+
+    @_maps_errors
+    def count(self, index: str, *, below: float) -> int:
+        """See `RecordStore.count`."""
+        query = "SELECT count(*) FROM entries WHERE name = ? AND score < ?"
+        return int(self._select(query, index, below)[0][0])
+
+    @_maps_errors
+    def page(self, index: str, *, after: str | None, limit: int) -> list[str]:
+        """See `RecordStore.page`."""
+        query = "SELECT id FROM entries WHERE name = ? ORDER BY score DESC, id DESC LIMIT ?"
+        if after is None:
+            return [id for (id,) in self._select(query, index, limit)]
+        query = (
+            "SELECT id FROM entries WHERE name = ? AND (score, id) <"
+            " (SELECT score, id FROM entries WHERE id = ? AND name = ?)"
+            " ORDER BY score DESC, id DESC LIMIT ?"
+        )
+        return [id for (id,) in self._select(query, index, after, index, limit)]
+
+    @_maps_errors
+    def check(self) -> None:
+        """See `RecordStore.check`: the file is opened and written to."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM outcomes WHERE id = ''")
+
+    def close(self) -> None:
+        """See `RecordStore.close`."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, closing(self._open().execute(query, values)) as cursor:
+            return cursor.fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._lock:
+            connection = self._open()
+            # IMMEDIATE: a transaction that reads before it writes must not lose the race for
+            # the write lock half-way, which SQLite answers with an error and not by waiting.
+            connection.execute("BEGIN IMMEDIATE")
+            with connection, closing(connection.cursor()) as cursor:
+                yield cursor
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                self.path,
+                timeout=_BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+            self.path.chmod(0o600)  # it holds prompts
+            self._connection = connection
+        return self._connection
+
+
+def _is_guarded_by(cursor: sqlite3.Cursor, id: str, guard: str) -> bool:
+    query = "SELECT 1 FROM records WHERE id = ? AND guard = ?"
+    return cursor.execute(query, (id, guard)).fetchone() is not None
+
+
+def _write_entries(cursor: sqlite3.Cursor, record: Record) -> None:
+    cursor.execute("DELETE FROM entries WHERE id = ?", (record.id,))
+    cursor.executemany(
+        "INSERT INTO entries VALUES (?, ?, ?)",
+        [(name, score, record.id) for name, score in record.indexes.items()],
+    )

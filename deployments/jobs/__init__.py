@@ -1,0 +1,1 @@
+"""Jobs: accepted at once, drawn later, kept until read. Routes, runner, idempotency keys."""

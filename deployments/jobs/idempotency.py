@@ -1,0 +1,134 @@
+"""Calls under an idempotency key: executed once, however often and wherever they arrive."""
+
+import asyncio
+import contextlib
+import contextvars
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from pydantic import BaseModel
+
+from cluster.errors import ClusterError, LeaseLostError, RecordStoreUnavailableError
+from cluster.jobs.idempotency import IdempotencyStore, IdempotentCall, Verdict
+from deployments.error_mapping import to_api_error
+from deployments.errors import InvalidFieldError, KeyConflictError
+from deployments.jobs.outcomes import StoredOutcome
+from deployments.jobs.threads import StoreThreads
+from deployments.log import logger
+from pipeline.errors import InvalidRequestError
+
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+Execute = Callable[[str], Awaitable[StoredOutcome]]
+"""Does the work of a call; what it draws at random comes from the argument."""
+
+
+class Idempotency:
+    """Executes a call once, and gives its outcome to all that come with its key."""
+
+    def __init__(
+        self, store: IdempotencyStore, threads: StoreThreads, *, renew_s: float, poll_s: float
+    ) -> None:
+        self._store = store
+        self._threads = threads
+        self._renew_s = renew_s
+        self._poll_s = poll_s
+        self._executions: set[asyncio.Task[StoredOutcome]] = set()
+
+    async def once(self, call: IdempotentCall, execute: Execute) -> StoredOutcome:
+        """Return what came of the call; 400 is an outcome too.
+
+        Raises:
+            KeyConflictError: If the key came with another call.
+            ApiError: If the call failed in a way that may not last; the key is free again.
+        """
+        lease = secrets.token_hex(16)
+        while True:
+            verdict, claim = await self._threads.call(self._store.claim, call, lease)
+            if verdict is Verdict.CONFLICT:
+                raise KeyConflictError(
+                    f"{IDEMPOTENCY_KEY} must be new for a new body", IDEMPOTENCY_KEY
+                )
+            if verdict is Verdict.REPLAY:
+                return StoredOutcome.model_validate_json(claim.outcome or "")
+            if verdict is Verdict.EXECUTE:
+                with contextlib.suppress(LeaseLostError):
+                    return await self._detach(call, lease, claim.nonce, execute)
+            await asyncio.sleep(self._poll_s)
+
+    async def stop(self) -> None:
+        """Give up what is executed, so that a retry elsewhere can begin at once."""
+        for execution in self._executions:
+            execution.cancel()
+        await asyncio.gather(*self._executions, return_exceptions=True)
+
+    async def _detach(
+        self, call: IdempotentCall, lease: str, nonce: str, execute: Execute
+    ) -> StoredOutcome:
+        """Execute where the caller's disconnect does not reach: it may ask again for the outcome.
+
+        In a context of its own, since Serve cancels what was called in that of the request.
+        """
+        execution = asyncio.create_task(
+            self._execute(call, lease, nonce, execute), context=contextvars.Context()
+        )
+        self._executions.add(execution)
+        execution.add_done_callback(self._forget)
+        return await asyncio.shield(execution)
+
+    def _forget(self, execution: asyncio.Task[StoredOutcome]) -> None:
+        self._executions.discard(execution)
+        if not execution.cancelled():
+            execution.exception()  # read, or asyncio complains when nobody waits any more
+
+    async def _execute(
+        self, call: IdempotentCall, lease: str, nonce: str, execute: Execute
+    ) -> StoredOutcome:
+        keeper = asyncio.create_task(self._keep_lease(call, lease))
+        try:
+            outcome = await execute(nonce)
+        except (InvalidFieldError, InvalidRequestError) as exc:
+            outcome = StoredOutcome.of_error(to_api_error(exc, request_id=""))
+        except BaseException:
+            await self._abandon(call, lease)
+            raise
+        finally:
+            keeper.cancel()
+        try:
+            await self._threads.call(self._store.complete, call, lease, outcome.to_json())
+        except RecordStoreUnavailableError as exc:
+            logger.warning("an outcome could not be kept under its idempotency key: %s", exc)
+        return outcome
+
+    async def _keep_lease(self, call: IdempotentCall, lease: str) -> None:
+        while True:
+            await asyncio.sleep(self._renew_s)
+            try:
+                await self._threads.call(self._store.renew, call, lease)
+            except LeaseLostError:
+                return
+            except ClusterError as exc:
+                logger.warning("the lease of an idempotency key cannot be renewed: %s", exc)
+
+    async def _abandon(self, call: IdempotentCall, lease: str) -> None:
+        try:
+            await self._threads.call(self._store.abandon, call, lease)
+        except ClusterError as exc:
+            logger.warning("an idempotency key is left to its lease: %s", exc)
+
+
+def to_call(route: str, owner: str, key: str, body: BaseModel) -> IdempotentCall:
+    """Name a call by all that makes it.
+
+    Raises:
+        InvalidFieldError: If the key has characters that keys do not have.
+    """
+    if not _KEY.fullmatch(key):
+        raise InvalidFieldError(
+            f"{IDEMPOTENCY_KEY} must be 1 to 255 visible ASCII characters", IDEMPOTENCY_KEY
+        )
+    text = f"{route}\n{body.model_dump_json(exclude_unset=True)}"
+    return IdempotentCall(owner, key, hashlib.sha256(text.encode()).hexdigest())

@@ -1,0 +1,182 @@
+"""Runs queued jobs inside a router replica; another replica's runner takes over when it dies."""
+
+import asyncio
+import time
+from functools import partial
+from typing import Final
+
+from cluster.errors import ClusterError, LeaseLostError
+from cluster.jobs.job import Job, JobFailure, Lane
+from cluster.jobs.job_store import JobStore
+from deployments.error_mapping import to_api_error
+from deployments.jobs.execution import JobExecution
+from deployments.jobs.outcomes import StoredOutcome
+from deployments.jobs.persistence import persist
+from deployments.jobs.threads import StoreThreads
+from deployments.log import logger
+
+_CHECK_S: Final = 1.0
+"""Seconds until a runner notices a cancellation that another router took."""
+_SWEEP_S: Final = 60.0
+_AWAY_S: Final = 1.0
+
+
+class JobRunner:
+    """Claims jobs while it has room, and keeps their leases while it draws."""
+
+    def __init__(
+        self,
+        execution: JobExecution,
+        store: JobStore,
+        threads: StoreThreads,
+        *,
+        num_slots: dict[Lane, int],
+        poll_s: float,
+    ) -> None:
+        self._execution = execution
+        self._store = store
+        self._threads = threads
+        self._num_slots = num_slots
+        self._poll_s = poll_s
+        self._queued = {lane: asyncio.Event() for lane in num_slots}
+        self._dropped: dict[str, asyncio.Event] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to claim jobs."""
+        lanes = [self._serve(lane, count) for lane, count in self._num_slots.items()]
+        self._tasks = [asyncio.create_task(each) for each in (*lanes, self._sweep())]
+
+    async def stop(self) -> None:
+        """Put back the jobs that run, so that another router goes on at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def wake(self, lane: Lane) -> None:
+        """Tell that a job was queued here."""
+        self._queued[lane].set()
+
+    def drop(self, job_id: str) -> None:
+        """Tell that a job was cancelled here; it may run elsewhere."""
+        if job_id in self._dropped:
+            self._dropped[job_id].set()
+
+    async def _serve(self, lane: Lane, num_slots: int) -> None:
+        slots = asyncio.Semaphore(num_slots)
+        async with asyncio.TaskGroup() as running:
+            while True:
+                await slots.acquire()
+                job = await self._next(lane)
+                running.create_task(self._run(job)).add_done_callback(lambda _: slots.release())
+
+    async def _next(self, lane: Lane) -> Job:
+        while True:
+            self._queued[lane].clear()
+            try:
+                job = await self._threads.call(self._store.claim, lane)
+            except ClusterError as exc:
+                logger.warning("jobs cannot be claimed: %s", exc)
+                await asyncio.sleep(_AWAY_S)
+                continue
+            if job is not None:
+                return job
+            await _wait(self._queued[lane], self._poll_s)
+
+    async def _run(self, job: Job) -> None:
+        dropped = self._dropped[job.id] = asyncio.Event()
+        try:
+            failure = await self._draw(job, dropped)
+            await persist(partial(self._threads.call, self._store.finish, job, failure))
+            logger.info("job %s ended in attempt %d", job.id, job.attempts)
+        except LeaseLostError:
+            logger.info("job %s was cancelled, or has another runner", job.id)
+        except asyncio.CancelledError:
+            await self._release(job)
+            raise
+        except ClusterError as exc:
+            logger.warning("job %s is left to its lease: %s", job.id, exc)
+        finally:
+            del self._dropped[job.id]
+
+    async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | None:
+        progress = _Progress()
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(self._keep_lease(job, dropped, progress))
+                now = await persist(partial(self._threads.call, self._store.records.now))
+                failure = await self._execution.run(job, job.deadline_at - now, progress.note)
+                keeper.cancel()
+            return failure
+        except BaseExceptionGroup as group:
+            cause = _first_of(group)
+            if isinstance(cause, LeaseLostError):
+                raise cause from group
+            error = to_api_error(cause, request_id=job.request_id)
+            return StoredOutcome.of_error(error).to_failure()
+
+    async def _keep_lease(self, job: Job, dropped: asyncio.Event, progress: "_Progress") -> None:
+        renew_s = self._store.policy.lease_s / 3
+        renewed = time.monotonic()
+        while True:
+            await _wait(dropped, min(_CHECK_S, renew_s))
+            try:
+                if not await self._threads.call(self._store.has_lease, job):
+                    raise LeaseLostError(f"job {job.id} was cancelled, or has another runner")
+                if time.monotonic() - renewed >= renew_s:
+                    renew = partial(self._store.renew, job, has_progressed=progress.is_new())
+                    await self._threads.call(renew)
+                    renewed = time.monotonic()
+            except LeaseLostError:
+                raise
+            except ClusterError as exc:
+                # Work goes on: when the store is back, the lease may be nobody else's yet.
+                logger.warning("job %s: its lease cannot be renewed: %s", job.id, exc)
+
+    async def _release(self, job: Job) -> None:
+        try:
+            await self._threads.call(self._store.release, job)
+        except ClusterError as exc:
+            logger.warning("job %s is left to its lease: %s", job.id, exc)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                while await self._threads.call(self._store.sweep):
+                    continue
+            except ClusterError as exc:
+                logger.warning("old jobs cannot be deleted: %s", exc)
+            await asyncio.sleep(_SWEEP_S)
+
+
+class _Progress:
+    """Whether a job has come further since its lease was last renewed."""
+
+    def __init__(self) -> None:
+        self._has_progressed = False
+
+    def note(self) -> None:
+        self._has_progressed = True
+
+    def is_new(self) -> bool:
+        has_progressed, self._has_progressed = self._has_progressed, False
+        return has_progressed
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """Return the error of a group that began it; a lost lease explains all others."""
+    lost, rest = group.split(LeaseLostError)
+    error: BaseException = lost if lost is not None else rest if rest is not None else group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, Exception):
+        raise error
+    return error

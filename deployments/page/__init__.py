@@ -1,0 +1,1 @@
+"""The page at `/`: three static files, and the routes that send them."""

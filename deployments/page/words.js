@@ -1,0 +1,41 @@
+"use strict";
+// Every word of the page, in each of its languages.
+
+const WORDS = {
+  en: {
+    skip: "Skip to the prompt", docs: "API", theme: "Switch between light and dark",
+    prompt: "Prompt", example: "A lighthouse on a cliff at dusk, oil painting",
+    size: "Size", auto: "Auto", custom: "Other…", customLabel: "Width x height",
+    steps: "Steps", seed: "Seed", random: "Random", priority: "Priority",
+    interactive: "Interactive", batch: "Batch", draw: "Draw", stop: "Stop",
+    code: "Call the API", copyCurl: "Copy as curl", copyPython: "Copy as Python",
+    copied: "Copied", notCopied: "Select the code below and copy it", picture: "Picture",
+    empty: "Your picture will appear here.", progress: "Steps done", download: "Download",
+    again: "Use these settings", gallery: "This session", noGallery: "Nothing drawn yet.",
+    waiting: "Waiting for a turn…", step: "Step {step} of {total}", stopped: "Stopped.",
+    done: "{size} · seed {seed} · {seconds} s", needsPrompt: "Write a prompt first.",
+    needsSize: "Size must be width x height in pixels, each a multiple of 16.",
+    lost: "The connection to the service was lost. Try again.",
+    retry: "{message} Try again in {seconds} s.",
+    ready: "Ready", starting: "Starting", unreachable: "Service unreachable", pool: "pool",
+    show: "Show the picture of seed {seed}: {prompt}",
+  },
+  zh: {
+    skip: "跳到提示词", docs: "接口", theme: "切换浅色与深色",
+    prompt: "提示词", example: "黄昏时分悬崖上的灯塔,油画",
+    size: "尺寸", auto: "自动", custom: "其他…", customLabel: "宽 x 高",
+    steps: "步数", seed: "种子", random: "随机", priority: "优先级",
+    interactive: "交互", batch: "批量", draw: "生成", stop: "停止",
+    code: "调用接口", copyCurl: "复制为 curl", copyPython: "复制为 Python",
+    copied: "已复制", notCopied: "请选中下面的代码并复制", picture: "图片",
+    empty: "图片会显示在这里。", progress: "已完成步数", download: "下载",
+    again: "使用这些设置", gallery: "本次会话", noGallery: "还没有图片。",
+    waiting: "排队中…", step: "第 {step} 步,共 {total} 步", stopped: "已停止。",
+    done: "{size} · 种子 {seed} · {seconds} 秒", needsPrompt: "请先填写提示词。",
+    needsSize: "尺寸须为宽 x 高(像素),且均为 16 的倍数。",
+    lost: "与服务的连接中断,请重试。",
+    retry: "{message} 请在 {seconds} 秒后重试。",
+    ready: "就绪", starting: "启动中", unreachable: "无法连接服务", pool: "资源池",
+    show: "显示种子 {seed} 的图片:{prompt}",
+  },
+};

@@ -1,0 +1,1 @@
+"""Webhooks: signed messages about jobs to hosts that the operator allows."""

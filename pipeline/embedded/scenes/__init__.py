@@ -1,0 +1,1 @@
+"""The domain of the embedded model: scenes, their captions and their pictures."""

@@ -1,0 +1,18 @@
+"""Learning rates over a run, as shares of the highest."""
+
+import math
+
+
+def cosine_rate(step: int, steps: int, *, warm_steps: int = 100) -> float:
+    """Rise for `warm_steps`, then fall to zero along a cosine."""
+    warm = min(1.0, (step + 1) / warm_steps)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def trapezoid_rate(
+    step: int, steps: int, *, warm_steps: int = 200, decay_share: float = 0.5
+) -> float:
+    """Rise for `warm_steps`, stay, and fall in a line to zero over the last `decay_share`."""
+    warm = min(1.0, (step + 1) / warm_steps)
+    left = (steps - step) / (steps * decay_share)
+    return min(warm, max(0.0, left))

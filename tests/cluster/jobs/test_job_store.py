@@ -1,0 +1,287 @@
+"""The queue over every record store: leases, retries, cancellation, lists, deliveries."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from record_stores import KINDS, OpenStore
+
+from cluster.errors import JobFinishedError, JobNotFoundError, LeaseLostError
+from cluster.jobs.job import Job, JobFailure, JobKind, JobStatus, Lane
+from cluster.jobs.job_store import JobStore
+from cluster.jobs.transitions import DEADLINE, EXHAUSTED, JobPolicy
+
+LASTING = JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0)
+SILENT = replace(LASTING, lease_s=0.0)
+"""Under which every runner has fallen silent at once."""
+
+
+@pytest.fixture(params=KINDS)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    with KINDS[request.param](tmp_path) as open_store:
+        yield open_store
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> JobStore:
+    return JobStore(open_store(), LASTING)
+
+
+def silent(store: JobStore) -> JobStore:
+    return JobStore(store.records, SILENT)
+
+
+def accept(store: JobStore, id: str = "job-1", **changes: object) -> Job:
+    now = store.records.now()
+    job = Job(
+        id=id,
+        owner="anonymous",
+        request_id="r",
+        kind=JobKind.IMAGE,
+        lane=Lane.INTERACTIVE,
+        num_items=1,
+        created_at=now,
+        deadline_at=now + 3600,
+        estimate_s=1.0,
+    )
+    return store.accept(replace(job, **changes), "payload")  # type: ignore[arg-type]
+
+
+def claim(store: JobStore, lane: Lane = Lane.INTERACTIVE) -> Job:
+    job = store.claim(lane)
+    assert job is not None
+    return job
+
+
+def test_an_accepted_job_is_read_back_whole(store: JobStore) -> None:
+    job = accept(store, webhook_url="https://example.com/x")
+
+    assert store.read("job-1") == job
+    assert store.read_payload(job) == "payload"
+
+
+def test_a_job_is_accepted_once_under_an_id(store: JobStore) -> None:
+    first = accept(store)
+    second = accept(store, estimate_s=9.0)
+
+    assert second == first
+
+
+def test_the_job_that_waits_longest_is_claimed_first(store: JobStore) -> None:
+    now = store.records.now()
+    accept(store, "job-2", created_at=now + 1)
+    accept(store, "job-1", created_at=now)
+
+    assert store.count_queued(Lane.INTERACTIVE, before=now + 1) == 1
+    assert [claim(store).id, claim(store).id] == ["job-1", "job-2"]
+    assert store.claim(Lane.INTERACTIVE) is None
+
+
+def test_a_lane_gives_only_its_own_jobs(store: JobStore) -> None:
+    accept(store, lane=Lane.BATCH)
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert claim(store, Lane.BATCH).status is JobStatus.RUNNING
+
+
+def test_of_many_runners_at_once_each_gets_another_job(open_store: OpenStore) -> None:
+    stores = [JobStore(open_store(), LASTING) for _ in range(8)]
+    for number in range(5):
+        accept(stores[0], f"job-{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        claimed = [
+            job.id for job in threads.map(lambda s: s.claim(Lane.INTERACTIVE), stores) if job
+        ]
+    while (late := stores[0].claim(Lane.INTERACTIVE)) is not None:
+        claimed.append(late.id)
+
+    assert sorted(claimed) == [f"job-{number}" for number in range(5)]
+
+
+def test_a_finished_job_has_its_outcome_and_is_in_no_queue(store: JobStore) -> None:
+    accept(store)
+    job = claim(store)
+    store.put_outcome(job, 0, "drawn")
+    finished = store.finish(job, None)
+
+    assert finished.status is JobStatus.SUCCEEDED
+    assert store.read("job-1") == finished
+    assert store.read_outcomes("job-1") == {0: "drawn"}
+    assert store.claim(Lane.INTERACTIVE) is None
+
+
+def test_the_job_of_a_silent_runner_is_claimed_again(store: JobStore) -> None:
+    accept(store)
+    first = claim(silent(store))
+    second = claim(store)
+
+    assert second.attempts == 2
+    assert second.lease != first.lease
+    assert not store.has_lease(first)
+    assert store.has_lease(second)
+
+
+def test_a_deposed_runner_changes_nothing(store: JobStore) -> None:
+    accept(store)
+    first = claim(silent(store))
+    second = claim(store)
+
+    with pytest.raises(LeaseLostError):
+        store.put_outcome(first, 0, "late")
+    with pytest.raises(LeaseLostError):
+        store.append_event(first, "late")
+    with pytest.raises(LeaseLostError):
+        store.renew(first, has_progressed=True)
+    with pytest.raises(LeaseLostError):
+        store.release(first)
+    with pytest.raises(LeaseLostError):
+        store.finish(first, None)
+    assert store.read("job-1") == second
+
+
+def test_what_was_done_before_a_runner_died_is_kept(store: JobStore) -> None:
+    accept(store)
+    store.put_outcome(claim(silent(store)), 0, "first")
+    store.put_outcome(claim(store), 0, "second")
+
+    assert store.read_outcomes("job-1") == {0: "first"}
+
+
+def test_a_poison_job_fails_alone(store: JobStore) -> None:
+    now = store.records.now()
+    accept(store, "poison", created_at=now)
+    for _ in range(LASTING.max_attempts):
+        claim(silent(store))
+    accept(store, "healthy", created_at=now + 1)
+
+    assert claim(store).id == "healthy"
+    poison = store.read("poison")
+    assert poison.status is JobStatus.FAILED
+    assert poison.failure == EXHAUSTED
+
+
+def test_progress_proves_that_a_job_is_no_poison(store: JobStore) -> None:
+    accept(store)
+    for _ in range(2 * LASTING.max_attempts):
+        job = claim(silent(store))
+        silent(store).renew(job, has_progressed=True)
+
+    assert claim(store).attempts == 2
+
+
+def test_a_released_job_was_not_begun(store: JobStore) -> None:
+    accept(store)
+    released = store.release(claim(store))
+
+    assert (released.status, released.attempts) == (JobStatus.QUEUED, 0)
+    assert claim(store).attempts == 1
+
+
+def test_a_job_past_its_deadline_fails_instead_of_running(store: JobStore) -> None:
+    accept(store, deadline_at=store.records.now())
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert store.read("job-1").failure == DEADLINE
+
+
+def test_a_queued_job_is_cancelled(store: JobStore) -> None:
+    accept(store)
+
+    assert store.cancel("job-1").status is JobStatus.CANCELLED
+    assert store.claim(Lane.INTERACTIVE) is None
+
+
+def test_a_running_job_is_cancelled_under_its_runner(store: JobStore) -> None:
+    accept(store)
+    job = claim(store)
+    store.cancel("job-1")
+
+    assert not store.has_lease(job)
+    with pytest.raises(LeaseLostError):
+        store.finish(job, None)
+    assert store.read("job-1").status is JobStatus.CANCELLED
+
+
+def test_a_cancelled_job_is_cancelled_again(store: JobStore) -> None:
+    accept(store)
+
+    assert store.cancel("job-1") == store.cancel("job-1")
+
+
+@pytest.mark.parametrize("failure", [None, JobFailure("m", "t", "c")])
+def test_a_finished_job_is_not_cancelled(store: JobStore, failure: JobFailure | None) -> None:
+    accept(store)
+    finished = store.finish(claim(store), failure)
+
+    with pytest.raises(JobFinishedError):
+        store.cancel("job-1")
+    assert store.read("job-1") == finished
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    with pytest.raises(JobNotFoundError):
+        store.read("job-9")
+    with pytest.raises(JobNotFoundError):
+        store.cancel("job-9")
+
+
+def test_an_owner_lists_its_own_jobs_by_page(store: JobStore) -> None:
+    now = store.records.now()
+    for number in range(5):
+        accept(store, f"job-{number}", created_at=now + number)
+    accept(store, "other", owner="key-2")
+
+    first = store.list_of("anonymous", after=None, limit=3)
+    second = store.list_of("anonymous", after=first[-1].id, limit=3)
+    assert [job.id for job in first] == ["job-4", "job-3", "job-2"]
+    assert [job.id for job in second] == ["job-1", "job-0"]
+    assert store.list_of("anonymous", after="other", limit=3) == []
+
+
+def test_a_finished_job_is_forgotten_after_its_retention(store: JobStore) -> None:
+    brief = JobStore(store.records, replace(LASTING, retention_s=0.0))
+    accept(store, "kept")
+    accept(store, "gone")
+    brief.cancel("gone")
+
+    assert brief.sweep() == 1
+    assert [job.id for job in store.list_of("anonymous", after=None, limit=9)] == ["kept"]
+
+
+def test_a_webhook_is_owed_the_statuses_in_order(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    store.finish(claim(store), None)
+
+    taken = store.take_delivery(within_s=60.0)
+    assert taken is not None
+    assert [each.event for each in taken.deliveries] == ["job.running", "job.succeeded"]
+    assert store.take_delivery(within_s=60.0) is None
+    store.settle_delivery(taken, retry_in_s=None)
+    last = store.take_delivery(within_s=60.0)
+    assert last is not None
+    assert [each.event for each in last.deliveries] == ["job.succeeded"]
+    store.settle_delivery(last, retry_in_s=None)
+    assert store.take_delivery(within_s=60.0) is None
+
+
+def test_a_delivery_is_tried_again_when_its_sender_died(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+    store.take_delivery(within_s=0.0)
+
+    again = store.take_delivery(within_s=60.0)
+    assert again is not None
+    assert again.deliveries[0].attempts == 2
+
+
+def test_a_failed_delivery_waits(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+    taken = store.take_delivery(within_s=60.0)
+    assert taken is not None
+
+    assert store.settle_delivery(taken, retry_in_s=60.0).deliveries == taken.deliveries
+    assert store.take_delivery(within_s=60.0) is None

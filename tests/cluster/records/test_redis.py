@@ -1,0 +1,52 @@
+"""What Redis must be, and what happens when it is gone."""
+
+from pathlib import Path
+
+import pytest
+from redis_server import DURABLE, run_redis
+
+from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
+from cluster.records import Record, RedisRecordStore
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "rule"),
+    [
+        ("appendonly", "no", "must have appendonly yes, got no"),
+        ("maxmemory-policy", "allkeys-lru", "must have maxmemory-policy noeviction, got allkeys"),
+    ],
+)
+def test_a_redis_that_may_lose_records_is_refused(
+    tmp_path: Path, setting: str, value: str, rule: str
+) -> None:
+    with (
+        run_redis(tmp_path, {**DURABLE, setting: value}) as server,
+        pytest.raises(RecordStoreConfigurationError, match=rule),
+    ):
+        RedisRecordStore(server.url).check()
+
+
+def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with run_redis(tmp_path) as server:
+        store = RedisRecordStore(f"redis://:wrong-one@127.0.0.1:{server.port}/0")
+        with pytest.raises(RecordStoreConfigurationError, match="refused the password") as caught:
+            store.check()
+    assert "wrong-one" not in str(caught.value)
+
+
+def test_a_url_of_something_else_is_refused() -> None:
+    with pytest.raises(RecordStoreConfigurationError, match="redis:// or rediss://"):
+        RedisRecordStore("http://127.0.0.1:80")
+
+
+def test_records_survive_a_killed_redis(tmp_path: Path) -> None:
+    with run_redis(tmp_path) as server:
+        store = RedisRecordStore(server.url)
+        store.insert(Record("a", "kept", indexes={"x": 1.0}))
+        server.kill()
+        with pytest.raises(RecordStoreUnavailableError):
+            store.read("a")
+        server.start()
+
+        assert store.read("a") == Record("a", "kept", version=1)
+        assert store.first("x", until=1.0, limit=1) == ["a"]

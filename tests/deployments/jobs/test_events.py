@@ -1,0 +1,78 @@
+"""A job's events, from the first or from wherever a reader left off."""
+
+import json
+from typing import Any
+
+import pytest
+from jobs_app import RunningApi
+
+BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 3}
+
+
+async def read_events(api: RunningApi, id: str, last: str | None = None) -> list[dict[str, Any]]:
+    headers = {} if last is None else {"last-event-id": last}
+    answer = await api.client.get(f"/v1/images/jobs/{id}/events", headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [block for block in answer.text.split("\n\n") if block.startswith("id:")]
+    fields = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+    return [{**each, "data": json.loads(each["data"])} for each in fields]
+
+
+async def accept(api: RunningApi, **changes: object) -> str:
+    return str((await api.post("jobs", {**BODY, **changes})).json()["id"])
+
+
+async def test_a_reader_follows_a_job_to_its_end(api: RunningApi) -> None:
+    id = await accept(api)
+    events = await read_events(api, id)
+
+    assert [event["event"] for event in events] == [
+        "job.running",
+        *(3 * ["job.step"]),
+        "job.succeeded",
+    ]
+    assert [event["id"] for event in events] == ["1", "2", "3", "4", "5"]
+    assert [event["data"].get("step") for event in events] == [None, 1, 2, 3, None]
+    assert events[-1]["data"]["status"] == "succeeded"
+    assert events[-1]["data"]["id"] == id
+
+
+async def test_every_reader_sees_the_same(api: RunningApi) -> None:
+    id = await accept(api)
+    await api.finish(id)
+
+    assert await read_events(api, id) == await read_events(api, id)
+
+
+async def test_a_reader_resumes_after_its_last_event(api: RunningApi) -> None:
+    id = await accept(api)
+    every = await read_events(api, id)
+
+    assert await read_events(api, id, "3") == every[3:]
+    assert await read_events(api, id, "0") == every
+
+
+async def test_a_reader_that_has_the_end_gets_nothing_more(api: RunningApi) -> None:
+    id = await accept(api)
+    last = (await read_events(api, id))[-1]["id"]
+    answer = await api.client.get(f"/v1/images/jobs/{id}/events", headers={"last-event-id": last})
+
+    assert answer.status_code == 204
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "0x10", 40 * "9"])
+async def test_an_id_of_no_event_is_refused(api: RunningApi, last: str) -> None:
+    id = await accept(api)
+    answer = await api.client.get(f"/v1/images/jobs/{id}/events", headers={"last-event-id": last})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "last-event-id"
+
+
+async def test_a_cancelled_job_ends_its_events(api: RunningApi) -> None:
+    api.stages.gate.clear()
+    id = await accept(api)
+    await api.wait_for(id, "running")
+    await api.client.delete(f"/v1/images/jobs/{id}")
+
+    assert (await read_events(api, id))[-1]["event"] == "job.cancelled"

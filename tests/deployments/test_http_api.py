@@ -1,0 +1,284 @@
+"""The HTTP contract in process: what a caller is told, and that its prompt is told to nobody."""
+
+import json
+import logging
+import pickle
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.errors import ApiError
+
+GENERATIONS = "/v1/images/generations"
+SECRET = "zanzibar-4711"
+BODY = {"prompt": SECRET, "size": "64x64"}
+JSON = {"content-type": "application/json"}
+
+BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
+    ({"size": "72x64"}, "size", "size: width must divide by 16, got 72"),
+    ({"size": "64x72"}, "size", "size: height must divide by 16, got 72"),
+    ({"size": "48x64"}, "size", "size: width must be in [64, 1024], got 48"),
+    ({"size": "64x1040"}, "size", "size: height must be in [64, 1024], got 1040"),
+    ({"size": "112x96"}, "size", "size must have at most 9216 pixels in all, got 10752"),
+    ({"size": "big"}, "size", "size must be 'auto' or WIDTHxHEIGHT in pixels, got 'big'"),
+    ({"size": "0x64"}, "size", "size must be 'auto' or WIDTHxHEIGHT in pixels, got '0x64'"),
+    ({"size": "-64x64"}, "size", "size must be 'auto' or WIDTHxHEIGHT in pixels, got '-64x64'"),
+    ({"n": 0}, "n", "n: must be greater than or equal to 1, got 0"),
+    ({"n": 11}, "n", "n: must be less than or equal to 10, got 11"),
+    ({"n": "1"}, "n", "n: must be a valid integer, got '1'"),
+    ({"n": True}, "n", "n: must be a valid integer, got True"),
+    ({"prompt": ""}, "prompt", "prompt: must have at least 1 character, got str of 0"),
+    ({"prompt": " \n"}, "prompt", "prompt: must not be blank, got str of 2"),
+    ({"prompt": SECRET * 700}, "prompt", "prompt must have at most 8192 bytes, got 9100"),
+    ({"prompt": "好" * 2731}, "prompt", "prompt must have at most 8192 bytes, got 8193"),
+    ({"prompt": SECRET * 60}, "prompt", "prompt must have at most 512 tokens, got 799"),
+    ({"prompt": 7}, "prompt", "prompt: must be a valid string, got int"),
+    ({"prompt": [SECRET]}, "prompt", "prompt: must be a valid string, got list of 1"),
+    ({"prompt": None}, "prompt", "prompt: must be a valid string, got NoneType"),
+    ({"promt": SECRET}, "promt", "promt must be a known field, did you mean prompt?"),
+    ({"stpes": 4}, "stpes", "stpes must be a known field"),
+    ({"num_steps": 4}, "num_steps", "num_steps must be a known field, did you mean num_inferen"),
+    ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1, got 0"),
+    ({"num_inference_steps": 51}, "num_inference_steps", "less than or equal to 50, got 51"),
+    ({"num_inference_steps": 8.5}, "num_inference_steps", "must be a valid integer, got 8.5"),
+    ({"seed": -1}, "seed", "seed: must be greater than or equal to 0, got -1"),
+    ({"seed": 2**63}, "seed", f"less than or equal to {2**63 - 1}, got {2**63}"),
+    ({"seed": 2**63 - 1, "n": 2}, "seed", f"seed + n - 1 must be at most {2**63 - 1}, got seed"),
+    ({"guidance_scale": 3.5}, "guidance_scale", "guidance_scale must be 0.0, since this model"),
+    ({"quality": "hd"}, "quality", "since num_inference_steps sets the quality here, got 'hd'"),
+    ({"style": "natural"}, "style", "since the prompt sets the style here, got 'natural'"),
+    ({"background": "transparent"}, "background", "since the model draws no transparency"),
+    ({"moderation": "low"}, "moderation", "since this service does not moderate, got 'low'"),
+    ({"output_format": "gif"}, "output_format", "must be 'png', 'jpeg' or 'webp', got 'gif'"),
+    ({"output_compression": 50}, "output_compression", "must be 100 for png, which is lossless"),
+    ({"output_compression": 101}, "output_compression", "less than or equal to 100, got 101"),
+    ({"response_format": "x"}, "response_format", "must be 'url' or 'b64_json', got 'x'"),
+    ({"path": "tiled"}, "path", "path must be one of ['auto', 'full_image'] here, got 'tiled'"),
+    ({"priority": "high"}, "priority", "must be 'interactive' or 'batch', got 'high'"),
+    ({"timeout_s": 0}, "timeout_s", "timeout_s: must be greater than 0, got 0"),
+    ({"user": SECRET * 20}, "user", "user: must have at most 256 characters, got str of 260"),
+]
+
+BAD_BODIES: list[tuple[bytes, str, str]] = [
+    (b"", "body", "body must be a JSON object, sent as application/json"),
+    (b"[]", "body", "body must be a JSON object, sent as application/json"),
+    (f'"{SECRET}"'.encode(), "body", "body must be a JSON object, sent as application/json"),
+    (SECRET.encode(), "body", "body must be JSON, Expecting value"),
+    (f'{{"prompt": "{SECRET}"'.encode(), "body", "body must be JSON, Expecting ',' delimiter"),
+    (b'{"prompt": "\xff"}', "body", "body must be JSON in UTF-8"),
+    (b"[" * 200_000, "body", "body must nest its values less deeply"),
+    (b'{"prompt":"x","seed":' + b"9" * 5000 + b"}", "body", "numbers of at most 4300 digits"),
+    (b'{"prompt":"x","guidance_scale":NaN}', "guidance_scale", "must be a finite number, got nan"),
+    (b'{"prompt":"x","timeout_s":Infinity}', "timeout_s", "must be a finite number, got inf"),
+    (b'{"prompt":"x","timeout_s":1e999}', "timeout_s", "must be a finite number, got inf"),
+    (
+        f'{{"prompt":"{SECRET} \\ud800"}}'.encode(),
+        "prompt",
+        "unable to parse raw data as a unicode string, got str of 15",
+    ),
+    (b'{"prompt":"x","size":"\\ud800"}', "size", "WIDTHxHEIGHT in pixels, got '\\ud800'"),
+    (b"{}", "prompt", "prompt must be given"),
+]
+
+
+def _error(answer: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(("fields", "param", "message"), BAD_FIELDS)
+async def test_a_bad_field_is_named_with_its_rule_and_value(
+    caller: httpx.AsyncClient, fields: dict[str, Any], param: str, message: str
+) -> None:
+    answer = await caller.post(GENERATIONS, json={**BODY, **fields})
+
+    assert answer.status_code == 400
+    assert message in _error(answer)["message"]
+    assert _error(answer)["param"] == param
+    assert _error(answer)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(("content", "param", "message"), BAD_BODIES)
+async def test_a_body_that_is_no_request_is_refused(
+    caller: httpx.AsyncClient, content: bytes, param: str, message: str
+) -> None:
+    answer = await caller.post(GENERATIONS, content=content, headers=JSON)
+
+    assert answer.status_code == 400
+    assert message in _error(answer)["message"]
+    assert _error(answer)["param"] == param
+
+
+@pytest.mark.parametrize("fields", [fields for fields, _, _ in BAD_FIELDS])
+async def test_a_refusal_tells_the_prompt_to_nobody(
+    caller: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    answer = await caller.post(GENERATIONS, json={**BODY, **fields})
+
+    assert SECRET not in answer.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("content", [content for content, _, _ in BAD_BODIES])
+async def test_an_unreadable_body_is_told_to_nobody(
+    caller: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    answer = await caller.post(GENERATIONS, content=content, headers=JSON)
+
+    assert SECRET not in answer.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_picture_tells_the_prompt_to_nobody(
+    caller: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    answer = await caller.post(GENERATIONS, json=BODY)
+
+    assert answer.status_code == 200
+    assert SECRET not in answer.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_body_is_json_by_its_content_type(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(
+        GENERATIONS, content=json.dumps(BODY), headers={"content-type": "text/plain"}
+    )
+
+    assert answer.status_code == 400
+    assert "sent as application/json" in _error(answer)["message"]
+
+
+async def _chunks(num_bytes: int) -> AsyncIterator[bytes]:
+    for _ in range(num_bytes // 4096 + 1):
+        yield b" " * 4096
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_length(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(GENERATIONS, content=b" " * (2**20 + 1), headers=JSON)
+
+    assert answer.status_code == 413
+    assert _error(answer)["message"] == "body must have at most 1048576 bytes"
+    assert _error(answer)["code"] == "body_too_large"
+
+
+async def test_a_body_over_the_limit_is_refused_without_a_length(
+    caller: httpx.AsyncClient,
+) -> None:
+    answer = await caller.post(GENERATIONS, content=_chunks(2**20), headers=JSON)
+
+    assert "content-length" not in answer.request.headers
+    assert answer.status_code == 413
+
+
+async def test_a_body_at_the_limit_is_read(caller: httpx.AsyncClient) -> None:
+    content = json.dumps(BODY).encode().ljust(2**20)
+
+    answer = await caller.post(GENERATIONS, content=content, headers=JSON)
+
+    assert answer.status_code == 200
+
+
+async def test_an_unknown_model_is_not_found(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(GENERATIONS, json={**BODY, "model": "dall-e-3"})
+
+    assert answer.status_code == 404
+    assert _error(answer)["message"] == "model must be 'tiny', got 'dall-e-3'"
+
+
+async def test_openais_own_fields_are_taken_at_their_defaults(caller: httpx.AsyncClient) -> None:
+    defaults = {
+        "quality": "auto",
+        "style": "vivid",
+        "background": "auto",
+        "moderation": "auto",
+        "stream": False,
+        "partial_images": 0,
+        "user": "someone",
+    }
+
+    answer = await caller.post(GENERATIONS, json={**BODY, **defaults})
+
+    assert answer.status_code == 200
+
+
+async def test_an_answer_says_how_to_draw_the_picture_again(caller: httpx.AsyncClient) -> None:
+    body = {**BODY, "response_format": "b64_json"}
+    headers = {"x-request-id": "same"}
+    first = (await caller.post(GENERATIONS, json=body, headers=headers)).json()
+    seed = first["data"][0]["seed"]
+
+    again = (await caller.post(GENERATIONS, json={**body, "seed": seed}, headers=headers)).json()
+
+    assert again["fingerprint"] == first["fingerprint"]
+    assert again["data"][0]["b64_json"] == first["data"][0]["b64_json"]
+
+
+async def test_pictures_of_one_call_have_seeds_in_a_row(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(GENERATIONS, json={**BODY, "n": 3, "seed": 2**63 - 3})
+
+    assert [item["seed"] for item in answer.json()["data"]] == [2**63 - 3, 2**63 - 2, 2**63 - 1]
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/images", "/v1/models/tiny"])
+async def test_an_unknown_address_is_answered_in_the_same_form(
+    caller: httpx.AsyncClient, path: str
+) -> None:
+    answer = await caller.get(path)
+
+    assert answer.status_code == 404
+    assert _error(answer)["code"] == "not_found"
+
+
+async def test_another_method_is_answered_in_the_same_form(caller: httpx.AsyncClient) -> None:
+    answer = await caller.get(GENERATIONS)
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert _error(answer)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["x", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "images//0.png", "images/%00.png"],
+)
+async def test_a_file_is_read_only_at_a_signed_url(caller: httpx.AsyncClient, key: str) -> None:
+    answer = await caller.get(f"/v1/files/{key}?expires=99999999999&signature={'0' * 64}")
+
+    assert answer.status_code in {403, 404}
+
+
+@pytest.mark.parametrize("name", ["x-request-timeout-seconds", "x-request-disconnect-disabled"])
+async def test_headers_that_override_serve_are_refused(
+    caller: httpx.AsyncClient, name: str
+) -> None:
+    answer = await caller.post(GENERATIONS, json=BODY, headers={name: "1"})
+
+    assert answer.status_code == 400
+    assert _error(answer)["param"] == name
+
+
+@pytest.mark.parametrize("request_id", ["", " ", "a b", "x" * 129, "é"])
+async def test_a_request_id_that_could_break_a_log_is_refused(
+    caller: httpx.AsyncClient, request_id: str
+) -> None:
+    answer = await caller.get("/v1/models", headers=[(b"x-request-id", request_id.encode())])
+
+    assert answer.status_code == 400
+    assert _error(answer)["param"] == "x-request-id"
+
+
+@pytest.mark.parametrize("error", ApiError.__subclasses__())
+def test_every_error_survives_a_process_boundary(error: type[ApiError]) -> None:
+    again = pickle.loads(pickle.dumps(error("a message", "field", 5)))
+
+    assert again.to_body() == error("a message", "field", 5).to_body()
+    assert again.to_headers() == {"retry-after": "5"}

@@ -1,0 +1,225 @@
+"""The page in a real browser, against the real application."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fakes import SteppedStages
+from fastapi import FastAPI
+from local_service import build_api_over, local_config, serve_locally
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from deployments.page.routes import HEADERS
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+WIDTHS = [360, 768, 1280]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
+
+
+@dataclass
+class Seen:
+    """What the browser reported while a page was open."""
+
+    complaints: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+    def watch(self, page: Page) -> None:
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+
+
+@pytest.fixture(scope="module")
+def url(local_app: FastAPI) -> Iterator[str]:
+    with serve_locally(local_app) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, seen: Seen) -> Iterator[Page]:
+    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    seen.watch(page)
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def _draw(page: Page, prompt: str) -> None:
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("button", name="Draw").click()
+
+
+def test_a_prompt_becomes_a_picture_in_the_gallery(page: Page, seen: Seen, url: str) -> None:
+    _draw(page, "a red circle")
+
+    expect(page.locator("#caption")).to_contain_text("64x64 · seed")
+    expect(page.get_by_alt_text("a red circle")).to_be_visible()
+    expect(page.locator("#gallery button")).to_have_count(1)
+    assert page.locator("#picture").evaluate("image => image.naturalWidth") == 64
+    assert seen.complaints == []
+    assert seen.hosts <= {urlsplit(url).netloc, ""}
+
+
+def test_the_keyboard_is_enough(page: Page, seen: Seen) -> None:
+    page.keyboard.type("a red circle")
+    for key in ("Tab", "Tab", "Tab", "ArrowLeft", "Tab"):
+        page.keyboard.press(key)
+    page.keyboard.type("77")
+    for key in ("Tab", "Enter"):
+        page.keyboard.press(key)
+
+    expect(page.locator("#caption")).to_contain_text("64x64 · seed 77")
+    assert page.locator("#steps-value").inner_text() == "7"
+    assert seen.complaints == []
+
+
+def test_the_same_seed_draws_the_same_picture_again(page: Page) -> None:
+    page.get_by_label("Seed", exact=True).fill(str(2**63 - 1))
+    _draw(page, "a red circle")
+    expect(page.locator("#gallery button")).to_have_count(1)
+    page.get_by_role("button", name="Use these settings").click()
+
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#gallery button")).to_have_count(2)
+
+    assert page.get_by_label("Seed", exact=True).input_value() == str(2**63 - 1)
+
+
+def test_what_the_service_refuses_is_shown_at_its_field(page: Page) -> None:
+    page.get_by_label("Size", exact=True).select_option("512x512")
+    _draw(page, "a red circle")
+
+    expect(page.get_by_role("alert")).to_have_text(
+        "size must have at most 9216 pixels in all, got 262144"
+    )
+    expect(page.get_by_label("Size", exact=True)).to_be_focused()
+
+
+def test_a_missing_prompt_is_asked_for(page: Page) -> None:
+    page.get_by_role("button", name="Draw").click()
+
+    expect(page.get_by_role("alert")).to_have_text("Write a prompt first.")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+
+
+def test_the_curl_line_is_what_the_page_would_send(page: Page) -> None:
+    page.get_by_label("Prompt", exact=True).fill('it\'s "red"')
+    page.get_by_label("Seed", exact=True).fill("5")
+    page.get_by_text("Call the API").click()
+    page.get_by_role("button", name="Copy as curl").click()
+
+    code = page.locator("#code").inner_text()
+    assert r"""'{"prompt":"it'\''s \"red\"","size":"auto",""" in code
+    assert code.endswith(""""priority":"interactive","seed":5}'""")
+
+
+def test_the_python_lines_are_python(page: Page) -> None:
+    page.get_by_label("Prompt", exact=True).fill('a "red"\ncircle')
+    page.get_by_text("Call the API").click()
+    page.get_by_role("button", name="Copy as Python").click()
+
+    code = page.locator("#code").inner_text()
+    compile(code, "copied", "exec")
+    assert 'prompt="a \\"red\\"\\ncircle"' in code
+
+
+def test_the_page_speaks_the_browsers_language_and_the_other(browser: Browser, url: str) -> None:
+    context = browser.new_context(locale="zh-CN")
+    page = context.new_page()
+    page.goto(url)
+    expect(page.get_by_role("button", name="生成")).to_be_visible()
+
+    page.get_by_role("button", name="English").click()
+
+    expect(page.get_by_role("button", name="Draw")).to_be_visible()
+    assert page.locator("html").get_attribute("lang") == "en"
+    context.close()
+
+
+def test_both_languages_say_everything(page: Page) -> None:
+    english, chinese = page.evaluate("[Object.keys(WORDS.en), Object.keys(WORDS.zh)]")
+
+    assert english == chinese
+
+
+def test_the_pools_state_is_shown(page: Page) -> None:
+    expect(page.locator("#pools")).to_contain_text("pool default · Ready", timeout=15_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_screen(
+    browser: Browser, url: str, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, locale="en"
+    )
+    page = context.new_page()
+    page.goto(url)
+    _draw(page, "a red circle " * 20)
+    expect(page.locator("#gallery button")).to_have_count(1)
+
+    screenshot = page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert len(screenshot) > 10_000
+    context.close()
+
+
+def test_previews_are_shown_while_it_denoises(
+    browser: Browser, tiny_model: Path, tmp_path: Path
+) -> None:
+    stages = SteppedStages()
+    stages.allow(2)
+    with serve_locally(build_api_over(local_config(tiny_model, tmp_path), stages)) as url:
+        context = browser.new_context(locale="en")
+        page = context.new_page()
+        page.goto(url)
+        _draw(page, "a red circle")
+
+        expect(page.locator("#picture.preview")).to_be_visible()
+        expect(page.locator("#caption")).to_have_text("Step 1 of 8")
+        page.keyboard.press("Escape")
+        expect(page.locator("#caption")).to_have_text("Stopped.")
+        context.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/words.js", "/page/style.css"])
+def test_every_file_forbids_other_hosts(url: str, path: str) -> None:
+    answer = httpx.get(f"{url}{path}")
+
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert policy == HEADERS["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(url: str) -> None:
+    tag = httpx.get(f"{url}/page/app.js").headers["etag"]
+
+    again = httpx.get(f"{url}/page/app.js", headers={"if-none-match": tag})
+
+    assert again.status_code == 304
+    assert again.content == b""

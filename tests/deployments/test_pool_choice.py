@@ -1,0 +1,138 @@
+"""A router chooses by the ledger's view and by what it has sent since."""
+
+import pytest
+from hand_clock import HandClock
+
+from cluster.rates import ReplicaRate, SmoothedRate, guess_rate
+from deployments.backlog import AgedReport, ReplicaReport
+from deployments.errors import DeadlineExceededError, InvalidFieldError, OverloadedError
+from deployments.ledger import LedgerView
+from deployments.pool_choice import FirstPoolChooser, KnownPool, LedgerPoolChooser
+from deployments.routing.decisions import RequestFacts
+from deployments.routing.paths import RoutingPolicy
+from deployments.routing.pools import PoolTraits
+from pipeline.request import RenderPath
+
+SMALL = RequestFacts(height=512, width=512, num_inference_steps=8, timeout_s=60.0)
+
+
+def _pool(name: str, memory_gib: float, max_pixels: int = 2048 * 2048) -> KnownPool:
+    traits = PoolTraits(
+        name=name,
+        path=RenderPath.FULL_IMAGE,
+        memory_gib=memory_gib,
+        max_pixels=max_pixels,
+        start_up_s=60.0,
+        max_replicas=4,
+    )
+    return KnownPool(traits, guess_rate(10.0))
+
+
+def _report(
+    pool: str, backlog_units: float = 0.0, *, rate: ReplicaRate | None = None
+) -> AgedReport:
+    report = ReplicaReport(
+        pool=pool,
+        replica_id=f"{pool}-1",
+        sequence=1,
+        backlog_units=backlog_units,
+        interactive_backlog_units=backlog_units,
+        max_backlog_units=100.0,
+        rate=rate or ReplicaRate(SmoothedRate(10.0, num_reports=5)),
+        warm_sizes=frozenset(),
+    )
+    return AgedReport(report, age_s=0.0)
+
+
+def _chooser(clock: HandClock, *pools: KnownPool) -> LedgerPoolChooser:
+    return LedgerPoolChooser(pools, RoutingPolicy(), router_id="router", clock=clock)
+
+
+BIG, CONSUMER = _pool("h800", 76.0), _pool("consumer", 15.0)
+
+
+def test_small_work_goes_to_the_small_cards() -> None:
+    chooser = _chooser(HandClock(), BIG, CONSUMER)
+    chooser.update(LedgerView((_report("h800"), _report("consumer"))))
+
+    assert chooser.choose(SMALL).pool == "consumer"
+
+
+def test_what_was_sent_since_the_view_counts() -> None:
+    chooser = _chooser(HandClock(), BIG, CONSUMER)
+    chooser.update(LedgerView((_report("h800"), _report("consumer"))))
+
+    pools = [chooser.choose(SMALL).pool for _ in range(6)]
+
+    assert set(pools) == {"consumer", "h800"}
+
+
+def test_what_was_sent_before_the_view_counts_no_more() -> None:
+    clock = HandClock()
+    chooser = _chooser(clock, CONSUMER)
+    chooser.update(LedgerView((_report("consumer"),)))
+    chooser.choose(SMALL)
+
+    clock.advance(1.0)
+    chooser.update(LedgerView((_report("consumer"),)))
+
+    assert chooser.states()[0].backlog_units == 0.0
+
+
+def test_a_full_service_says_when_to_come_again() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer", backlog_units=99.0),)))
+
+    with pytest.raises(OverloadedError) as caught:
+        chooser.choose(SMALL)
+
+    assert caught.value.retry_after_s == 1
+
+
+def test_what_nobody_finishes_in_time_is_refused_with_the_time_it_takes() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer"),)))
+    hurried = RequestFacts(height=512, width=512, num_inference_steps=8, timeout_s=0.1)
+
+    with pytest.raises(DeadlineExceededError, match=r"timeout_s must be at least 0\.8"):
+        chooser.choose(hurried)
+
+
+def test_a_guess_turns_nobody_away() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer", rate=guess_rate(0.001)),)))
+
+    assert chooser.choose(SMALL).pool == "consumer"
+
+
+def test_a_pool_without_a_report_is_taken_for_cold() -> None:
+    route = _chooser(HandClock(), CONSUMER).choose(SMALL)
+
+    assert "cold" in route.explanation
+
+
+def test_a_size_that_no_pool_draws_is_the_callers_mistake() -> None:
+    chooser = _chooser(HandClock(), _pool("consumer", 15.0, max_pixels=512 * 512))
+    large = RequestFacts(height=1024, width=1024, num_inference_steps=8)
+
+    with pytest.raises(InvalidFieldError, match="must be at most 262144"):
+        chooser.choose(large)
+
+
+def test_refused_work_is_demand() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer", backlog_units=99.0),)))
+
+    with pytest.raises(OverloadedError):
+        chooser.choose(SMALL)
+
+    (demand,) = chooser.read_demand()
+    assert demand.asked.refused_units_per_s > 0
+
+
+def test_a_pinned_path_without_a_pool_is_refused() -> None:
+    chooser = FirstPoolChooser({"default": RenderPath.FULL_IMAGE})
+    tiled = RequestFacts(64, 64, 8, pinned_path=RenderPath.TILED)
+
+    with pytest.raises(InvalidFieldError, match="path must be one that a pool has"):
+        chooser.choose(tiled)

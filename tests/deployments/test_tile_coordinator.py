@@ -1,0 +1,112 @@
+"""The coordinator draws by single forwards what the full-image path draws, or tile by tile."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.config import AppConfig, PoolConfig, TilingConfig
+from deployments.denoiser import DenoiserDeployment
+from deployments.errors import ReplicaLostError
+from deployments.loading import StageLoader
+from deployments.pools import to_terms
+from deployments.served_model import describe_model
+from deployments.stages import Denoised, TileVelocity
+from deployments.tile_coordinator import PredictTile, TileCoordinatorDeployment
+from pipeline.denoising.work import VelocityRequest
+from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath, StepEvent
+from pipeline.weights import resolve_weights
+
+TILED = PoolConfig(
+    path=RenderPath.TILED, tiling=TilingConfig(tile_size=16, overlap=4, base_max_pixels=128 * 128)
+)
+
+
+@pytest.fixture(scope="module")
+def load(tiny_model: Path) -> StageLoader:
+    return StageLoader(resolve_weights(str(tiny_model)))
+
+
+@pytest.fixture(scope="module")
+def denoiser(load: StageLoader) -> DenoiserDeployment:
+    model = describe_model(load.weights, served_name="tiny")
+    pool = AppConfig().pools[0]
+    return DenoiserDeployment(
+        partial(load.denoiser, pool), lambda: "replica-1", to_terms(pool, model)
+    )
+
+
+def _coordinator(load: StageLoader, predict_tile: PredictTile) -> TileCoordinatorDeployment:
+    return TileCoordinatorDeployment(partial(load.tiled_settings, TILED), predict_tile)
+
+
+def _request(size: ImageSize, name: str = "picture") -> DenoiseRequest:
+    embeds = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    return DenoiseRequest(name, PromptEncoding(embeds), size, seed=3, num_inference_steps=4)
+
+
+async def _draw(
+    drawer: TileCoordinatorDeployment | DenoiserDeployment, request: DenoiseRequest
+) -> tuple[list[StepEvent], Denoised]:
+    outcomes = [outcome async for outcome in drawer.denoise(request, yields_steps=True)]
+    events = [outcome for outcome in outcomes if isinstance(outcome, StepEvent)]
+    (denoised,) = [outcome for outcome in outcomes if isinstance(outcome, Denoised)]
+    return events, denoised
+
+
+async def test_one_tile_is_the_full_image_to_the_bit(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    request = _request(ImageSize(128, 96))
+    coordinator = _coordinator(load, denoiser.predict_velocity)
+
+    _, whole = await _draw(denoiser, request)
+    _, tiled = await _draw(coordinator, request)
+
+    assert torch.equal(tiled.result.latents, whole.result.latents)
+
+
+async def test_a_large_picture_comes_out_of_tiles(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    coordinator = _coordinator(load, denoiser.predict_velocity)
+
+    events, denoised = await _draw(coordinator, _request(ImageSize(256, 192)))
+
+    assert denoised.result.latents.shape == (1, 16, 32, 24)
+    assert denoised.replica == "replica-1"
+    assert events[-1].step == events[-1].num_inference_steps
+
+
+async def test_a_tile_whose_replica_is_lost_is_run_again_and_the_picture_is_the_same(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    lost: list[str] = []
+
+    async def lose_first(call: VelocityRequest) -> TileVelocity:
+        if not lost:
+            lost.append(call.id)
+            raise ReplicaLostError("gone")
+        return await denoiser.predict_velocity(call)
+
+    request = _request(ImageSize(256, 192))
+
+    _, smooth = await _draw(_coordinator(load, denoiser.predict_velocity), request)
+    _, bumpy = await _draw(_coordinator(load, lose_first), request)
+
+    assert lost
+    assert torch.equal(bumpy.result.latents, smooth.result.latents)
+
+
+async def test_tiles_of_several_replicas_are_named_in_the_fingerprint(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    async def alternate(call: VelocityRequest) -> TileVelocity:
+        tile = await denoiser.predict_velocity(call)
+        name = f"card-{int(call.id[-1]) % 2}"
+        return TileVelocity(tile.velocity, name, name)
+
+    _, denoised = await _draw(_coordinator(load, alternate), _request(ImageSize(256, 192)))
+
+    assert denoised.fingerprint == "card-0+card-1"

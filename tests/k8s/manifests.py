@@ -1,0 +1,70 @@
+"""What kustomize renders from `k8s/`, as plain data."""
+
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+REPOSITORY: Final = Path(__file__).parents[2]
+MANIFESTS: Final = REPOSITORY / "k8s"
+OVERLAYS: Final = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+RENDERED: Final = ["base", *(f"overlays/{name}" for name in OVERLAYS)]
+
+Manifest = dict[str, Any]
+
+
+@cache
+def render(folder: str) -> tuple[Manifest, ...]:
+    """Return the manifests of a folder below `k8s/`."""
+    command = ["kubectl", "kustomize", str(MANIFESTS / folder)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return tuple(yaml.safe_load_all(output))
+
+
+def find_all(folder: str, kind: str) -> list[Manifest]:
+    """Return all manifests of one kind."""
+    return [manifest for manifest in render(folder) if manifest["kind"] == kind]
+
+
+def rayservice(folder: str) -> Manifest:
+    """Return the one RayService."""
+    (manifest,) = find_all(folder, "RayService")
+    return manifest
+
+
+def serve_config(folder: str) -> Manifest:
+    """Return `serveConfigV2` as data."""
+    config: Manifest = yaml.safe_load(rayservice(folder)["spec"]["serveConfigV2"])
+    return config
+
+
+def application_args(folder: str) -> Manifest:
+    """Return the arguments of `build_app`."""
+    (application,) = serve_config(folder)["applications"]
+    args: Manifest = application["args"]
+    return args
+
+
+def worker_groups(folder: str) -> dict[str, Manifest]:
+    """Return the worker groups by name."""
+    groups = rayservice(folder)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    return {group["groupName"]: group for group in groups}
+
+
+def pod_specs(folder: str) -> Iterator[tuple[str, Manifest]]:
+    """Yield every pod's specification with a name."""
+    cluster = rayservice(folder)["spec"]["rayClusterConfig"]
+    yield "head", cluster["headGroupSpec"]["template"]["spec"]
+    for name, group in worker_groups(folder).items():
+        yield name, group["template"]["spec"]
+    for manifest in render(folder):
+        if manifest["kind"] in {"Deployment", "StatefulSet", "Job"}:
+            yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
+
+
+def containers(pod: Manifest) -> list[Manifest]:
+    """Return a pod's containers, those that run first included."""
+    return [*pod.get("initContainers", []), *pod["containers"]]

@@ -1,0 +1,66 @@
+"""On a GPU in bfloat16: fused kernels, packed attention and recorded forwards change no byte."""
+
+import pytest
+import torch
+
+from pipeline.acceleration.attention import build_attention
+from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
+from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+# Latent height and width, prompt tokens, model time; the last has a forward of its own.
+SHAPES = [(16, 16, 5, 0.0), (32, 24, 40, 0.3), (40, 32, 32, 0.77), (64, 64, 70, 0.95)]
+
+
+@pytest.fixture(scope="module")
+def transformer() -> PackedTransformer:
+    device = torch.device("cuda")
+    return PackedTransformer(
+        build_tiny_transformer(torch.bfloat16, dim=96, n_heads=3).to(device),
+        build_attention("varlen", device),
+        solo_attention=build_attention("cudnn", device),
+        limits=SharingLimits(solo_rows=1024, max_rows=2048),
+    )
+
+
+@pytest.fixture(scope="module")
+def items(transformer: PackedTransformer) -> list[PackedItem]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        PackedItem(
+            torch.randn(16, height, width, generator=generator),
+            model_time,
+            transformer.encode_caption(draw_encoding(num_tokens).prompt_embeds),
+        )
+        for height, width, num_tokens, model_time in SHAPES
+    ]
+
+
+def test_items_together_equal_each_alone_whether_run_or_replayed(
+    transformer: PackedTransformer, items: list[PackedItem]
+) -> None:
+    alone = [transformer.predict_velocity([item])[0] for item in items]
+
+    # Eager, recorded, replayed.
+    together = [transformer.predict_velocity(items) for _ in range(3)]
+
+    assert all(torch.equal(a, b) for each in together for a, b in zip(each, alone, strict=True))
+
+
+def test_a_replay_reads_the_items_that_it_is_given(
+    transformer: PackedTransformer, items: list[PackedItem]
+) -> None:
+    for _ in range(3):
+        transformer.predict_velocity(items[:2])
+    swapped = [
+        PackedItem(item.latents.flip(-1), item.model_time, item.caption) for item in items[:2]
+    ]
+    expected = [transformer.predict_velocity([item])[0] for item in swapped]
+
+    pairs = zip(transformer.predict_velocity(swapped), expected, strict=True)
+
+    assert all(torch.equal(replayed, alone) for replayed, alone in pairs)

@@ -1,0 +1,137 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.embedded import EMBEDDED_MODEL
+from pipeline.embedded.training.batched import BatchedTransformer
+from pipeline.embedded.training.denoiser import draw_sigmas
+from pipeline.embedded.training.feed import (
+    MAX_PATCHES,
+    MIN_PATCHES,
+    PATCH_PIXELS,
+    CaptionedBatchMaker,
+    Workers,
+    shape_of_batch,
+)
+from pipeline.embedded.training.models import (
+    build_text_encoder,
+    build_transformer,
+    drop_unread_layer,
+)
+from pipeline.embedded.training.optimizer import FlatOptimizer, OptimizerSettings, orthogonalise
+from pipeline.embedded.training.rates import cosine_rate, trapezoid_rate
+from pipeline.schedule import build_schedule
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (18, 22)])
+@torch.no_grad()
+def test_the_batched_forward_is_the_class_own_forward(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    transformer = build_transformer()
+    lengths = [20, 5, 32]
+    latents, model_time = torch.randn(3, 16, height, width), torch.rand(3)
+    captions = torch.randn(3, 32, 192)
+    listed = transformer(
+        [latent[:, None] for latent in latents],
+        model_time,
+        [caption[:length] for caption, length in zip(captions, lengths, strict=True)],
+        return_dict=False,
+    )[0]
+    batched = BatchedTransformer(transformer)(latents, model_time, captions, torch.tensor(lengths))
+    torch.testing.assert_close(batched, torch.stack(listed).squeeze(2), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_encoder_without_its_last_layer_gives_the_second_last_hidden_state() -> None:
+    torch.manual_seed(0)
+    encoder, token_ids = build_text_encoder(), torch.randint(0, 1024, (2, 20))
+    whole = encoder(token_ids, output_hidden_states=True).hidden_states[-2]
+    assert torch.equal(drop_unread_layer(encoder)(token_ids).last_hidden_state, whole)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 48), (2, 48, 16)])
+def test_orthogonalising_brings_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def optimise(model: nn.Linear, optimizer: FlatOptimizer, steps: int) -> float:
+    target, inputs = torch.eye(8), torch.eye(8)
+    loss = torch.zeros(())
+    for _ in range(steps):
+        loss = (model(inputs) - target).square().mean()
+        torch.autograd.backward(loss)
+        optimizer.step(0.02)
+    return loss.item()
+
+
+def build_optimizer(model: nn.Linear) -> FlatOptimizer:
+    weight, bias = nn.Parameter(model.weight), nn.Parameter(model.bias)
+    model.weight, model.bias = weight, bias
+    return FlatOptimizer([weight], [bias], OptimizerSettings(), lambda _: None)
+
+
+def test_the_optimizer_lowers_a_loss() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8)
+    optimizer = build_optimizer(model)
+    first = optimise(model, optimizer, 1)
+    assert optimise(model, optimizer, 200) < 0.1 * first
+
+
+def test_a_resumed_optimizer_goes_on_as_if_it_had_not_stopped() -> None:
+    torch.manual_seed(0)
+    model, resumed = nn.Linear(8, 8), nn.Linear(8, 8)
+    optimizer = build_optimizer(model)
+    optimise(model, optimizer, 5)
+    other = build_optimizer(resumed)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimise(model, optimizer, 5)
+    optimise(resumed, other, 5)
+    assert torch.equal(model.weight, resumed.weight)
+    assert torch.equal(model.bias, resumed.bias)
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_batches_have_sizes_of_the_domain(number: int) -> None:
+    shape = shape_of_batch(number, 0, 50_000)
+    low, high = MIN_PATCHES * PATCH_PIXELS, MAX_PATCHES * PATCH_PIXELS
+    assert low <= min(shape.height, shape.width) <= max(shape.height, shape.width) <= high
+    assert max(shape.height, shape.width) <= 2 * min(shape.height, shape.width)
+
+
+def test_captioned_batches_fill_their_length_and_repeat_with_the_seed() -> None:
+    maker = CaptionedBatchMaker(EMBEDDED_MODEL / "tokenizer", rank=0, seed=0)
+    first, again = maker.make(0, 4000), maker.make(0, 4000)
+    length = first.shape.caption_length
+    assert ((first.lengths > length - 32) & (first.lengths <= length)).all()
+    assert (first.token_ids == again.token_ids).all()
+    assert (first.drawing.marks == again.drawing.marks).all()
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def test_workers_answer_in_order_from_where_they_are_told() -> None:
+    with Workers(2) as workers:
+        answers = workers.run(double, first=3)
+        assert [next(answers) for _ in range(20)] == [2 * n for n in range(3, 23)]
+
+
+def test_most_sigmas_are_those_of_the_eight_steps() -> None:
+    sigmas = draw_sigmas(2000, 0.8, torch.device("cpu"))
+    steps = torch.tensor(build_schedule(8).sigmas[:-1])
+    share = (sigmas[:, None] == steps).any(dim=1).float().mean()
+    assert 0.75 < share < 0.85
+
+
+def test_rates_rise_from_little_and_end_at_nothing() -> None:
+    assert trapezoid_rate(0, 1000) < 0.01
+    assert cosine_rate(0, 1000) < 0.02
+    assert trapezoid_rate(400, 1000) == 1.0
+    assert trapezoid_rate(1000, 1000) == cosine_rate(1000, 1000) == 0.0
