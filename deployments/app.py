@@ -42,7 +42,7 @@ def build_app(config: AppConfig) -> Application:
             follower_options(config.text_encoder, config, model),
         )
     )(TextEncoderDeployment).bind(
-        partial(load.text_encoder, config.text_encoder),
+        partial(load.cached_text_encoder, config.text_encoder, config.cache),
         _telemetry(config, "encode", config.text_encoder),
     )
     vae_decoder = serve.deployment(

@@ -41,6 +41,8 @@ class ReplicaReport:
     warm_sizes: frozenset[Size]
     is_healthy: bool = True
     is_draining: bool = False
+    fingerprint: str = ""
+    """Of its pictures; empty if it does not say."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from deployments.commands.check import run_check
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
 from deployments.commands.generate import run_generate
+from deployments.commands.key import run_key_new
 from deployments.commands.run import run_service
 from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_usage(commands)
     _add_top(commands)
+    _add_key(commands)
     return parser
 
 
@@ -66,6 +68,11 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         type=_port,
         metavar="PORT",
         help="port of Ray's Prometheus exporter, where this starts Ray (any free one)",
+    )
+    parser.add_argument(
+        "--insecure-no-keys",
+        action="store_true",
+        help="let anyone call, though --host is reached from other machines",
     )
     parser.set_defaults(run=run_service)
 
@@ -146,6 +153,18 @@ def _add_top(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     add_top_arguments(parser)
     parser.set_defaults(run=partial(run_top, print_line=print))
+
+
+def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("key", help="make keys for callers")
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    new = subcommands.add_parser(
+        "new",
+        help="draw a key, and print it once with its entry for the file",
+        description="Draw a key. It is shown this once; keys.file keeps a salted hash of it.",
+    )
+    new.add_argument("--name", required=True, help="who calls: 1 to 32 of a-z, 0-9 and -")
+    new.set_defaults(run=run_key_new)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.cache_config import CacheConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
+from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
@@ -43,6 +45,9 @@ class LimitsConfig(_Section):
     max_prompt_bytes: int = Field(default=8192, gt=0, description="Longest prompt, in UTF-8.")
     max_body_bytes: int = Field(
         default=2**20, gt=0, description="Largest body of `/v1/images/generations`."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds in which a body must have arrived."
     )
 
 
@@ -292,6 +297,8 @@ class AppConfig(_Section):
     )
     vae_decoder: ReplicaConfig = ReplicaConfig()
     store: StoreConfig = FolderStoreConfig()
+    keys: KeysConfig = KeysConfig()
+    cache: CacheConfig = CacheConfig()
     jobs: JobsConfig = JobsConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -303,6 +310,27 @@ class AppConfig(_Section):
         if isinstance(values, dict) and isinstance(values.get("store"), dict):
             return {**values, "store": {"kind": "folder", **values["store"]}}
         return values
+
+    @model_validator(mode="after")
+    def _routers_count_quotas_together(self) -> Self:
+        if self.keys.file and not self.keys.redis_url and self.router.num_replicas > 1:
+            raise ValueError(
+                "keys.redis_url must be set where router.num_replicas is above 1, "
+                f"got {self.router.num_replicas}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_may_be_lost_has_a_redis_of_its_own(self) -> Self:
+        lasting = {"keys.redis_url": self.keys.redis_url}
+        if self.jobs.store.kind == "redis":
+            lasting["jobs.store.url"] = self.jobs.store.url
+        for name, url in lasting.items():
+            if url is not None and url == self.cache.redis_url:
+                raise ValueError(
+                    f"cache.redis_url must be another than {name}: one forgets, one must not"
+                )
+        return self
 
     @model_validator(mode="after")
     def _pool_names_differ(self) -> Self:

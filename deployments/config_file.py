@@ -108,10 +108,16 @@ def _explain(error: Any) -> str:
         sections = [s for section in sections for s in _subsections(section, part)] or sections
         place.append(str(part))
     if error["type"] != "extra_forbidden":
-        return f"{'.'.join(place)}: {error['msg']}, got {error['input']!r}"
+        return ": ".join(part for part in (".".join(place), error["msg"]) if part) + _value(error)
     names = sorted({name for section in known for name in section.model_fields})
     near = difflib.get_close_matches(place[-1], names, n=1, cutoff=0.0)
     return f"{'.'.join(place)}: no such key, did you mean {'.'.join((*place[:-1], *near))}?"
+
+
+def _value(error: Any) -> str:
+    # A whole section may hold a password.
+    is_section = isinstance(error["input"], Mapping | list | tuple)
+    return "" if is_section else f", got {error['input']!r}"
 
 
 def _kind(section: type[BaseModel]) -> str | None:

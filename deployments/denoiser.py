@@ -151,6 +151,7 @@ class DenoiserDeployment:
             guess=self._terms.guess,
             max_backlog_units=self._terms.max_backlog_units,
             is_healthy=self._step_loop.failure is None,
+            fingerprint=self._fingerprint,
         )
 
     def check_health(self) -> None:

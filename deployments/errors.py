@@ -2,11 +2,15 @@
 
 ApiError
 ├── InvalidFieldError      400  a field breaks a rule
+├── UnauthorizedError      401  no key was given, or none that is known
 ├── ForbiddenError         403  a link's signature is wrong or has expired
 ├── NotFoundError          404  no such model, file or job
+├── BodyTooSlowError       408  the body did not arrive in time
 ├── KeyConflictError       409  an idempotency key came with another body
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
+├── HeadersTooLargeError   431  the headers are above what the service reads
+├── QuotaExceededError     429  the key has used what it may; try again later
 ├── OverloadedError        503  no pool can take the work now; try again later
 ├── ReplicaLostError       503  a replica died with the work; try again
 ├── PoisonedRequestError   500  two replicas were lost with the request
@@ -59,6 +63,18 @@ class InvalidFieldError(ApiError):
     code = "invalid_value"
 
 
+class UnauthorizedError(ApiError):
+    """No key was given, or none that is known; the two are not told apart."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def to_headers(self) -> dict[str, str]:
+        """Name the scheme, as RFC 9110 asks."""
+        return {"www-authenticate": "Bearer"}
+
+
 class NotFoundError(ApiError):
     """No such model, file or job, or none that this caller may see."""
 
@@ -91,12 +107,36 @@ class ForbiddenError(ApiError):
     code = "invalid_signature"
 
 
+class BodyTooSlowError(ApiError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_too_slow"
+
+
+class HeadersTooLargeError(ApiError):
+    """The headers are above what the service reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class BodyTooLargeError(ApiError):
     """The body is above the route's limit."""
 
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class QuotaExceededError(ApiError):
+    """The key has used what it may for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class OverloadedError(ApiError):

@@ -68,6 +68,10 @@ class ImagesOrder:
     num_previews: int = 0
     key_id: str = "anonymous"
     """Whose call it is, for usage records."""
+    is_seed_given: bool = False
+    """By the caller; a seed that the server drew comes but once."""
+    owner_prefix: str = ""
+    """Of the caller's key, below the store's own prefix."""
 
     @property
     def cost_units(self) -> float:
@@ -248,7 +252,8 @@ class Generation:
         self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile
     ) -> tuple[str, float]:
         started = time.monotonic()
-        key = build_key(self._key_prefix, order.accepted.date(), order.id, index, file.extension)
+        prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
+        key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
         try:
             await asyncio.to_thread(
                 self._store.put,

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from deployments.admission import Admission, Charge, may_use, to_order
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, NotFoundError
 from deployments.event_response import EventStreamResponse
@@ -28,6 +29,7 @@ from deployments.generation import (
 from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
 from deployments.jobs.outcomes import Draw
+from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.page.routes import add_page
 from deployments.readiness import Readiness
@@ -63,6 +65,8 @@ class ImagesApi:
         files: SignedFiles | None,
         *,
         url_lifetime_s: int,
+        keys: KeyRing | None,
+        admission: Admission,
         build_jobs: Callable[[Draw], Jobs],
         background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
@@ -71,6 +75,8 @@ class ImagesApi:
         self._readiness = readiness
         self._files = files
         self._url_lifetime_s = url_lifetime_s
+        self._keys = keys
+        self._admission = admission
         self._background = background
         self._started = int(time.time())
         self._jobs = build_jobs(self.draw)
@@ -89,7 +95,7 @@ class ImagesApi:
             response_model_exclude_none=True,
             responses={200: STREAM_RESPONSE, **ERROR_RESPONSES},
         )(self.generate)
-        app.get("/v1/models")(self.list_models)
+        app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})(self.list_models)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
         if self._files is not None:
@@ -101,7 +107,12 @@ class ImagesApi:
         add_page(app)
         self._jobs.api.add_to(app)
         _add_error_handlers(app)
-        app.add_middleware(BodyLimitMiddleware, limit_of=self._body_limit)
+        app.add_middleware(
+            BodyLimitMiddleware,
+            limit_of=self._body_limit,
+            timeout_s=self._rules.limits.body_timeout_s,
+        )
+        app.add_middleware(KeyMiddleware, keys=self._keys)
         app.add_middleware(RequestIdMiddleware)
         return app
 
@@ -124,10 +135,12 @@ class ImagesApi:
             refuse_stream(body, "with an Idempotency-Key")
             once = self._jobs.api.generate_once
             return await once(GENERATIONS, self.draw, body, request, idempotency_key)
-        order = self._rules.to_order(body, request_id=request.state.request_id)
+        order = to_order(self._rules, body, request)
+        charge = await self._admission.admit(request, [order], held_s=order.timeout_s)
         if body.stream:
-            return await self._stream(order, sends_progress=bool(body.progress_events))
-        drawn = await self._generation.draw(order)
+            return await self._stream(order, charge, sends_progress=bool(body.progress_events))
+        async with charge:
+            drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
 
     async def draw(
@@ -137,9 +150,11 @@ class ImagesApi:
         drawn = await self._generation.draw(order, on_event)
         return self._to_response(order, drawn, is_base64=False)
 
-    async def list_models(self) -> ModelList:
+    async def list_models(self, request: Request) -> ModelList:
         """List the models that can be asked for."""
         model = self._rules.model
+        if not may_use(model.name, request.state.caller):
+            return ModelList(data=[])
         return ModelList(
             data=[
                 ModelItem(
@@ -172,9 +187,15 @@ class ImagesApi:
         stored = await self._files.read(key, expires=expires, signature=signature)
         return Response(stored.content, media_type=stored.content_type)
 
-    async def _stream(self, order: ImagesOrder, *, sends_progress: bool) -> EventStreamResponse:
+    async def _stream(
+        self, order: ImagesOrder, charge: Charge, *, sends_progress: bool
+    ) -> EventStreamResponse:
+        async def draw(on_event: EventListener) -> DrawnImages:
+            async with charge:
+                return await self._generation.draw(order, on_event)
+
         stream = await ImageStream(
-            self._generation,
+            draw,
             order,
             partial(self._to_response, order, is_base64=True),
             sends_progress=sends_progress,

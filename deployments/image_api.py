@@ -7,17 +7,25 @@ from typing import Any
 from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
+from deployments.admission import Admission
+from deployments.cache_config import CacheConfig
 from deployments.call_observer import CallObserver
 from deployments.config import AppConfig
 from deployments.files import SignedFiles
+from deployments.generation import Generation
 from deployments.http_api import ImagesApi
 from deployments.jobs.composition import build_jobs
 from deployments.jobs.record_stores import build_record_store
-from deployments.observed_generation import ObservedGeneration
+from deployments.keys import KeyRing
+from deployments.keys_config import KeysConfig
+from deployments.observed_generation import ObservedCachedGeneration, ObservedGeneration
 from deployments.observed_store import ObservedStore
 from deployments.pool_choice import PoolChooser
+from deployments.quota_stores import MemoryQuotaStore, RedisQuotaStore
 from deployments.readiness import Readiness
+from deployments.result_cache import LocalResultIndex, ResultCache
 from deployments.served_model import ServedModel
+from deployments.shared_cache import open_shared_cache
 from deployments.stages import Stages
 from deployments.stores import build_store
 from deployments.usage_ledger import UsageLedger
@@ -32,27 +40,66 @@ def build_api(
     readiness: Readiness,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     usage: UsageLedger | None = None,
+    read_fingerprints: Callable[[], frozenset[str]] = frozenset,
 ) -> FastAPI:
-    """Build the application; what is in `background` runs as long as it does."""
+    """Build the application; what is in `background` runs as long as it does.
+
+    `read_fingerprints` says which fingerprints the replicas have that serve now.
+    """
     store = build_store(config.store)
     rules = RequestRules.from_config(config, model)
+    admission = _build_admission(config.keys)
+    generation = _build_generation(
+        config, model, stages, chooser, store, CallObserver(model, usage), read_fingerprints
+    )
     return ImagesApi(
-        ObservedGeneration(
-            stages,
-            chooser,
-            ObservedStore(store),
-            model,
-            key_prefix=config.store.prefix,
-            observer=CallObserver(model, usage),
-        ),
+        generation,
         rules,
         readiness,
         _signed_files(store),
         url_lifetime_s=config.store.url_lifetime_s,
-        build_jobs=partial(build_jobs, config, rules, store, build_record_store(config)),
+        keys=_load_keys(config.keys),
+        admission=admission,
+        build_jobs=partial(build_jobs, config, rules, admission, store, build_record_store(config)),
         background=background,
     ).build()
 
 
+def _build_generation(
+    config: AppConfig,
+    model: ServedModel,
+    stages: Stages,
+    chooser: PoolChooser,
+    store: ImageStore,
+    observer: CallObserver,
+    read_fingerprints: Callable[[], frozenset[str]],
+) -> Generation:
+    parts = (stages, chooser, ObservedStore(store), model)
+    prefix = config.store.prefix
+    if not config.cache.results:
+        return ObservedGeneration(*parts, key_prefix=prefix, observer=observer)
+    results = _open_results(config.cache, read_fingerprints)
+    return ObservedCachedGeneration(*parts, key_prefix=prefix, observer=observer, results=results)
+
+
 def _signed_files(store: ImageStore) -> SignedFiles | None:
     return SignedFiles(store) if isinstance(store, FolderImageStore) else None
+
+
+def _load_keys(config: KeysConfig) -> KeyRing | None:
+    if config.file is None:
+        return None
+    return KeyRing(config.file, reload_period_s=config.reload_period_s)
+
+
+def _build_admission(config: KeysConfig) -> Admission:
+    if config.redis_url is None:
+        return Admission(MemoryQuotaStore())
+    return Admission(RedisQuotaStore(config.redis_url.get_secret_value()))
+
+
+def _open_results(
+    config: CacheConfig, read_fingerprints: Callable[[], frozenset[str]]
+) -> ResultCache:
+    index = open_shared_cache(config) or LocalResultIndex(config.result_bytes)
+    return ResultCache(index, read_fingerprints)

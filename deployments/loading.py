@@ -6,14 +6,17 @@ from functools import partial
 
 import torch
 
+from deployments.cache_config import CacheConfig
 from deployments.config import PoolConfig, ReplicaConfig
+from deployments.embedding_cache import CachedTextEncoder, embedding_scope
+from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
-from pipeline.text_encoder import load_text_encoder
+from pipeline.text_encoder import MAX_PROMPT_TOKENS, load_text_encoder
 from pipeline.vae_decoder import load_vae_decoder
 from pipeline.weights import Weights
 
@@ -27,6 +30,24 @@ class StageLoader:
     def text_encoder(self, config: ReplicaConfig) -> TextEncoder:
         """Read tokenizer and language model."""
         return load_text_encoder(self.weights, _choose(config))
+
+    def cached_text_encoder(self, config: ReplicaConfig, cache: CacheConfig) -> TextEncoder:
+        """Read tokenizer and language model, and keep what they encode."""
+        compute = _choose(config)
+        text_encoder = load_text_encoder(self.weights, compute)
+        if not cache.embedding_bytes:
+            return text_encoder
+        scope = embedding_scope(
+            revision=self.weights.revision,
+            accelerator=compute.accelerator,
+            precision=compute.precision,
+            template=text_encoder.template,
+            max_tokens=MAX_PROMPT_TOKENS,
+        )
+        shared = open_shared_cache(cache)
+        return CachedTextEncoder(
+            text_encoder, scope, max_bytes=cache.embedding_bytes, shared=shared
+        )
 
     def denoiser(self, config: PoolConfig) -> tuple[StepLoop, str]:
         """Read the transformer, and say what its bytes depend on."""

@@ -1,5 +1,6 @@
 """What every HTTP call passes through: a request id, and a bound on its body. Plain ASGI."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import Callable
@@ -9,10 +10,18 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import ApiError, BodyTooLargeError, InvalidFieldError
+from deployments.errors import (
+    ApiError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    HeadersTooLargeError,
+    InvalidFieldError,
+)
 
 REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_MAX_HEADERS: Final = 100
+_MAX_HEADER_BYTES: Final = 32 * 1024
 _SERVE_OVERRIDES: Final = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client would override Ray Serve's own policy."""
 
@@ -38,11 +47,15 @@ class RequestIdMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Answers 413 when a body is longer than its route allows, however it is framed."""
+    """Answers 413 to a body longer than its route allows, however framed, and 408 to a slow one.
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int]) -> None:
+    A caller that sends a byte now and then would otherwise hold one of the router's places.
+    """
+
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int], timeout_s: float) -> None:
         self._app = app
         self._limit_of = limit_of
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
@@ -54,18 +67,32 @@ class BodyLimitMiddleware:
         if declared.isdecimal() and int(declared) > limit:
             await to_response(_too_large(limit))(scope, receive, send)
             return
-        body = bytearray()
-        is_complete = False
-        while not is_complete:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            is_complete = not message.get("more_body", False)
-            if len(body) > limit:
-                await to_response(_too_large(limit))(scope, receive, send)
-                return
-        await self._app(scope, _replay(bytes(body), receive), send)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await _read_body(receive, limit)
+        except TimeoutError:
+            slow = BodyTooSlowError(f"body must arrive within {self._timeout_s:g} s")
+            await to_response(slow)(scope, receive, send)
+            return
+        except BodyTooLargeError as exc:
+            await to_response(exc)(scope, receive, send)
+            return
+        if body is not None:
+            await self._app(scope, _replay(body, receive), send)
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes | None:
+    """Return the whole body; None if the caller has gone."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def to_response(error: ApiError) -> JSONResponse:
@@ -87,7 +114,13 @@ def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"body must have at most {limit} bytes")
 
 
-def _check_headers(headers: Headers) -> InvalidFieldError | None:
+def _check_headers(headers: Headers) -> ApiError | None:
+    num_bytes = sum(len(name) + len(value) for name, value in headers.raw)
+    if len(headers.raw) > _MAX_HEADERS or num_bytes > _MAX_HEADER_BYTES:
+        return HeadersTooLargeError(
+            f"headers must be at most {_MAX_HEADERS} of {_MAX_HEADER_BYTES} bytes in all, "
+            f"got {len(headers.raw)} of {num_bytes}"
+        )
     if REQUEST_ID in headers and not _REQUEST_ID.fullmatch(headers[REQUEST_ID]):
         return InvalidFieldError(
             f"{REQUEST_ID} must be 1 to 128 visible ASCII characters", REQUEST_ID

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from deployments.cached_generation import CachedGeneration
 from deployments.call_observer import CallObserver, ObservedCall
 from deployments.generation import (
     DrawnImages,
@@ -39,6 +40,10 @@ class ObservedGeneration(Generation):
             drawn = await super().draw(order, _note_previews(call, on_event), accept)
             call.succeed(drawn)
         return drawn
+
+
+class ObservedCachedGeneration(ObservedGeneration, CachedGeneration):
+    """Tells of calls that the result cache answers, too."""
 
 
 def _note_previews(call: ObservedCall, on_event: EventListener | None) -> EventListener | None:

@@ -14,6 +14,7 @@ from deployments.backlog import (
     STALE_AFTER_S,
     AgedReport,
     SentWork,
+    find_takers,
     summarise_pool,
 )
 from deployments.demand import DemandReport, PoolMeter
@@ -119,6 +120,12 @@ class LedgerPoolChooser:
             )
             for pool in self._pools
         ]
+
+    def fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of the replicas that take work now."""
+        age_s = self._clock() - self._viewed_s
+        reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
+        return frozenset(aged.report.fingerprint for aged in find_takers(reports)) - {""}
 
     def choose(self, facts: RequestFacts) -> Route:
         """Choose a pool, and remember that the work went there."""

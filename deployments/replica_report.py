@@ -15,6 +15,7 @@ def to_report(
     guess: ReplicaRate,
     max_backlog_units: float,
     is_healthy: bool,
+    fingerprint: str = "",
 ) -> ReplicaReport:
     """Build a report; until something was measured its rate is the accelerator type's guess."""
     return ReplicaReport(
@@ -27,6 +28,7 @@ def to_report(
         rate=to_rate(backlog, guess),
         warm_sizes=frozenset((size.height, size.width) for size in backlog.warm_sizes),
         is_healthy=is_healthy,
+        fingerprint=fingerprint,
     )
 
 

@@ -47,7 +47,16 @@ class RouterDeployment:
         ledger = LedgerReader(chooser.read_demand, chooser.update)
         background = [ledger.run] if usage is None else [ledger.run, usage.run]
         self._api = TraceMiddleware(
-            build_api(config, model, stages, chooser, readiness, background, usage)
+            build_api(
+                config,
+                model,
+                stages,
+                chooser,
+                readiness,
+                background=background,
+                usage=usage,
+                read_fingerprints=chooser.fingerprints,
+            )
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -175,6 +175,7 @@ class ErrorResponse(BaseModel):
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field breaks a rule."},
+    401: {"model": ErrorResponse, "description": "No valid key was given."},
     404: {"model": ErrorResponse, "description": "No such model or file."},
     409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
     413: {"model": ErrorResponse, "description": "The body is too large."},

@@ -4,11 +4,11 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
-from typing import Self
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Self
 
 from deployments.error_mapping import to_api_error
-from deployments.generation import DrawnImages, Generation, ImagesOrder
+from deployments.generation import DrawnImages, EventListener, ImagesOrder
 from deployments.partial_images import encode_partial_image
 from deployments.pending_steps import PendingStep, PendingSteps
 from deployments.schemas import ImagesResponse
@@ -30,7 +30,7 @@ class ImageStream:
 
     def __init__(
         self,
-        generation: Generation,
+        draw: Callable[[EventListener], Coroutine[Any, Any, DrawnImages]],
         order: ImagesOrder,
         to_response: Callable[[DrawnImages], ImagesResponse],
         *,
@@ -43,7 +43,7 @@ class ImageStream:
         self._heartbeat_s = heartbeat_s
         self._pending = PendingSteps()
         self._changed = asyncio.Event()
-        self._drawing = asyncio.create_task(generation.draw(order, self._on_step))
+        self._drawing = asyncio.create_task(draw(self._on_step))
         self._drawing.add_done_callback(lambda _: self._changed.set())
 
     async def open(self) -> Self:

@@ -49,7 +49,7 @@ class RequestRules:
         Raises:
             NotFoundError: If the model is unknown.
             InvalidFieldError: If a field breaks a rule.
-        InvalidRequestError: The same, where the pipeline has the rule.
+            InvalidRequestError: The same, where the pipeline has the rule.
         """
         self._check_model(body.model)
         self._check_prompt(body.prompt)
@@ -67,6 +67,7 @@ class RequestRules:
             num_images=num_images,
             size=self._parse_size(body.size or "auto"),
             seed=seed,
+            is_seed_given=body.seed is not None,
             num_inference_steps=body.num_inference_steps or self.model.default_steps,
             priority=Priority(body.priority or "interactive"),
             timeout_s=body.timeout_s or self.default_timeout_s,

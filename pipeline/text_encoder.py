@@ -25,6 +25,11 @@ class QwenTextEncoder:
         self._tokenizer = tokenizer
         self._language_model = _without_last_layer(language_model)
 
+    @property
+    def template(self) -> str:
+        """What is put around every prompt."""
+        return self._apply_template("")
+
     def count_tokens(self, prompt: str) -> int:
         """Count the tokens of the templated prompt."""
         return int(self._tokenize(prompt).shape[1])
@@ -47,14 +52,18 @@ class QwenTextEncoder:
             return PromptEncoding(prompt_embeds=output.last_hidden_state[0].cpu().clone())
 
     def _tokenize(self, prompt: str) -> Tensor:
-        templated = self._tokenizer.apply_chat_template(
+        templated = self._apply_template(prompt)
+        input_ids: Tensor = self._tokenizer(templated, return_tensors="pt").input_ids
+        return input_ids
+
+    def _apply_template(self, prompt: str) -> str:
+        templated: str = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=True,
         )
-        input_ids: Tensor = self._tokenizer(templated, return_tensors="pt").input_ids
-        return input_ids
+        return templated
 
 
 def load_text_encoder(weights: Weights, compute: ComputeDevice) -> QwenTextEncoder:

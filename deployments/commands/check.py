@@ -10,6 +10,7 @@ from cluster.errors import ClusterError
 from deployments.commands.options import to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
+from deployments.key_file import read_key_file
 from deployments.stores import build_store
 from pipeline.errors import PipelineError
 from pipeline.weights import resolve_weights
@@ -23,7 +24,7 @@ def run_check(options: argparse.Namespace) -> int:
         print("\n".join(f"wrong: {line}" for line in str(exc).splitlines()))
         return 1
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
-    checks = (_describe_gpus, _describe_model, _describe_store)
+    checks = (_describe_gpus, _describe_model, _describe_store, _describe_keys)
     outcomes = [_run(check, config) for check in checks]
     return 0 if all(outcomes) else 1
 
@@ -65,3 +66,10 @@ def _describe_store(config: AppConfig) -> str:
     build_store(config.store).check()
     place = config.store.path if config.store.kind == "folder" else config.store.bucket
     return f"store {config.store.kind} {place} is writable"
+
+
+def _describe_keys(config: AppConfig) -> str:
+    if config.keys.file is None:
+        return "no keys: anyone who reaches the service may call it"
+    names = [entry.name for entry in read_key_file(config.keys.file).keys]
+    return f"keys of {', '.join(names) or 'nobody'}"

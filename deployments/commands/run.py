@@ -16,6 +16,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
+from deployments.commands.exposure import check_exposure
 from deployments.commands.machine import local_defaults
 from deployments.commands.options import to_config
 from deployments.config import AppConfig
@@ -34,6 +35,7 @@ def run_service(options: argparse.Namespace) -> int:
     url = f"http://{_ANY_ADDRESS.get(options.host, options.host)}:{options.port}"
     try:
         config = to_config(options, defaults=_defaults(options, url))
+        check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
         with ray_cluster(options.address, options.metrics_port), _stop_signal() as stop:
             return _serve(config, options, url, stop)

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from cluster.jobs.job import Job, JobKind
+from deployments.admission import Admission, to_order
 from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
@@ -36,11 +37,9 @@ from deployments.jobs_config import JobsConfig
 from deployments.schemas import ImagesRequest, ImagesResponse
 from deployments.validation import RequestRules, refuse_stream
 from deployments.webhooks.targets import TargetRules, parse_target
-from pipeline.request import Priority
 
 JOBS: Final = "/v1/images/jobs"
 BATCHES: Final = "/v1/images/batches"
-ANONYMOUS: Final = "anonymous"
 IdempotencyKey = Annotated[
     str | None, Header(description="The same key and body, within a day, are one call.")
 ]
@@ -54,6 +53,7 @@ class JobsApi:
 
     config: JobsConfig
     rules: RequestRules
+    admission: Admission
     targets: TargetRules
     service: JobService
     describer: JobDescriber
@@ -87,7 +87,7 @@ class JobsApi:
         if body.timeout_s is None:
             item = replace(item, order=replace(item.order, timeout_s=self.config.default_timeout_s))
         new = self._to_job(JobKind.IMAGE, [item], item.order.timeout_s, body.webhook, request)
-        return await self._accept(JOBS, new, body, idempotency_key)
+        return await self._accept(JOBS, new, body, request, idempotency_key)
 
     async def create_batch(
         self, body: BatchRequest, request: Request, idempotency_key: IdempotencyKey = None
@@ -104,7 +104,7 @@ class JobsApi:
         ]
         timeout_s = body.timeout_s or self.config.default_batch_timeout_s
         new = self._to_job(JobKind.BATCH, items, timeout_s, body.webhook, request)
-        return await self._accept(BATCHES, new, body, idempotency_key)
+        return await self._accept(BATCHES, new, body, request, idempotency_key)
 
     async def read(self, id: str, request: Request) -> JobBody:
         """Read a job, with its result when it has one."""
@@ -150,10 +150,11 @@ class JobsApi:
         Raises:
             ApiError: If the call fails, or failed when it was executed.
         """
-        order = self.rules.to_order(body, request_id=request.state.request_id)
+        order = to_order(self.rules, body, request)
 
         async def execute(nonce: str) -> StoredOutcome:
-            answer = await draw(_fix(order, body, nonce), None)
+            async with await self.admission.admit(request, [order], held_s=order.timeout_s):
+                answer = await draw(_fix(order, body, nonce), None)
             return StoredOutcome.of_answer(answer, is_base64=body.response_format == "b64_json")
 
         call = to_call(route, owner_of(request), key, body)
@@ -164,20 +165,31 @@ class JobsApi:
         return answer
 
     async def _accept(
-        self, route: str, new: NewJob, body: JobRequest | BatchRequest, key: str | None
+        self,
+        route: str,
+        new: NewJob,
+        body: JobRequest | BatchRequest,
+        request: Request,
+        key: str | None,
     ) -> JobBody:
         if key is None:
-            return await self.describer.describe(await self.service.accept(new))
+            return await self.describer.describe(await self._admit(new, request))
         call = to_call(route, new.owner, key, body)
-        outcome = await self.idempotency.once(call, self._acceptance(new))
+        outcome = await self.idempotency.once(call, self._acceptance(new, request))
         id = _check(outcome).job_id or ""
         return await self.describer.describe(
             await self.service.read(id, new.owner), with_result=False
         )
 
-    def _acceptance(self, new: NewJob) -> Execute:
+    async def _admit(self, new: NewJob, request: Request) -> Job:
+        """Charge a job once, when it is accepted; while it waits and runs it holds no place."""
+        orders = [item.order for item in new.items]
+        async with await self.admission.admit(request, orders, held_s=0.0):
+            return await self.service.accept(new)
+
+    def _acceptance(self, new: NewJob, request: Request) -> Execute:
         async def execute(nonce: str) -> StoredOutcome:
-            job: Job = await self.service.accept(replace(new, nonce=nonce))
+            job = await self._admit(replace(new, nonce=nonce), request)
             return StoredOutcome(job_id=job.id)
 
         return execute
@@ -204,7 +216,7 @@ class JobsApi:
 
     def _to_item(self, body: ImagesRequest, request: Request) -> JobItem:
         refuse_stream(body, "in a job, which has events of its own")
-        order = self.rules.to_order(body, request_id=request.state.request_id)
+        order = to_order(self.rules, body, request)
         return JobItem(order, is_base64=body.response_format == "b64_json")
 
     def _to_batch_item(self, index: int, body: ImagesRequest, request: Request) -> JobItem:
@@ -215,15 +227,14 @@ class JobsApi:
                 f"{place}.response_format",
             )
         try:
-            item = self._to_item(body, request)
+            return self._to_item(body.model_copy(update={"priority": "batch"}), request)
         except InvalidFieldError as exc:
             raise InvalidFieldError(f"{place}: {exc.message}", f"{place}.{exc.param}") from exc
-        return replace(item, order=replace(item.order, priority=Priority.BATCH))
 
 
 def owner_of(request: Request) -> str:
-    """Return whose the call is: what authentication left, or everybody's."""
-    return str(getattr(request.state, "owner", ANONYMOUS))
+    """Return whose the call is: the name of its key, or everybody's where there are no keys."""
+    return str(request.state.owner)
 
 
 def _fix(order: ImagesOrder, body: ImagesRequest, nonce: str) -> ImagesOrder:

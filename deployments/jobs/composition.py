@@ -8,6 +8,7 @@ from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy
 from cluster.records import RecordStore
 from cluster.storage import ImageStore
+from deployments.admission import Admission
 from deployments.config import AppConfig
 from deployments.jobs.api import JobsApi
 from deployments.jobs.descriptions import JobDescriber
@@ -56,6 +57,7 @@ class Jobs:
 def build_jobs(
     config: AppConfig,
     rules: RequestRules,
+    admission: Admission,
     images: ImageStore,
     records: RecordStore,
     draw: Draw,
@@ -76,6 +78,7 @@ def build_jobs(
     api = JobsApi(
         config=jobs,
         rules=rules,
+        admission=admission,
         targets=build_rules(config.webhooks),
         service=JobService(store, threads, runner, estimate, jobs.max_queued),
         describer=JobDescriber(store, threads, outcomes, num_slots=jobs.max_running_jobs),

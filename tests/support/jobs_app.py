@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from deployments.config import AppConfig
@@ -128,28 +127,27 @@ def app_config(folder: Path, model: Path, **sections: Any) -> AppConfig:
 
 
 @contextlib.asynccontextmanager
-async def run_api(config: AppConfig, model: LoadedModel) -> AsyncIterator[RunningApi]:
-    """Serve in this process; the header `x-owner` names whose a call is."""
+async def run_api(
+    config: AppConfig, model: LoadedModel, *, key: str | None = None
+) -> AsyncIterator[RunningApi]:
+    """Serve in this process; calls have the key unless they bring one."""
     stages = HeldStages(model.stages)
     pools = tuple(pool.name for pool in config.pools)
     readiness = Readiness(stages, pools, timeout_s=WITHIN_S)
     chooser = FirstPoolChooser({pool.name: pool.path for pool in config.pools})
     app = build_api(config, model.described, stages, chooser, readiness)
-    transport = httpx.ASGITransport(_with_owner(app), raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=WITHIN_S) as client,
-    ):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {} if key is None else bearer(key)
+    client = httpx.AsyncClient(
+        transport=transport, base_url="http://test", timeout=WITHIN_S, headers=headers
+    )
+    async with app.router.lifespan_context(app), client:
         yield RunningApi(client, stages, app)
 
 
-def _with_owner(app: ASGIApp) -> ASGIApp:
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        owner = dict(scope.get("headers", [])).get(b"x-owner")
-        state = {} if owner is None else {"owner": owner.decode()}
-        await app({**scope, "state": state}, receive, send)
-
-    return call
+def bearer(key: str) -> dict[str, str]:
+    """Return the header that gives a key."""
+    return {"authorization": f"Bearer {key}"}
 
 
 async def wait_until(condition: Any) -> None:

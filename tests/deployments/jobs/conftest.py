@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caller_api import write_keys
 from jobs_app import LoadedModel, RunningApi, app_config, load_model, run_api
 from redis_server import run_redis
 
@@ -29,4 +30,32 @@ async def api(
 ) -> AsyncIterator[RunningApi]:
     config = app_config(tmp_path, model.source, jobs={"store": job_store, "max_running_jobs": 2})
     async with run_api(config, model) as api:
+        yield api
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    return write_keys(
+        tmp_path / "keys.yaml",
+        alice={},
+        bob={},
+        interactive={"priorities": ["interactive"]},
+        other={"models": ["another-model"]},
+        once={"units_per_minute": 0.3},
+        single={"max_concurrent_requests": 1},
+    )
+
+
+@pytest.fixture
+async def keyed_api(
+    tmp_path: Path, model: LoadedModel, job_store: dict[str, Any], keys: dict[str, str]
+) -> AsyncIterator[RunningApi]:
+    """An application that asks for keys; calls are alice's unless they say otherwise."""
+    config = app_config(
+        tmp_path,
+        model.source,
+        jobs={"store": job_store},
+        keys={"file": str(tmp_path / "keys.yaml")},
+    )
+    async with run_api(config, model, key=keys["alice"]) as api:
         yield api

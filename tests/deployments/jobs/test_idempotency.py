@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from jobs_app import LoadedModel, RunningApi, app_config, run_api, wait_until
+from jobs_app import LoadedModel, RunningApi, app_config, bearer, run_api, wait_until
 
 from deployments.errors import OverloadedError
 
@@ -69,9 +69,12 @@ async def test_the_same_key_with_another_body_conflicts(api: RunningApi) -> None
     assert answers[0].json()["error"]["code"] == "idempotency_key_reused"
 
 
-async def test_another_owners_key_is_another_key(api: RunningApi) -> None:
-    first = await keyed(api)
-    other = await api.post("generations", {**BODY, "seed": 5}, idempotency_key="key-1", x_owner="b")
+async def test_another_owners_key_is_another_key(
+    keyed_api: RunningApi, keys: dict[str, str]
+) -> None:
+    first = await keyed(keyed_api)
+    body, theirs = {**BODY, "seed": 5}, bearer(keys["bob"])
+    other = await keyed_api.post("generations", body, idempotency_key="key-1", **theirs)
 
     assert other.status_code == 200
     assert other.json()["data"][0]["key"] != first.json()["data"][0]["key"]

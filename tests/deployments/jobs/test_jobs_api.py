@@ -3,7 +3,7 @@
 from io import BytesIO
 
 import pytest
-from jobs_app import RunningApi, wait_until
+from jobs_app import RunningApi, bearer, wait_until
 from PIL import Image
 
 from deployments.errors import InternalError, OverloadedError, ReplicaLostError
@@ -165,20 +165,18 @@ async def test_an_id_of_no_job_is_not_found(api: RunningApi, id: str) -> None:
     assert {answer.json()["error"]["code"] for answer in answers} == {"not_found"}
 
 
-async def test_another_owners_job_is_not_found(api: RunningApi) -> None:
-    answer = await api.client.post("/v1/images/jobs", json=BODY, headers={"x-owner": "key-1"})
-    id = answer.json()["id"]
+async def test_another_owners_job_is_not_found(keyed_api: RunningApi, keys: dict[str, str]) -> None:
+    id = await accept(keyed_api)
     url = f"/v1/images/jobs/{id}"
-    theirs = {"x-owner": "key-2"}
+    client, other = keyed_api.client, bearer(keys["bob"])
 
-    for other in (theirs, {}):
-        assert (await api.client.get(url, headers=other)).status_code == 404
-        assert (await api.client.delete(url, headers=other)).status_code == 404
-        assert (await api.client.get(f"{url}/events", headers=other)).status_code == 404
-        assert (await api.client.get("/v1/images/jobs", headers=other)).json()["data"] == []
-        after = await api.client.get("/v1/images/jobs", headers=other, params={"after": id})
-        assert after.status_code == 404
-    assert (await api.client.get(url, headers={"x-owner": "key-1"})).status_code == 200
+    assert (await client.get(url, headers=other)).status_code == 404
+    assert (await client.delete(url, headers=other)).status_code == 404
+    assert (await client.get(f"{url}/events", headers=other)).status_code == 404
+    assert (await client.get("/v1/images/jobs", headers=other)).json()["data"] == []
+    after = await client.get("/v1/images/jobs", headers=other, params={"after": id})
+    assert after.status_code == 404
+    assert (await client.get(url)).status_code == 200
 
 
 async def test_a_queued_job_is_cancelled_and_never_drawn(api: RunningApi) -> None:

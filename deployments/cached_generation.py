@@ -1,0 +1,104 @@
+"""Generation that answers a call with a given seed by the pictures that it had before."""
+
+import asyncio
+import time
+from typing import Final
+
+from cluster.errors import ImageNotFoundError
+from cluster.storage import ImageStore
+from deployments.generation import (
+    DrawnImage,
+    DrawnImages,
+    EventListener,
+    Generation,
+    ImagesOrder,
+    RouteListener,
+    StageTimes,
+)
+from deployments.log import logger
+from deployments.pool_choice import PoolChooser, Route
+from deployments.result_cache import CachedResult, ResultCache, ResultFacts
+from deployments.served_model import ServedModel
+from deployments.stages import Stages
+
+CACHE: Final = "result-cache"
+"""Stands where a pool's name would, in the route of a call that was not drawn."""
+
+
+class CachedGeneration(Generation):
+    """Looks before it draws, and before a pool is chosen: a found picture needs no GPU.
+
+    A call is drawn if its seed was not given, if it wants previews on the way, or if one of its
+    pictures is not found or has left the store.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        chooser: PoolChooser,
+        store: ImageStore,
+        model: ServedModel,
+        *,
+        key_prefix: str,
+        results: ResultCache,
+    ) -> None:
+        super().__init__(stages, chooser, store, model, key_prefix=key_prefix)
+        self._files = store
+        self._revision = model.revision
+        self._results = results
+
+    async def draw(
+        self,
+        order: ImagesOrder,
+        on_event: EventListener | None = None,
+        on_route: RouteListener | None = None,
+    ) -> DrawnImages:
+        """See `Generation.draw`."""
+        if not order.is_seed_given or order.num_previews:
+            return await super().draw(order, on_event, on_route)
+        pictures = [self._to_facts(order, index) for index in range(order.num_images)]
+        found = await self._results.find(pictures, order.pinned_path)
+        drawn = await self._read(order, found) if found else None
+        if drawn is not None:
+            self._results.counts.num_hits += 1
+            if on_route is not None:
+                await on_route(drawn.route)
+            logger.info("request %s: found in the result cache", order.request_id)
+            return drawn
+        self._results.counts.num_misses += 1
+        drawn = await super().draw(order, on_event, on_route)
+        for facts, image in zip(pictures, drawn.images, strict=True):
+            result = CachedResult(
+                image.key, image.fingerprint, drawn.route.path, drawn.num_prompt_tokens
+            )
+            await self._results.add(facts, result)
+        return drawn
+
+    def _to_facts(self, order: ImagesOrder, index: int) -> ResultFacts:
+        return ResultFacts(
+            model_revision=self._revision,
+            prompt=order.prompt,
+            seed=order.seed + index,
+            size=order.size,
+            num_inference_steps=order.num_inference_steps,
+            output_format=order.output_format.value,
+            output_compression=order.output_compression,
+            owner_prefix=order.owner_prefix,
+        )
+
+    async def _read(self, order: ImagesOrder, found: list[CachedResult]) -> DrawnImages | None:
+        started = time.monotonic()
+        try:
+            files = [await asyncio.to_thread(self._files.get, result.key) for result in found]
+        except ImageNotFoundError:
+            return None
+        read_s = time.monotonic() - started
+        times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, store_s=read_s, total_s=read_s)
+        return DrawnImages(
+            images=[
+                DrawnImage(result.key, order.seed + index, file.content, result.fingerprint, times)
+                for index, (result, file) in enumerate(zip(found, files, strict=True))
+            ],
+            route=Route(CACHE, found[0].path, 0.0, "found in the result cache"),
+            num_prompt_tokens=found[0].num_prompt_tokens,
+        )

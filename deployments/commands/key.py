@@ -1,0 +1,23 @@
+"""`zimage-serve key new`: a key for a caller, shown once."""
+
+import argparse
+
+import yaml
+
+from deployments.config_file import ConfigurationError
+from deployments.key_file import draw_key, hash_key
+
+
+def run_key_new(options: argparse.Namespace) -> int:
+    """Print a key, and the entry of `keys.file` that knows it by its hash."""
+    try:
+        key = draw_key(options.name)
+    except ConfigurationError as exc:
+        print(f"zimage-serve: {exc}")
+        return 1
+    entry = {"keys": [{"name": options.name, "hashes": [hash_key(key)]}]}
+    print("# the key, for the caller; it is not shown again:")
+    print(f"# {key}")
+    print("# for keys.file (an entry may have two hashes while a key is replaced):")
+    print(yaml.safe_dump(entry, sort_keys=False), end="")
+    return 0

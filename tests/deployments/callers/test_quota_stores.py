@@ -1,0 +1,103 @@
+"""Both stores count alike: in the process, and in a real Redis."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis_server import RedisServer, run_redis
+
+from deployments.errors import DependencyError
+from deployments.quota_stores import MemoryQuotaStore, QuotaStore, RedisQuotaStore
+from deployments.quotas import QuotaLimits
+
+LIMITS = QuotaLimits(units_per_minute=60.0, units_per_day=1000.0)
+ALONE = QuotaLimits(max_concurrent_requests=1)
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(
+    request: pytest.FixtureRequest, redis_server: RedisServer
+) -> AsyncIterator[QuotaStore]:
+    namespace = f"test-{secrets.token_hex(4)}"
+    redis_store = RedisQuotaStore(redis_server.url, namespace=namespace)
+    stores: dict[str, QuotaStore] = {"memory": MemoryQuotaStore(), "redis": redis_store}
+    yield stores[request.param]
+    await redis_store.close()
+
+
+async def admit(
+    store: QuotaStore, units: float, limits: QuotaLimits = LIMITS, *, lease_s: float = 60.0
+) -> str | None:
+    """Charge one call; returns why it was refused."""
+    call_id = secrets.token_hex(4)
+    return (await store.charge("alice", limits, units, call_id=call_id, lease_s=lease_s)).refused
+
+
+async def test_calls_are_let_in_until_the_minute_is_used_up(store: QuotaStore) -> None:
+    refusals = [await admit(store, 25.0) for _ in range(3)]
+
+    assert refusals == [None, None, "minute"]
+
+
+async def test_a_refused_call_is_told_when_it_fits(store: QuotaStore) -> None:
+    await admit(store, 60.0)
+
+    decision = await store.charge("alice", LIMITS, 30.0, call_id="late", lease_s=1.0)
+
+    assert decision.retry_after_s == pytest.approx(30.0, abs=1.0)
+
+
+async def test_one_callers_use_is_not_anothers(store: QuotaStore) -> None:
+    await admit(store, 60.0)
+
+    decision = await store.charge("bob", LIMITS, 60.0, call_id="first", lease_s=1.0)
+
+    assert decision.refused is None
+
+
+async def test_what_is_given_back_can_be_used_again(store: QuotaStore) -> None:
+    await store.charge("alice", LIMITS, 60.0, call_id="failed", lease_s=60.0)
+    await store.finish("alice", LIMITS, 60.0, call_id="failed")
+
+    assert await admit(store, 59.0) is None
+
+
+async def test_a_place_is_free_when_its_call_has_ended(store: QuotaStore) -> None:
+    await store.charge("alice", ALONE, 1.0, call_id="one", lease_s=60.0)
+    refused = await admit(store, 1.0, ALONE)
+    await store.finish("alice", ALONE, 0.0, call_id="one")
+
+    assert (refused, await admit(store, 1.0, ALONE)) == ("concurrency", None)
+
+
+async def test_the_place_of_a_dead_router_is_freed_in_time(store: QuotaStore) -> None:
+    assert await admit(store, 1.0, ALONE, lease_s=0.0) is None
+    assert await admit(store, 1.0, ALONE) is None
+
+
+async def test_calls_that_arrive_at_once_do_not_overdraw(store: QuotaStore) -> None:
+    refusals = await asyncio.gather(*(admit(store, 10.0) for _ in range(40)))
+
+    assert refusals.count(None) == 6
+
+
+async def test_two_routers_count_together_in_redis(redis_server: RedisServer) -> None:
+    namespace = f"test-{secrets.token_hex(4)}"
+    routers = [RedisQuotaStore(redis_server.url, namespace=namespace) for _ in range(2)]
+
+    refusals = [await admit(router, 40.0) for router in routers]
+    for router in routers:
+        await router.close()
+
+    assert refusals == [None, "minute"]
+
+
+async def test_nothing_is_let_in_while_redis_is_away(tmp_path: Path) -> None:
+    with run_redis(tmp_path) as server:
+        store = RedisQuotaStore(server.url)
+        server.kill()
+        with pytest.raises(DependencyError, match="quotas could not be counted"):
+            await admit(store, 1.0)
+        await store.close()

@@ -1,0 +1,164 @@
+"""Calls that were drawn before, over HTTP."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from caller_api import SMALL, LoadedModel, build_app, open_client, write_keys
+from fastapi import FastAPI
+from redis_server import RedisServer
+
+from cluster.rates import ReplicaRate, SmoothedRate
+from deployments.backlog import AgedReport, ReplicaReport
+from deployments.ledger import LedgerView
+from deployments.pool_choice import LedgerPoolChooser
+from deployments.routing.paths import RoutingPolicy
+
+SEEDED = {**SMALL, "seed": 7, "response_format": "b64_json"}
+
+BuildApp = Callable[..., FastAPI]
+
+
+@pytest.fixture(params=["router", "redis"])
+def build(
+    request: pytest.FixtureRequest,
+    loaded: LoadedModel,
+    tmp_path: Path,
+    cache_server: RedisServer,
+) -> BuildApp:
+    redis_url = {"redis": cache_server.url, "router": None}[request.param]
+
+    def build_with(**options: Any) -> FastAPI:
+        live = frozenset({loaded.fingerprint})
+        cache = {"results": True, "redis_url": redis_url}
+        return build_app(
+            loaded, tmp_path, **{"fingerprints": lambda: live, "cache": cache, **options}
+        )
+
+    return build_with
+
+
+async def ask(app: FastAPI, key: str | None = None, **fields: Any) -> httpx.Response:
+    async with open_client(app, key) as client:
+        answer = await client.post("/v1/images/generations", json={**SEEDED, **fields})
+        return answer.raise_for_status()
+
+
+async def ask_twice(app: FastAPI, **second: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ask for a picture that only the test has asked for, then again, perhaps otherwise."""
+    prompt = f"of {id(app)}"
+    first = await ask(app, prompt=prompt)
+    return first.json(), (await ask(app, **{"prompt": prompt, **second})).json()
+
+
+def keys_of(answer: dict[str, Any]) -> list[str]:
+    return [item["key"] for item in answer["data"]]
+
+
+async def test_the_same_call_gets_the_same_picture_without_drawing(build: BuildApp) -> None:
+    first, second = await ask_twice(build())
+
+    assert second["data"] == first["data"]
+    assert second["timings"]["denoise_ms"] == 0.0 < first["timings"]["denoise_ms"]
+    assert second["fingerprint"] == first["fingerprint"]
+    assert second["usage"] == first["usage"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "another"},
+        {"seed": 8},
+        {"size": "64x80"},
+        {"num_inference_steps": 2},
+        {"output_format": "webp"},
+        {"output_format": "jpeg", "output_compression": 50},
+        {"seed": None},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_another_call_is_drawn(build: BuildApp, other: dict[str, Any]) -> None:
+    first, second = await ask_twice(build(), **other)
+
+    assert keys_of(second) != keys_of(first)
+    assert second["timings"]["denoise_ms"] > 0
+
+
+async def test_each_picture_of_a_call_is_found_by_its_own_seed(build: BuildApp) -> None:
+    app = build()
+    several = (await ask(app, n=3, prompt=f"several {id(app)}")).json()
+    second = (await ask(app, seed=8, prompt=f"several {id(app)}")).json()
+
+    assert keys_of(second) == keys_of(several)[1:2]
+
+
+async def test_a_build_that_serves_no_more_is_not_answered_from(build: BuildApp) -> None:
+    serving = {"full_image/cpu/float32/sdpa/torch-0.0.0"}
+    first, second = await ask_twice(build(fingerprints=lambda: frozenset(serving)))
+
+    assert keys_of(second) != keys_of(first)
+
+
+async def test_a_picture_that_has_left_the_store_is_drawn_again(
+    build: BuildApp, tmp_path: Path
+) -> None:
+    app = build()
+    first = (await ask(app, prompt="gone")).json()
+    (tmp_path / "images" / keys_of(first)[0]).unlink()
+    second = (await ask(app, prompt="gone")).json()
+
+    assert keys_of(second) != keys_of(first)
+
+
+async def test_one_callers_pictures_do_not_answer_another(build: BuildApp, tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.yaml", alice={}, bob={})
+    app = build(keys={"file": str(tmp_path / "keys.yaml")})
+
+    alice, bob = [(await ask(app, keys[name], prompt="shared")).json() for name in ("alice", "bob")]
+
+    assert keys_of(bob)[0].startswith("images/bob/")
+    assert keys_of(alice)[0].startswith("images/alice/")
+
+
+async def test_it_is_off_by_default(loaded: LoadedModel, tmp_path: Path) -> None:
+    live = frozenset({loaded.fingerprint})
+    first, second = await ask_twice(build_app(loaded, tmp_path, fingerprints=lambda: live))
+
+    assert keys_of(second) != keys_of(first)
+
+
+@pytest.mark.parametrize(
+    ("report", "aged_s", "live"),
+    [
+        ({}, 0.0, {"one"}),
+        ({"is_draining": True}, 0.0, set()),
+        ({"is_healthy": False}, 0.0, set()),
+        ({"fingerprint": ""}, 0.0, set()),
+        ({}, 31.0, set()),
+    ],
+    ids=["takes-work", "draining", "unhealthy", "does-not-say", "gone"],
+)
+def test_only_replicas_that_take_work_vouch_for_their_fingerprint(
+    report: dict[str, Any], aged_s: float, live: set[str]
+) -> None:
+    rate = ReplicaRate(SmoothedRate(1.0, 1), {})
+    replica = ReplicaReport(
+        **{
+            "pool": "default",
+            "replica_id": "r",
+            "sequence": 1,
+            "backlog_units": 0.0,
+            "interactive_backlog_units": 0.0,
+            "max_backlog_units": 1.0,
+            "rate": rate,
+            "warm_sizes": frozenset(),
+            "fingerprint": "one",
+            **report,
+        }
+    )
+    chooser = LedgerPoolChooser([], RoutingPolicy(), router_id="router")
+    chooser.update(LedgerView((AgedReport(replica, aged_s),)))
+
+    assert chooser.fingerprints() == live

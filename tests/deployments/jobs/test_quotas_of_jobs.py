@@ -1,0 +1,104 @@
+"""What a key may ask for later, and when it pays."""
+
+from typing import Any
+
+import httpx
+import pytest
+from jobs_app import RunningApi, bearer
+
+BODY = {"prompt": "a red circle", "size": "256x256", "num_inference_steps": 1}
+"""More than half of what the key `once` may use in a minute."""
+BATCH = {"requests": [{**BODY, "size": "64x64"}]}
+DEAR_BATCH = {"requests": [BODY, BODY]}
+
+
+async def ask(
+    api: RunningApi, key: str, path: str, body: dict[str, Any], **headers: str
+) -> httpx.Response:
+    return await api.post(path, body, **bearer(key), **headers)
+
+
+@pytest.mark.parametrize(("path", "body"), [("jobs", BODY), ("batches", {"requests": [BODY]})])
+async def test_a_job_is_charged_when_it_is_accepted(
+    keyed_api: RunningApi, keys: dict[str, str], path: str, body: dict[str, Any]
+) -> None:
+    keyed_api.stages.gate.clear()
+    answers = [await ask(keyed_api, keys["once"], path, body) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 429]
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(answers[1].headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("path", ["jobs", "generations"])
+async def test_a_replay_is_not_charged(
+    keyed_api: RunningApi, keys: dict[str, str], path: str
+) -> None:
+    calls = [
+        await ask(keyed_api, keys["once"], path, BODY, idempotency_key=name)
+        for name in ("first", "first", "second")
+    ]
+
+    assert [call.is_success for call in calls] == [True, True, False]
+    assert calls[2].status_code == 429
+
+
+async def test_a_call_that_was_refused_does_not_take_its_idempotency_key(
+    keyed_api: RunningApi, keys: dict[str, str]
+) -> None:
+    await ask(keyed_api, keys["once"], "generations", BODY)
+    bodies = [BODY, {**BODY, "seed": 5}]
+    refused = [
+        await ask(keyed_api, keys["once"], "jobs", body, idempotency_key="key") for body in bodies
+    ]
+
+    assert [answer.json()["error"]["code"] for answer in refused] == 2 * ["rate_limit_exceeded"]
+
+
+async def test_a_batch_costs_the_sum_of_its_requests(
+    keyed_api: RunningApi, keys: dict[str, str]
+) -> None:
+    answer = await ask(keyed_api, keys["once"], "batches", DEAR_BATCH)
+
+    assert answer.status_code == 400
+    assert "must cost at most 0.3 units for this key" in answer.json()["error"]["message"]
+
+
+async def test_a_job_that_waits_holds_none_of_its_keys_places(
+    keyed_api: RunningApi, keys: dict[str, str]
+) -> None:
+    keyed_api.stages.gate.clear()
+    answers = [await ask(keyed_api, keys["single"], "jobs", BODY) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+
+
+async def test_a_key_without_batch_priority_gets_no_batch(
+    keyed_api: RunningApi, keys: dict[str, str]
+) -> None:
+    answer = await ask(keyed_api, keys["interactive"], "batches", BATCH)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "requests.0.priority"
+
+
+@pytest.mark.parametrize(("path", "body"), [("jobs", BODY), ("batches", BATCH)])
+async def test_a_model_that_a_key_may_not_use_is_not_found(
+    keyed_api: RunningApi, keys: dict[str, str], path: str, body: dict[str, Any]
+) -> None:
+    answer = await ask(keyed_api, keys["other"], path, body)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
+
+
+async def test_a_jobs_picture_is_below_its_keys_prefix(keyed_api: RunningApi) -> None:
+    accepted = await keyed_api.post("jobs", BODY)
+    job = await keyed_api.finish(accepted.json()["id"])
+
+    assert "/alice/" in f"/{job['result']['data'][0]['key']}"
+
+
+async def test_jobs_ask_for_a_key(keyed_api: RunningApi) -> None:
+    answer = await ask(keyed_api, "unknown", "jobs", BODY)
+
+    assert answer.status_code == 401
