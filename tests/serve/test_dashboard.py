@@ -38,7 +38,7 @@ def prometheus(
     ):
         make_calls(service.url)
         # A rate needs a counter to be seen before and after it grows.
-        prometheus.await_result('ray_zimage_deadlines_total{result="missed"}')
+        prometheus.await_result('ray_zimage_requests_total{outcome="failed"}')
         make_calls(service.url)
         prometheus.await_result('rate(ray_zimage_deadlines_total{result="met"}[5m]) > 0')
         yield prometheus
