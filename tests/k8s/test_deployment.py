@@ -17,7 +17,7 @@ from tests.k8s.redis_server import durable_redis
 from tests.k8s.scaling import scale_to_machine
 from tests.k8s.waiting import wait_until
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.serve, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PASSWORD = "a-password"
 GPUS = {"h800": 2, "consumer-16gb": 2, "cpu": 0}

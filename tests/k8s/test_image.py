@@ -9,6 +9,8 @@ import venv
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.k8s.manifests import MANIFESTS, REPOSITORY
 
 DOCKERFILE: Final = MANIFESTS / "image" / "Dockerfile"
@@ -53,6 +55,7 @@ def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
     assert {each.removeprefix("!") for each in lines if each.startswith("!")} == copied
 
 
+@pytest.mark.slow
 def test_the_install_steps_run_in_a_clean_root(tmp_path: Path) -> None:
     build, install = arguments_of("RUN")
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -18,7 +18,7 @@ import yaml
 from caller_api import write_keys
 from service import Service, run_service
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 GENERATIONS = "/v1/images/generations"
 SMALL = {"prompt": "x", "size": "64x64", "num_inference_steps": 1}

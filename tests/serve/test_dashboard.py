@@ -10,7 +10,7 @@ from dashboards import panel_queries, rule_queries
 from prometheus_server import PrometheusServer, run_prometheus
 from service import free_port, run_service
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 NEEDS_GPU = {"GPU memory, peak"}
 NEVER_HAPPENED = ("retries", "usage", "telemetry_dropped")

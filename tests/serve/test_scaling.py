@@ -11,7 +11,7 @@ import pytest
 import yaml
 from service import Service, run_service
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 CONFIG = {
     "text_encoder": {"min_replicas": 1, "max_replicas": 2},

@@ -16,7 +16,7 @@ from cluster.telemetry import Outcome
 from cluster.usage import UsageRecord, merge_records, read_records
 from cluster.usage.journal import find_journals, read_journal
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 NUM_LONG_CALLS = 3
 LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": 50}
