@@ -23,6 +23,7 @@ from deployments.observed_store import ObservedStore
 from deployments.pool_choice import PoolChooser
 from deployments.quota_stores import MemoryQuotaStore, RedisQuotaStore
 from deployments.readiness import Readiness
+from deployments.redis_url import read_redis_url
 from deployments.result_cache import LocalResultIndex, ResultCache
 from deployments.served_model import ServedModel
 from deployments.shared_cache import open_shared_cache
@@ -95,7 +96,7 @@ def _load_keys(config: KeysConfig) -> KeyRing | None:
 def _build_admission(config: KeysConfig) -> Admission:
     if config.redis_url is None:
         return Admission(MemoryQuotaStore())
-    return Admission(RedisQuotaStore(config.redis_url.get_secret_value()))
+    return Admission(RedisQuotaStore(read_redis_url(config.redis_url)))
 
 
 def _open_results(

@@ -31,7 +31,9 @@ class RedisJobStoreConfig(_Section):
     """Jobs in Redis, which must append to a file and evict nothing."""
 
     kind: Literal["redis"]
-    url: SecretStr = Field(description="`redis://` or `rediss://`, with the password in it.")
+    url: SecretStr = Field(
+        description="`redis://` or `rediss://` with the password, or `env:NAME` of a variable."
+    )
     namespace: str = Field(
         default="zimage",
         pattern=r"^[a-z0-9-]{1,64}$",

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from deployments.cache_config import CacheConfig
 from deployments.log import logger
+from deployments.redis_url import read_redis_url
 
 _NAMESPACE: Final = "zimage:cache"
 _TIMEOUT_S: Final = 0.25
@@ -95,4 +96,4 @@ def open_shared_cache(config: CacheConfig) -> SharedCache | None:
     """Return the Redis of the configuration; None if there is none."""
     if config.redis_url is None:
         return None
-    return SharedCache(config.redis_url.get_secret_value(), lifetime_s=config.lifetime_s)
+    return SharedCache(read_redis_url(config.redis_url), lifetime_s=config.lifetime_s)

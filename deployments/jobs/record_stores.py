@@ -9,6 +9,7 @@ from cluster.errors import RecordStoreConfigurationError
 from cluster.records import RecordStore, RedisRecordStore, SqliteRecordStore
 from deployments.config import AppConfig, FolderStoreConfig
 from deployments.jobs_config import RedisJobStoreConfig
+from deployments.redis_url import read_redis_url
 
 FILE_NAME: Final = ".jobs.sqlite3"
 """Hidden, since keys of pictures cannot name hidden files."""
@@ -24,7 +25,7 @@ def build_record_store(config: AppConfig) -> RecordStore:
     """
     store = config.jobs.store
     if isinstance(store, RedisJobStoreConfig):
-        return RedisRecordStore(store.url.get_secret_value(), namespace=store.namespace)
+        return RedisRecordStore(read_redis_url(store.url), namespace=store.namespace)
     return SqliteRecordStore(store.path or _default_path(config))
 
 

@@ -24,4 +24,6 @@ def scale_to_machine(config: Manifest, *, model: Path, store: Path, port: int) -
     for stage in (args["text_encoder"], *args["pools"], args["vae_decoder"]):
         stage |= {"num_cpus": _CPUS, "num_threads": 1, "device": "cpu"}
     args["store"] = {"kind": "folder", "path": str(store), "base_url": f"http://{_HOST}:{port}"}
+    # The overlays' Redis is not here: jobs lie in a file beside the pictures.
+    del args["jobs"], args["cache"]
     return scaled

@@ -1,0 +1,25 @@
+"""A Redis URL of the configuration: written there, or in an environment variable that it names."""
+
+import os
+from typing import Final
+
+from pydantic import SecretStr
+
+from cluster.errors import RecordStoreConfigurationError
+
+_REFERENCE: Final = "env:"
+
+
+def read_redis_url(url: SecretStr) -> str:
+    """Return the URL; `env:NAME` is what the variable holds, so that a secret is only referred to.
+
+    Raises:
+        RecordStoreConfigurationError: If the variable is not set.
+    """
+    text = url.get_secret_value()
+    if not text.startswith(_REFERENCE):
+        return text
+    name = text.removeprefix(_REFERENCE)
+    if name not in os.environ:
+        raise RecordStoreConfigurationError(f"environment variable {name} must be set, got none")
+    return os.environ[name]
