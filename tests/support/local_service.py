@@ -63,6 +63,7 @@ def serve_locally(app: FastAPI) -> Iterator[str]:
     """Serve on a free port until the context ends; gives the URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # a call may come before the server has started
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
