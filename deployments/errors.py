@@ -72,7 +72,7 @@ class UnauthorizedError(ApiError):
 
     def to_headers(self) -> dict[str, str]:
         """Name the scheme, as RFC 9110 asks."""
-        return {"www-authenticate": "Bearer"}
+        return {**super().to_headers(), "www-authenticate": "Bearer"}
 
 
 class NotFoundError(ApiError):
