@@ -1,4 +1,4 @@
-"""One application over the real stages and a tiny model, shared by what only calls it."""
+"""One application over the real stages and a tiny model, shared by the tests of a module."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from deployments.config import LimitsConfig
 MAX_PIXELS = 96 * 96
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_app(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """The application; its largest picture takes milliseconds."""
     folder = tmp_path_factory.mktemp("local") / "store"
