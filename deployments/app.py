@@ -79,7 +79,9 @@ def _bind_pool(
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         ray_actor_options={"num_cpus": pool.num_cpus},
     )(HandleTileCoordinator)
-    return coordinator.bind(partial(load.tiled_settings, pool), denoiser)
+    return coordinator.bind(
+        partial(load.tiled_settings, pool), denoiser, _telemetry(config, "denoise", pool)
+    )
 
 
 def _telemetry(config: AppConfig, stage: StageName, replicas: ReplicaConfig) -> StageTelemetry:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cluster.spans import to_carrier
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
+from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
 from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
 from pipeline.denoising.work import VelocityRequest
@@ -60,8 +61,13 @@ class HandleStages:
 class HandleTileCoordinator(TileCoordinatorDeployment):
     """A coordinator whose tiles go to the replicas behind a handle."""
 
-    def __init__(self, load: Callable[[], TiledSettings], denoiser: DeploymentHandle[Any]) -> None:
-        super().__init__(load, self._call)
+    def __init__(
+        self,
+        load: Callable[[], TiledSettings],
+        denoiser: DeploymentHandle[Any],
+        telemetry: StageTelemetry,
+    ) -> None:
+        super().__init__(load, self._call, telemetry)
         self._denoiser = denoiser
 
     async def _call(self, request: VelocityRequest) -> TileVelocity:

@@ -9,15 +9,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from cluster.spans import Carrier
+from cluster.telemetry import ATTR_PATH, ATTR_SIZE, ATTR_STEPS
 from deployments.concurrency import gather_or_cancel
 from deployments.retries import try_again
+from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Denoised, TileVelocity
 from pipeline.denoising.positions import PositionGrid
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.tiled import TiledRun, TileItem
 from pipeline.denoising.work import VelocityRequest
 from pipeline.errors import DeadlineError
-from pipeline.request import DenoiseRequest, DenoiseResult, StepEvent
+from pipeline.request import DenoiseRequest, DenoiseResult, RenderPath, StepEvent
 from pipeline.schedule import Schedule
 from pipeline.tiled_passes import TilingOptions
 
@@ -37,37 +40,58 @@ class TiledSettings:
 class TileCoordinatorDeployment:
     """Draws as `DenoiserDeployment` does, tile by tile over the replicas of a pool."""
 
-    def __init__(self, load: Callable[[], TiledSettings], predict_tile: PredictTile) -> None:
-        self._settings = load()
+    def __init__(
+        self,
+        load: Callable[[], TiledSettings],
+        predict_tile: PredictTile,
+        telemetry: StageTelemetry | None = None,
+    ) -> None:
+        self._telemetry = telemetry or StageTelemetry("denoise")
+        self._settings = self._telemetry.start(load)
         self._predict_tile = predict_tile
 
     async def denoise(
-        self, request: DenoiseRequest, *, yields_steps: bool
+        self, request: DenoiseRequest, *, yields_steps: bool, trace: Carrier | None = None
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield a `StepEvent` a step, if asked to, and the latents at the end."""
         started = time.monotonic()
         settings = self._settings
-        run = await asyncio.to_thread(
-            TiledRun, request, settings.options, settings.preview.draw, settings.schedule_of
-        )
+        attributes: dict[str, str | int] = {
+            ATTR_PATH: RenderPath.TILED.value,
+            ATTR_SIZE: str(request.size),
+            ATTR_STEPS: request.num_inference_steps,
+        }
         seen: dict[str, str] = {}
-        step = 0
-        while not run.is_done:
-            items = await asyncio.to_thread(run.next_items)
-            seconds_left = _seconds_left(request, started)
-            calls = [
+        # A span ends before the last yield: there, whoever has the latents closes the generator.
+        with self._telemetry.span(trace, attributes) as stage:
+            run = await asyncio.to_thread(
+                TiledRun, request, settings.options, settings.preview.draw, settings.schedule_of
+            )
+            step = 0
+            while not run.is_done:
+                predicted = await self._predict_step(request, run, step, started)
+                seen |= {tile.fingerprint: tile.replica for tile in predicted}
+                velocities = [tile.velocity[0] for tile in predicted]
+                event = await asyncio.to_thread(run.take, velocities)
+                step += 1
+                if yields_steps:
+                    yield event
+            run_s = time.monotonic() - started
+            stage.took(0.0, run_s, None)
+        result = DenoiseResult(run.latents[None], 0.0, run_s)
+        yield Denoised(result, "+".join(sorted(seen)), "+".join(sorted(set(seen.values()))))
+
+    async def _predict_step(
+        self, request: DenoiseRequest, run: TiledRun, step: int, started: float
+    ) -> list[TileVelocity]:
+        items = await asyncio.to_thread(run.next_items)
+        seconds_left = _seconds_left(request, started)
+        return await gather_or_cancel(
+            [
                 self._predict(request, item, f"{request.id}-{step}-{index}", seconds_left)
                 for index, item in enumerate(items)
             ]
-            predicted = await gather_or_cancel(calls)
-            seen |= {tile.fingerprint: tile.replica for tile in predicted}
-            velocities = [tile.velocity[0] for tile in predicted]
-            event = await asyncio.to_thread(run.take, velocities)
-            step += 1
-            if yields_steps:
-                yield event
-        result = DenoiseResult(run.latents[None], 0.0, time.monotonic() - started)
-        yield Denoised(result, "+".join(sorted(seen)), "+".join(sorted(set(seen.values()))))
+        )
 
     async def _predict(
         self, request: DenoiseRequest, item: TileItem, call_id: str, timeout_s: float | None

@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from torch import Tensor
 
+from cluster.spans import Carrier
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
@@ -38,11 +39,11 @@ class PacedDeployment:
     def __init__(self) -> None:
         self._runs: list[PacedStages] = []
 
-    async def encode(self, prompt: str) -> Encoded:
+    async def encode(self, prompt: str, trace: Carrier | None = None) -> Encoded:
         return await PacedStages().encode(prompt)
 
     async def denoise(
-        self, request: DenoiseRequest, *, yields_steps: bool
+        self, request: DenoiseRequest, *, yields_steps: bool, trace: Carrier | None = None
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
         stages = PacedStages()
         stages.allow(request.num_inference_steps)
@@ -51,7 +52,9 @@ class PacedDeployment:
             async for event in events:
                 yield event
 
-    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+    async def decode(
+        self, latents: Tensor, order: FileOrder, trace: Carrier | None = None
+    ) -> ImageFile:
         return await PacedStages().decode(latents, order)
 
     async def wait_for_last_run(self) -> int:
