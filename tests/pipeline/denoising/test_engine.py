@@ -2,6 +2,7 @@
 
 import random
 import threading
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from diffusers import ZImageTransformer2DModel
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
-from pipeline.denoising.work import VelocityRequest, VelocityResult
+from pipeline.denoising.work import Outcome, VelocityRequest, VelocityResult
 from pipeline.errors import (
     CancelledError,
     DeadlineError,
@@ -19,7 +20,7 @@ from pipeline.errors import (
     ReplicaFullError,
 )
 from pipeline.latents import draw_noise
-from pipeline.request import DenoiseRequest, Priority, PromptEncoding, StepEvent
+from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
 from pipeline.schedule import build_schedule
 from tests.pipeline.denoising.conftest import BuildLoop
 from tests.pipeline.denoising.observers import HandClock, Recorder
@@ -423,11 +424,18 @@ def test_closing_in_no_time_cancels_what_is_held(build_loop: BuildLoop) -> None:
 def test_a_watcher_hears_of_every_forward_before_its_requests_do(build_loop: BuildLoop) -> None:
     loop = build_loop()
     heard: list[tuple[str, ...]] = []
-    known_at_step: list[int] = []
+    known_at_outcome: list[int] = []
+    outcomes: SimpleQueue[Outcome] = SimpleQueue()
     loop.watch(lambda report: heard.append(report.ids))
-    request = build_request("watched", num_inference_steps=3)
 
-    loop.denoise(request, lambda event: known_at_step.append(len(heard)))
+    def listen(outcome: Outcome) -> None:
+        # On the loop's own thread, so that no later forward can come between.
+        known_at_outcome.append(len(heard))
+        outcomes.put(outcome)
 
+    loop.submit(build_request("watched", num_inference_steps=3), listen)
+    told = [outcomes.get(timeout=60) for _ in range(4)]
+
+    assert isinstance(told[-1], DenoiseResult)
     assert heard == [("watched",)] * 3
-    assert known_at_step == [1, 2, 3]
+    assert known_at_outcome == [1, 2, 3, 3]
