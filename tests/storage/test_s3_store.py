@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import threading
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -247,7 +248,12 @@ def test_uploads_during_a_crash_are_whole_or_refused(
         for number in range(64)
     }
 
+    late = set(list(contents)[32:])
+    killed = threading.Event()
+
     def try_put(key: str) -> str:
+        if key in late:
+            killed.wait(60)
         try:
             put(store, key, contents[key])
         except StoreUnavailableError:
@@ -258,6 +264,7 @@ def test_uploads_during_a_crash_are_whole_or_refused(
         outcomes = pool.map(try_put, contents)
         first = next(outcomes)
         frail_server.kill()
+        killed.set()
         results = dict(zip(contents, [first, *outcomes], strict=True))
     frail_server.start()
     stored = {key for key, result in results.items() if result == "stored"}
