@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import Any, Final
 
 from cluster.errors import ImageNotFoundError
-from cluster.storage import ImageStore
 from deployments.generation import (
     DrawnImage,
     DrawnImages,
@@ -16,10 +15,8 @@ from deployments.generation import (
     StageTimes,
 )
 from deployments.log import logger
-from deployments.pool_choice import PoolChooser, Route
+from deployments.pool_choice import Route
 from deployments.result_cache import CachedResult, ResultCache, ResultFacts
-from deployments.served_model import ServedModel
-from deployments.stages import Stages
 
 CACHE: Final = "result-cache"
 """Stands where a pool's name would, in the route of a call that was not drawn."""
@@ -32,19 +29,8 @@ class CachedGeneration(Generation):
     pictures is not found or has left the store.
     """
 
-    def __init__(
-        self,
-        stages: Stages,
-        chooser: PoolChooser,
-        store: ImageStore,
-        model: ServedModel,
-        *,
-        key_prefix: str,
-        results: ResultCache,
-    ) -> None:
-        super().__init__(stages, chooser, store, model, key_prefix=key_prefix)
-        self._files = store
-        self._revision = model.revision
+    def __init__(self, *stages: Any, results: ResultCache, **options: Any) -> None:
+        super().__init__(*stages, **options)
         self._results = results
 
     async def draw(
@@ -76,7 +62,7 @@ class CachedGeneration(Generation):
 
     def _to_facts(self, order: ImagesOrder, index: int) -> ResultFacts:
         return ResultFacts(
-            model_revision=self._revision,
+            model_revision=self._model.revision,
             prompt=order.prompt,
             seed=order.seed + index,
             size=order.size,
@@ -89,7 +75,7 @@ class CachedGeneration(Generation):
     async def _read(self, order: ImagesOrder, found: list[CachedResult]) -> DrawnImages | None:
         started = time.monotonic()
         try:
-            files = [await asyncio.to_thread(self._files.get, result.key) for result in found]
+            files = [await asyncio.to_thread(self._store.get, result.key) for result in found]
         except ImageNotFoundError:
             return None
         read_s = time.monotonic() - started

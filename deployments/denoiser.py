@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cluster.metrics import record
 from cluster.rates import ReplicaRate
@@ -29,6 +29,8 @@ from pipeline.denoising.roster import Backlog
 from pipeline.denoising.work import Listener, Outcome, VelocityRequest, VelocityResult
 from pipeline.errors import PipelineError
 from pipeline.request import DenoiseRequest, DenoiseResult, StepEvent
+
+T = TypeVar("T")
 
 
 class StepLoop(Protocol):
@@ -111,7 +113,7 @@ class DenoiserDeployment:
                             yield outcome
                 finally:
                     self._step_loop.cancel(request.id)
-                result = _to_result(outcome)
+                result = _expect(DenoiseResult, outcome)
                 _tell(stage, result, followed)
             finally:
                 self._watch.let_go(request.id, followed)
@@ -131,11 +133,8 @@ class DenoiserDeployment:
             outcome = await outcomes.get()
         finally:
             self._step_loop.cancel(request.id)
-        if isinstance(outcome, PipelineError):
-            raise outcome
-        if not isinstance(outcome, VelocityResult):
-            raise TypeError(f"a forward must end in a velocity, got {type(outcome).__name__}")
-        return TileVelocity(outcome.velocity, self._fingerprint, self._replica)
+        result = _expect(VelocityResult, outcome)
+        return TileVelocity(result.velocity, self._fingerprint, self._replica)
 
     def report(self, sequence: int) -> ReplicaReport:
         """Say what this replica holds, for the ledger and for the pool's metrics."""
@@ -180,11 +179,12 @@ def _listen() -> tuple[asyncio.Queue[Outcome], Listener]:
     return outcomes, listen
 
 
-def _to_result(outcome: Outcome) -> DenoiseResult:
+def _expect(kind: type[T], outcome: Outcome) -> T:
+    """Return what a request must end in, or raise what it ended in instead."""
     if isinstance(outcome, PipelineError):
         raise outcome
-    if not isinstance(outcome, DenoiseResult):
-        raise TypeError(f"a picture must end in latents, got {type(outcome).__name__}")
+    if not isinstance(outcome, kind):
+        raise TypeError(f"a request must end in {kind.__name__}, got {type(outcome).__name__}")
     return outcome
 
 

@@ -60,6 +60,22 @@ class LedgerWatch:
             time.sleep(_READ_PERIOD_S)
 
 
+class ReplicaTarget:
+    """The number of replicas that was last decided, and since when less has been wanted."""
+
+    def __init__(self, policy: ScalingPolicy, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self._clock = clock
+        self._state = ScalingState(0)
+
+    def decide(self, demand: PoolDemand, ctx: ScalingContext) -> int:
+        """Decide anew; a target that someone else has set is taken as it is."""
+        if self._state.num_replicas != ctx.target_num_replicas:
+            self._state = ScalingState(ctx.target_num_replicas)
+        self._state = desired_replicas(self.policy, demand, self._state, self._clock())
+        return self._state.num_replicas
+
+
 class BacklogScalingPolicy:
     """Replicas of one denoiser pool."""
 
@@ -73,18 +89,13 @@ class BacklogScalingPolicy:
     ) -> None:
         self._pool = pool
         self._guess_units_per_s = guess_units_per_s
-        self._policy = ScalingPolicy(**policy)
+        self._target = ReplicaTarget(ScalingPolicy(**policy), clock)
         self._read_view = watch or _watch_ledger()
-        self._clock = clock
-        self._state = ScalingState(0)
 
     def __call__(self, ctx: ScalingContext) -> tuple[int, dict[str, Any]]:
         """Return the target; this object keeps its own state."""
         demand = to_demand(self._read_view(), self._pool, self._guess_units_per_s)
-        if self._state.num_replicas != ctx.target_num_replicas:
-            self._state = ScalingState(ctx.target_num_replicas)
-        self._state = desired_replicas(self._policy, demand, self._state, self._clock())
-        return self._state.num_replicas, {}
+        return self._target.decide(demand, ctx), {}
 
 
 class FollowerScalingPolicy:
@@ -104,27 +115,22 @@ class FollowerScalingPolicy:
         self._units_per_picture = units_per_picture
         self._busy_s_per_picture = busy_s_per_picture
         self._target_ongoing_requests = target_ongoing_requests
-        self._policy = ScalingPolicy(**policy)
+        self._target = ReplicaTarget(ScalingPolicy(**policy), clock)
         self._read_view = watch or _watch_ledger()
-        self._clock = clock
-        self._state = ScalingState(0)
 
     def __call__(self, ctx: ScalingContext) -> tuple[int, dict[str, Any]]:
         """Return the target: what the denoisers will need, or what is asked already."""
         view = self._read_view()
         demand = follow([self._lead(view, pool) for pool in self._pools], self._busy_s_per_picture)
-        if self._state.num_replicas != ctx.target_num_replicas:
-            self._state = ScalingState(ctx.target_num_replicas)
         ongoing = ceil(ctx.total_num_requests / self._target_ongoing_requests)
         # Requests that are there already count as work that a replica has to hold.
         demand = replace(
             demand,
             arriving_units_per_s=max(
-                demand.arriving_units_per_s, ongoing * self._policy.target_utilization
+                demand.arriving_units_per_s, ongoing * self._target.policy.target_utilization
             ),
         )
-        self._state = desired_replicas(self._policy, demand, self._state, self._clock())
-        return self._state.num_replicas, {}
+        return self._target.decide(demand, ctx), {}
 
     def _lead(self, view: LedgerView, pool: str) -> LeadPool:
         settings = self._pools[pool]
