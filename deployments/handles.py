@@ -28,7 +28,8 @@ class HandleStages:
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
         self._text_encoder = text_encoder
-        self._denoisers = {pool: handle.options(stream=True) for pool, handle in denoisers.items()}
+        self._denoisers = dict(denoisers)
+        self._streams = {pool: handle.options(stream=True) for pool, handle in denoisers.items()}
         self._vae_decoder = vae_decoder
 
     async def encode(self, prompt: str) -> Encoded:
@@ -42,8 +43,15 @@ class HandleStages:
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
         """Yield the events that the request asks for and, last, the latents."""
         with _service_errors():
-            events: Any = self._denoisers[pool].denoise.remote(
-                request, yields_steps=yields_steps, trace=to_carrier()
+            if not yields_steps:
+                answer: Any = self._denoisers[pool].denoise_silently.remote(request, to_carrier())
+                try:
+                    yield await answer
+                finally:
+                    answer.cancel()
+                return
+            events: Any = self._streams[pool].denoise.remote(
+                request, yields_steps=True, trace=to_carrier()
             )
             try:
                 async for event in events:

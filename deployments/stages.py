@@ -1,5 +1,6 @@
 """The stages as the router sees them, wherever they run, and what passes between."""
 
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,3 +90,12 @@ class Stages(Protocol):
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
         """Decode latents and encode the file."""
         ...
+
+
+async def take_latents(events: AsyncGenerator[StepEvent | Denoised, None]) -> Denoised:
+    """Return what a denoiser ends with, for a caller that follows no steps."""
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, Denoised):
+                return event
+    raise RuntimeError("a denoiser must end with latents, got only steps")

@@ -14,7 +14,7 @@ from cluster.telemetry import ATTR_PATH, ATTR_SIZE, ATTR_STEPS
 from deployments.concurrency import gather_or_cancel
 from deployments.retries import try_again
 from deployments.stage_telemetry import StageTelemetry
-from deployments.stages import Denoised, TileVelocity
+from deployments.stages import Denoised, TileVelocity, take_latents
 from pipeline.denoising.positions import PositionGrid
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.tiled import TiledRun, TileItem
@@ -80,6 +80,12 @@ class TileCoordinatorDeployment:
             stage.took(0.0, run_s, None)
         result = DenoiseResult(run.latents[None], 0.0, run_s)
         yield Denoised(result, "+".join(sorted(seen)), "+".join(sorted(set(seen.values()))))
+
+    async def denoise_silently(
+        self, request: DenoiseRequest, trace: Carrier | None = None
+    ) -> Denoised:
+        """Return the latents alone."""
+        return await take_latents(self.denoise(request, yields_steps=False, trace=trace))
 
     async def _predict_step(
         self, request: DenoiseRequest, run: TiledRun, step: int, started: float

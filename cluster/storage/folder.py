@@ -58,6 +58,7 @@ class FolderImageStore:
     def __init__(self, options: FolderStoreOptions) -> None:
         self._options = options
         self._root = options.folder.expanduser().absolute()
+        self._durable: set[Path] = set()  # folders whose own names are on the disk
 
     @property
     def prefix(self) -> str:
@@ -76,7 +77,7 @@ class FolderImageStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The facts go first, so that no file is ever seen without them.
             _write_all({_facts_path(path): json.dumps(facts).encode(), path: content})
-            _sync(each for each in path.parents if each.is_relative_to(self._root))
+            self._sync_folders(path.parent)
 
     def get(self, key: str) -> StoredImage:
         """See `ImageStore.get`."""
@@ -123,6 +124,14 @@ class FolderImageStore:
         """See `ImageStore.check`."""
         probe(self)
         self._secret()
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Put the names in `folder`, and in those above it up to one known to be there, on disk."""
+        chain = [each for each in (folder, *folder.parents) if each.is_relative_to(self._root)]
+        known = next((i for i, each in enumerate(chain) if each in self._durable), len(chain) - 1)
+        _sync(chain[: known + 1])
+        # `folder` itself is one picture's: kept, it would only fill the memory.
+        self._durable.update(chain[1:known])
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

@@ -72,6 +72,15 @@ def test_a_stream_that_is_read_takes_every_step(url: str) -> None:
     assert _steps_of_last_run() == NUM_STEPS
 
 
+def test_a_caller_that_waits_for_a_whole_picture_and_leaves_stops_the_steps(url: str) -> None:
+    body = {"prompt": "x", "size": "64x64", "num_inference_steps": NUM_STEPS}
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/images/generations", json=body, timeout=0.4)
+
+    assert _steps_of_last_run() < NUM_STEPS
+
+
 def test_a_reader_that_leaves_stops_the_steps(url: str) -> None:
     _read_until(url, '"step":3,')
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cluster.spans import Carrier
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, take_latents
 from pipeline.request import DenoiseRequest, StepEvent
 
 STEP_S = 0.02
@@ -51,6 +51,11 @@ class PacedDeployment:
         async with contextlib.aclosing(stages.denoise("default", request)) as events:
             async for event in events:
                 yield event
+
+    async def denoise_silently(
+        self, request: DenoiseRequest, trace: Carrier | None = None
+    ) -> Denoised:
+        return await take_latents(self.denoise(request, yields_steps=False))
 
     async def decode(
         self, latents: Tensor, order: FileOrder, trace: Carrier | None = None
