@@ -10,6 +10,7 @@ from deployments.commands.check import run_check
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
 from deployments.commands.generate import run_generate
 from deployments.commands.key import run_key_new
+from deployments.commands.options import add_key_argument
 from deployments.commands.run import run_service
 from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
@@ -59,7 +60,14 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _add_common(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="port (%(default)s)")
-    parser.add_argument(
+    cluster = parser.add_mutually_exclusive_group()
+    cluster.add_argument(
+        "--mixed",
+        action="store_true",
+        help="start a mixed cluster on this machine, of labelled nodes with GPUs in name only, "
+        "and show which pictures go where",
+    )
+    cluster.add_argument(
         "--address",
         help="join the Ray cluster that runs there, instead of starting one on this machine",
     )
@@ -101,6 +109,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="a running service; http://127.0.0.1:8000 is tried if neither this, --config nor "
         "--model is given",
     )
+    add_key_argument(parser)
     parser.set_defaults(run=run_generate)
 
 

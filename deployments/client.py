@@ -42,10 +42,12 @@ class ImagesClient:
         self,
         url: str,
         *,
+        key: str | None = None,
         max_wait_s: float = 120.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url.rstrip("/")
+        self._headers = to_headers(key)
         self._max_wait_s = max_wait_s
         self._sleep = sleep
 
@@ -75,7 +77,9 @@ class ImagesClient:
         timeout = httpx.Timeout(_SILENCE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         streamed = {**body, "stream": True, "progress_events": True}
         address = f"{self._url}{GENERATIONS}"
-        with httpx.stream("POST", address, json=streamed, timeout=timeout) as answer:
+        with httpx.stream(
+            "POST", address, json=streamed, headers=self._headers, timeout=timeout
+        ) as answer:
             if answer.is_error:
                 answer.read()
                 raise _to_refusal(answer)
@@ -89,6 +93,11 @@ class ImagesClient:
                 if event["type"] == "image_generation.completed":
                     return base64.b64decode(event["b64_json"])
         raise ClientError("the stream must end in a picture, got none")
+
+
+def to_headers(key: str | None) -> dict[str, str]:
+    """Return the headers by which a caller shows its key, if it has one."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
 def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ from deployments.jobs.outcomes import Draw
 from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
 from deployments.page.routes import add_page
+from deployments.pool_choice import Route
 from deployments.readiness import Readiness
 from deployments.schemas import (
     ERROR_RESPONSES,
@@ -43,6 +44,7 @@ from deployments.schemas import (
     ImagesResponse,
     ModelItem,
     ModelList,
+    Routing,
     Timings,
     Usage,
 )
@@ -228,6 +230,7 @@ class ImagesApi:
                 cost_units=round(order.cost_units, 3),
             ),
             timings=_to_timings(drawn.images),
+            routing=_to_routing(drawn.route),
         )
 
     def _to_item(self, image: DrawnImage, *, is_base64: bool) -> ImageItem:
@@ -236,6 +239,15 @@ class ImagesApi:
             return ImageItem(b64_json=content, seed=image.seed, key=image.key)
         url = self._generation.sign(image.key, lifetime_s=self._url_lifetime_s)
         return ImageItem(url=url, seed=image.seed, key=image.key)
+
+
+def _to_routing(route: Route) -> Routing:
+    return Routing(
+        pool=route.pool,
+        reason=route.reason.value,
+        explanation=route.explanation,
+        estimate_ms=1000 * route.estimate_s,
+    )
 
 
 def _to_timings(images: list[DrawnImage]) -> Timings:

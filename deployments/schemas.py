@@ -117,6 +117,15 @@ class Timings(BaseModel):
     total_ms: float
 
 
+class Routing(BaseModel):
+    """Which pool drew, and why it was chosen."""
+
+    pool: str
+    reason: Literal["pinned", "preferred", "fastest", "only", "cold"]
+    explanation: str = Field(description="The choice in one line, as the log has it.")
+    estimate_ms: float = Field(description="What was expected of `timings.total_ms`.")
+
+
 class ImagesResponse(BaseModel):
     """The answer of `POST /v1/images/generations`."""
 
@@ -130,6 +139,7 @@ class ImagesResponse(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     usage: Usage
     timings: Timings
+    routing: Routing
 
 
 class ModelItem(BaseModel):

@@ -6,16 +6,24 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 from ray import serve
+
+from deployments.commands.mixed_nodes import HEAD_LABELS, worker_nodes
 
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, metrics_port: int | None = None) -> Iterator[None]:
-    """Join the cluster at `address`, or start one that ends with the context."""
+def ray_cluster(
+    address: str | None, metrics_port: int | None = None, *, is_mixed: bool = False
+) -> Iterator[None]:
+    """Join the cluster at `address`, or start one that ends with the context.
+
+    One that is mixed has further nodes, labelled as those of a cluster with GPUs are.
+    """
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         try:
@@ -31,10 +39,12 @@ def ray_cluster(address: str | None, metrics_port: int | None = None) -> Iterato
             _temp_dir=folder,
             include_dashboard=False,
             _metrics_export_port=metrics_port,
+            labels=dict(HEAD_LABELS) if is_mixed else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield
+        with worker_nodes(Path(folder)) if is_mixed else contextlib.nullcontext():
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from deployments.client import to_headers
+from deployments.commands.options import add_key_argument, read_key
+from deployments.config_file import ConfigurationError
 from deployments.http_api import GENERATIONS
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="256x256", help="WIDTHxHEIGHT (%(default)s)")
     parser.add_argument("--path", choices=["auto", "full_image", "tiled"], default="auto")
     parser.add_argument("--concurrency", type=int, default=4, help="calls at once (%(default)s)")
+    add_key_argument(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -46,6 +50,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     captions = held_out_captions(options.count, seed=options.seed)
     try:
         scores = _score_all(options, captions)
+    except ConfigurationError as exc:
+        print(f"zimage-serve: {exc}")
+        return 1
     except httpx.HTTPError as exc:
         print(f"zimage-serve: the service at {options.url} must answer, got {exc}")
         return 1
@@ -79,8 +86,9 @@ def _score_all(
         }
         for place, caption in enumerate(captions)
     ]
+    headers = to_headers(read_key(options.key_file))
     with (
-        httpx.Client(base_url=options.url, timeout=_TIMEOUT_S) as client,
+        httpx.Client(base_url=options.url, headers=headers, timeout=_TIMEOUT_S) as client,
         ThreadPoolExecutor(options.concurrency) as threads,
     ):
         drawn = threads.map(lambda body: _draw(client, body), bodies)

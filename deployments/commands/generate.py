@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cluster.errors import ClusterError
 from deployments.client import ClientError, ImagesClient
-from deployments.commands.options import to_config
+from deployments.commands.options import read_key, to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
 from deployments.errors import ApiError
@@ -40,7 +40,8 @@ def run_generate(options: argparse.Namespace) -> int:
     try:
         body = _to_body(options)
         url = options.url or _find_service(options)
-        content = _ask(url, body) if url else _draw(to_config(options), body)
+        key = read_key(options.key_file)
+        content = _ask(url, key, body) if url else _draw(to_config(options), body)
         options.output.write_bytes(content)
     except (ConfigurationError, PipelineError, ClusterError, ApiError, ClientError, OSError) as exc:
         print(f"zimage-serve: {exc.message if isinstance(exc, ApiError) else exc}")
@@ -73,7 +74,7 @@ def _find_service(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _ask(url: str, body: dict[str, Any]) -> bytes:
+def _ask(url: str, key: str | None, body: dict[str, Any]) -> bytes:
     print(f"asking {url}", flush=True)
     with tqdm(unit="step") as progress:
 
@@ -81,7 +82,7 @@ def _ask(url: str, body: dict[str, Any]) -> bytes:
             progress.total = num_steps
             progress.update(step - progress.n)
 
-        return ImagesClient(url).draw(body, on_step)
+        return ImagesClient(url, key=key).draw(body, on_step)
 
 
 def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:

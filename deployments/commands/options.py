@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from deployments.config import AppConfig
@@ -22,6 +23,30 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     if options.store is not None:
         values = {**values, "store": _parse_store(options.store, values.get("store", {}))}
     return validate_config(merge(defaults or {}, values))
+
+
+def add_key_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a command call a service that asks for keys."""
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="holds the API key, for a service that asks"
+    )
+
+
+def read_key(file: Path | None) -> str | None:
+    """Read a caller's key; never from the command line, which other users of a machine can see.
+
+    Raises:
+        ConfigurationError: If the file cannot be read or does not hold one word.
+    """
+    if file is None:
+        return None
+    try:
+        words = file.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"--key-file must be readable text, got {file}") from exc
+    if len(words) != 1 or not words[0].isascii():
+        raise ConfigurationError(f"--key-file must hold one key, got {len(words)} words in {file}")
+    return words[0]
 
 
 def _parse_store(text: str, configured: dict[str, Any]) -> dict[str, Any]:

@@ -6,21 +6,24 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
 from deployments.commands.exposure import check_exposure
 from deployments.commands.machine import local_defaults
+from deployments.commands.mixed_nodes import mixed_defaults
 from deployments.commands.options import to_config
+from deployments.commands.tour import show_tour
 from deployments.config import AppConfig
-from deployments.config_file import ConfigurationError
+from deployments.config_file import ConfigurationError, merge
 from deployments.http_api import GENERATIONS
 from pipeline.errors import PipelineError
 
@@ -37,15 +40,19 @@ def run_service(options: argparse.Namespace) -> int:
         config = to_config(options, defaults=_defaults(options, url))
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
-        with ray_cluster(options.address, options.metrics_port), _stop_signal() as stop:
+        cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
+        with cluster, _stop_signal() as stop:
             return _serve(config, options, url, stop)
     except (ConfigurationError, PipelineError, OSError) as exc:
         print(f"zimage-serve: {exc}")
         return 1
 
 
-def _defaults(options: argparse.Namespace, url: str) -> dict[str, object]:
-    return local_defaults(url) if options.address is None else {"store": {"base_url": url}}
+def _defaults(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    if options.address is not None:
+        return {"store": {"base_url": url}}
+    defaults = local_defaults(url)
+    return merge(defaults, mixed_defaults()) if options.mixed else defaults
 
 
 def _check_port(host: str, port: int) -> None:
@@ -79,6 +86,8 @@ def _serve(config: AppConfig, options: argparse.Namespace, url: str, stop: threa
     application = build_app(config)
     print(f"loading {config.model.source} ...", flush=True)
     serve.start(
+        # The nodes of a mixed cluster share this machine, and its port.
+        proxy_location=ProxyLocation.HeadOnly if options.mixed else ProxyLocation.EveryNode,
         http_options=HTTPOptions(host=options.host, port=options.port),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
@@ -100,6 +109,9 @@ def _serve(config: AppConfig, options: argparse.Namespace, url: str, stop: threa
             return 1
         if not stop.is_set():
             _print_how_to_try(url, config)
+            if options.mixed:
+                tour = partial(show_tour, url, partial(print, flush=True))
+                threading.Thread(target=tour, daemon=True).start()
             stop.wait()
         print("stopping", flush=True)
         return 0

@@ -58,8 +58,18 @@ function findMistake() {
 const shellQuote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 const pythonQuote = (text) => JSON.stringify(text);
 
+const readKey = () => $("key").value.trim();
+const authorization = () => (readKey() === "" ? {} : { authorization: `Bearer ${readKey()}` });
+
+function askForKey() {
+  $("key-field").hidden = false;
+  $("key").focus();
+}
+
+// What is copied names a variable instead of the key: copied text ends up in chats and histories.
 function asCurl() {
   return `curl ${location.origin}${GENERATIONS} \\\n  -H 'content-type: application/json' \\\n`
+    + (readKey() === "" ? "" : `  -H "authorization: Bearer $API_KEY" \\\n`)
     + `  -d ${shellQuote(toJson(readBody()))}`;
 }
 
@@ -67,8 +77,9 @@ function asPython() {
   const { prompt, size, seed, ...extra } = readBody();
   const more = Object.entries(extra).map(([key, value]) => `"${key}": ${JSON.stringify(value)}`);
   if (seed !== undefined) more.push(`"seed": ${seed}`);
-  return `from openai import OpenAI\n\n`
-    + `client = OpenAI(base_url="${location.origin}/v1", api_key="unused")\n`
+  const key = readKey() === "" ? `"unused"` : `os.environ["API_KEY"]`;
+  return `${readKey() === "" ? "" : "import os\n\n"}from openai import OpenAI\n\n`
+    + `client = OpenAI(base_url="${location.origin}/v1", api_key=${key})\n`
     + `answer = client.images.generate(\n    prompt=${pythonQuote(prompt)},\n    size="${size}",\n`
     + `    extra_body={${more.join(", ")}},\n)\nprint(answer.data[0].url)\n`;
 }
@@ -97,7 +108,8 @@ async function draw() {
   $("caption").textContent = say("waiting");
   try {
     const response = await fetch(GENERATIONS, {
-      method: "POST", headers: { "content-type": "application/json" }, signal: running.signal,
+      method: "POST", headers: { "content-type": "application/json", ...authorization() },
+      signal: running.signal,
       body: toJson({ ...body, stream: true, partial_images: 3, progress_events: true }),
     });
     if (!response.ok) return await refuse(response);
@@ -160,6 +172,7 @@ function toUrl(event) {
 
 async function refuse(response) {
   const answer = await response.json();
+  if (response.status === 401) askForKey();
   fail(withRetry(answer.error.message, response.headers.get("retry-after")), answer.error.param);
 }
 
@@ -300,6 +313,9 @@ $("size").addEventListener("change", () => {
   $("custom").hidden = $("size").value !== "custom";
   if (!$("custom").hidden) $("custom").focus();
 });
+$("key").value = sessionStorage.getItem("key") ?? "";
+$("key-field").hidden = readKey() === "";
+$("key").addEventListener("change", () => sessionStorage.setItem("key", readKey()));
 $("copy-curl").addEventListener("click", () => copy(asCurl()));
 $("copy-python").addEventListener("click", () => copy(asPython()));
 $("again").addEventListener("click", useSettings);

@@ -1,5 +1,6 @@
 """The page in a real browser, against the real application."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from caller_api import build_app, load_model, write_keys
 from fakes import SteppedStages
 from fastapi import FastAPI
 from local_service import build_api_over, local_config, serve_locally
@@ -114,6 +116,30 @@ def test_what_the_service_refuses_is_shown_at_its_field(page: Page) -> None:
         "size must have at most 9216 pixels in all, got 262144"
     )
     expect(page.get_by_label("Size", exact=True)).to_be_focused()
+
+
+def test_a_service_with_keys_is_asked_with_one(
+    browser: Browser, tiny_model: Path, tmp_path: Path
+) -> None:
+    key = write_keys(tmp_path / "keys.yaml", alice={})["alice"]
+    keys = {"file": str(tmp_path / "keys.yaml")}
+    app = build_app(load_model(tiny_model), tmp_path, keys=keys)
+    context = browser.new_context(locale="en-GB")
+    with serve_locally(app) as url, contextlib.closing(context):
+        page = context.new_page()
+        page.goto(url)
+        _draw(page, "a red circle")
+        expect(page.get_by_label("API key")).to_be_focused()
+
+        page.keyboard.type(key)
+        page.get_by_role("button", name="Draw").click()
+
+        expect(page.locator("#gallery button")).to_have_count(1)
+        page.get_by_text("Call the API").click()
+        for button in ("Copy as curl", "Copy as Python"):
+            page.get_by_role("button", name=button).click()
+            expect(page.locator("#code")).to_contain_text("API_KEY")
+            assert key not in page.locator("#code").inner_text()
 
 
 def test_a_missing_prompt_is_asked_for(page: Page) -> None:

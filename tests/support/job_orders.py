@@ -6,7 +6,7 @@ from cluster.jobs.job import Job, JobKind, Lane
 from cluster.jobs.job_store import JobStore
 from deployments.generation import ImagesOrder
 from deployments.jobs.orders import JobItem, write_items
-from deployments.schemas import ImageItem, ImagesRequest, ImagesResponse, Timings, Usage
+from deployments.schemas import ImageItem, ImagesRequest, ImagesResponse, Routing, Timings, Usage
 from deployments.validation import RequestRules
 
 
@@ -44,4 +44,5 @@ def answer_of(order: ImagesOrder, drawn_by: str) -> ImagesResponse:
         output_format=order.output_format.value,
         usage=Usage(input_tokens=1, output_tokens=1, total_tokens=2, cost_units=0.0),
         timings=Timings.model_validate(dict.fromkeys(Timings.model_fields, 0.0)),
+        routing=Routing(pool="only", reason="only", explanation="only", estimate_ms=0.0),
     )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from caller_api import write_keys
+from caller_api import LoadedModel, build_app, write_keys
+from local_service import serve_locally
 
 from deployments.cli import main
 from deployments.commands.exposure import check_exposure
@@ -85,3 +86,32 @@ def test_the_password_of_redis_is_not_printed() -> None:
     config = AppConfig.model_validate({"keys": {"redis_url": "redis://:hidden@127.0.0.1/0"}})
 
     assert "hidden" not in str(config.model_dump(mode="json"))
+
+
+def test_a_picture_is_drawn_with_the_key_of_a_file(
+    loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = write_keys(tmp_path / "keys.yaml", alice={})["alice"]
+    (tmp_path / "key").write_text(f"{key}\n")
+    app = build_app(loaded, tmp_path, keys={"file": str(tmp_path / "keys.yaml")})
+    output = tmp_path / "out.png"
+
+    with serve_locally(app) as url:
+        command = ["generate", "x", "--size", "64x64", "--url", url, "-o", str(output)]
+        assert main(command) == 1
+        assert not output.exists()
+        assert main([*command, "--key-file", str(tmp_path / "key")]) == 0
+
+    assert output.read_bytes().startswith(b"\x89PNG")
+    assert key not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("content", ["", "two words"])
+def test_a_key_file_without_one_key_is_refused(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text(content)
+
+    assert main(["generate", "x", "--key-file", str(tmp_path / "key")]) == 1
+
+    assert "--key-file must hold one key" in capsys.readouterr().out
