@@ -79,7 +79,7 @@ def encode(
         max_pixels: Of a slice.
     """
     count = max(1, max_pixels // (images.shape[2] * images.shape[3]))
-    run = encoder or vae.encoder
+    run = vae.encoder if encoder is None else encoder
     pieces = [
         run(piece.to(vae.dtype, memory_format=torch.channels_last)).chunk(2, dim=1)[0]
         for piece in torch.split(images, count)
