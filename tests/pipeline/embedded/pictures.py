@@ -25,4 +25,5 @@ def read_choices(noise: torch.Tensor) -> torch.Tensor:
     """Read the layout's choices [B, NUM_CHOICES] off noise [B, 16, h, w]."""
     pattern = checkerboard(noise.shape[2], noise.shape[3], noise.device)
     told = (noise[:, :NUM_CHOICES] * pattern).sum(dim=(2, 3))
-    return torch.special.ndtr(told)
+    quantiles: torch.Tensor = torch.special.ndtr(told)
+    return quantiles

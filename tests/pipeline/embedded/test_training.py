@@ -177,9 +177,10 @@ def test_walks_take_the_steps_of_the_schedule_and_end_at_the_picture() -> None:
     walk = Walk.begin(pictures, choices)
     walk.steps = torch.full((5,), 3)
     walk.latents = noise_pictures(pictures, choices, walk.sigma)
-    while (walk.steps < NUM_STEPS - 1).all():
-        velocity = (walk.latents - pictures) / walk.sigma[:, None, None, None]
+    velocity = (walk.latents - pictures) / walk.sigma[:, None, None, None]
+    for _ in range(NUM_STEPS - 1 - 3):
         walk.advance(-velocity, pictures, choices)
+    assert (walk.steps == NUM_STEPS - 1).all()
     left = walk.latents - walk.sigma[:, None, None, None] * velocity
     torch.testing.assert_close(left, pictures, rtol=1e-4, atol=1e-4)
 
