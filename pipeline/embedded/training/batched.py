@@ -61,17 +61,17 @@ def run_block(x: Tensor, rotation: Rotation, modulation: Tensor, weights: BlockW
     x = x + gate_attention * _normalise(attended, norms[1])
     hidden = _normalise(x, norms[2]) * scale_forward
     padding = -weights.gate.shape[0] % _ALIGNMENT
-    gate, up = (F.pad(weight, (0, 0, 0, padding)) for weight in (weights.gate, weights.up))
-    hidden = F.silu(F.linear(hidden, gate)) * F.linear(hidden, up)
-    hidden = F.linear(hidden, F.pad(weights.down, (0, padding)))
+    gate_and_up = [F.pad(weight, (0, 0, 0, padding)) for weight in (weights.gate, weights.up)]
+    gate, up = F.linear(hidden, torch.cat(gate_and_up)).chunk(2, dim=2)
+    hidden = F.linear(F.silu(gate) * up, F.pad(weights.down, (0, padding)))
     return x + gate_forward * _normalise(hidden, norms[3])
 
 
 def _attend(x: Tensor, rotation: Rotation, weights: BlockWeights) -> Tensor:
     heads = (x.shape[0], x.shape[1], -1, rotation.cos.shape[-1] * 2)
-    query = F.linear(x, weights.query).view(heads)
-    key = F.linear(x, weights.key).view(heads)
-    value = F.linear(x, weights.value).view(heads)
+    # One product for all three reads the input once, and so does its gradient.
+    projection = torch.cat([weights.query, weights.key, weights.value])
+    query, key, value = (part.view(heads) for part in F.linear(x, projection).chunk(3, dim=2))
     query = _rotate(_normalise(query, weights.norm_query), rotation)
     key = _rotate(_normalise(key, weights.norm_key), rotation)
     attended = F.scaled_dot_product_attention(
@@ -158,7 +158,8 @@ class BatchedTransformer:
     ) -> Tensor:
         if conditioning is None:
             unmodulated = x.new_ones(x.shape[0], 1, 4 * x.shape[2])
-            return run_block(x, rotation, unmodulated, _weights_of(block))
+            _mark_dynamic(x, rotation, unmodulated)
+            return self.run_block(x, rotation, unmodulated, _weights_of(block))
         raw = block.adaLN_modulation(conditioning)[:, None].unflatten(2, (4, -1))
         scale_attention, gate_attention, scale_forward, gate_forward = raw.unbind(2)
         modulation = torch.cat(

@@ -1,54 +1,57 @@
 """Train text encoder and transformer together, by flow matching at the sigmas that are used."""
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from torch import Tensor, nn
 from transformers import Qwen3Model
 
 from pipeline.embedded.scenes.rendering import render
 from pipeline.embedded.training.batched import BatchedTransformer, run_block
-from pipeline.embedded.training.feed import CaptionedBatch
+from pipeline.embedded.training.batched_encoder import BatchedEncoder, run_layer
+from pipeline.embedded.training.feed import NATIVE_PATCHES, PATCH_PIXELS, CaptionedBatch
 from pipeline.embedded.training.optimizer import FlatOptimizer, OptimizerSettings
+from pipeline.embedded.training.progress import Progress
 from pipeline.embedded.training.ranks import Ranks
 from pipeline.embedded.training.rates import trapezoid_rate
+from pipeline.embedded.training.shelf import EncodedBatch, Shelf
+from pipeline.embedded.training.trajectories import Walk, draw_sigmas, noise_pictures
 from pipeline.embedded.training.vae import encode
-from pipeline.schedule import Z_IMAGE_SHIFT, build_schedule
 
 _logger = logging.getLogger(__name__)
 
-_NUM_STEPS: Final = 8
-_LOG_EVERY: Final = 50
+_LOG_EVERY: Final = 100
+_LOOK_EVERY: Final = 20
+"""Steps between two looks at the clock."""
+
+_NATIVE: Final = NATIVE_PATCHES * PATCH_PIXELS
 
 
 @dataclass(frozen=True)
 class DenoiserSettings:
-    """How long and how hard."""
+    """How hard, and on what."""
 
-    steps: int
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     decay_share: float = 0.5
+    average_decay: float = 0.9995
     exact_sigma_share: float = 0.8
     """Of pictures noised to one of the eight sigmas of the schedule; others anywhere between."""
-    num_held: int = 48
+    walk_share: float = 0.5
+    """Of pictures that start from what the network itself has drawn so far."""
+    walk_from: float = 0.2
+    """How far the run has come when walks begin."""
+    walk_cap: float = 0.2
+    """Error beyond which a picture on a walk weighs less: it shows something else by then."""
+    num_held: int = 320
     """Encoded batches that are kept and drawn from."""
-    uses: int = 12
+    uses: int = 16
     """How often a batch is trained on, each time with other noise."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class _EncodedBatch:
-    latents: Tensor
-    token_ids: Tensor
-    lengths: Tensor
 
 
 class DenoiserTraining:
@@ -64,47 +67,53 @@ class DenoiserTraining:
         *,
         is_compiled: bool,
     ) -> None:
-        block = torch.compile(run_block) if is_compiled else run_block
         self._vae = vae
-        self._text_encoder = text_encoder
-        self._predict = BatchedTransformer(transformer, block)
+        self._native_encoder = torch.compile(vae.encoder, dynamic=False) if is_compiled else None
+        self._embed = BatchedEncoder(
+            text_encoder, torch.compile(run_layer) if is_compiled else run_layer
+        )
+        self._predict = BatchedTransformer(
+            transformer, torch.compile(run_block) if is_compiled else run_block
+        )
         self._settings = settings
         self._ranks = ranks
-        modules = (text_encoder, transformer)
-        matrices, others = _split_parameters(modules)
-        self.optimizer = FlatOptimizer(matrices, others, OptimizerSettings(), ranks.average)
+        matrices, others = _split_parameters((text_encoder, transformer))
+        optimizer_settings = OptimizerSettings(average_decay=settings.average_decay)
+        self.optimizer = FlatOptimizer(matrices, others, optimizer_settings, ranks.average)
         self.step = 0
         self.batches_taken = 0
+        self.progress = 0.0
 
     def run(
-        self, batches: Iterator[CaptionedBatch], must_stop: Callable[[], bool] = lambda: False
+        self,
+        batches: Iterator[CaptionedBatch],
+        progress: Progress,
+        must_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Train until the last step, or until `must_stop` on the first process."""
-        settings = self._settings
-        first_batch = self.batches_taken
-        shelf = _Shelf(batches, self._encode, settings, first_step=self.step)
-        started, losses = time.monotonic(), torch.zeros((), device=self._ranks.device)
-        while self.step < settings.steps:
-            if self.step % 20 == 0 and self._ranks.agree(must_stop()):
+        """Train until `progress` says 1, or until `must_stop` on the first process."""
+        settings, first_batch = self._settings, self.batches_taken
+        shelf = Shelf(
+            batches,
+            self._encode,
+            capacity=settings.num_held,
+            uses=settings.uses,
+            seed=f"{settings.seed}/shelf/{self.step}",
+        )
+        log = _Log(self._ranks.device)
+        while True:
+            if self.step % _LOOK_EVERY == 0:
+                self.progress = self._ranks.share(progress(self.step))
+                if self._ranks.agree(must_stop()):
+                    break
+            if self.progress >= 1:
                 break
             loss = self._loss(shelf.take())
             torch.autograd.backward(loss)
-            rate = trapezoid_rate(self.step, settings.steps, decay_share=settings.decay_share)
+            rate = trapezoid_rate(self.step, self.progress, decay_share=settings.decay_share)
             norm = self.optimizer.step(settings.learning_rate * rate)
             self.step += 1
             self.batches_taken = first_batch + shelf.taken
-            losses += loss.detach()
-            if self.step % _LOG_EVERY == 0:
-                _logger.info(
-                    "step %d of %d loss %.4f gradient %.3f rate %.2f after %.0f s",
-                    self.step,
-                    settings.steps,
-                    losses.item() / _LOG_EVERY,
-                    norm.item(),
-                    rate,
-                    time.monotonic() - started,
-                )
-                losses.zero_()
+            log.add(self.step, self.progress, loss, norm, rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, beside the VAE."""
@@ -112,6 +121,7 @@ class DenoiserTraining:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "batches_taken": self.batches_taken,
+            "progress": self.progress,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -119,71 +129,67 @@ class DenoiserTraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.batches_taken = state["batches_taken"]
+        self.progress = state["progress"]
 
-    def _encode(self, batch: CaptionedBatch) -> _EncodedBatch:
+    def _encode(self, batch: CaptionedBatch) -> EncodedBatch:
         device = self._ranks.device
         images = render(batch.drawing, batch.shape.height, batch.shape.width, device)
-        return _EncodedBatch(
-            encode(self._vae, images),
+        is_native = batch.shape.height == batch.shape.width == _NATIVE
+        return EncodedBatch(
+            encode(
+                self._vae, images, encoder=self._native_encoder if is_native else None
+            ).bfloat16(),
             torch.from_numpy(batch.token_ids).to(device),
             torch.from_numpy(batch.lengths).to(device),
+            torch.from_numpy(batch.choices).to(device),
         )
 
-    def _loss(self, batch: _EncodedBatch) -> Tensor:
-        latents = batch.latents
-        sigma = draw_sigmas(len(latents), self._settings.exact_sigma_share, latents.device)
-        noise = torch.randn_like(latents)
-        mix = sigma[:, None, None, None]
-        noisy = ((1 - mix) * latents + mix * noise).to(self._predict.transformer.dtype)
-        prompt_embeds = self._text_encoder(input_ids=batch.token_ids).last_hidden_state
-        predicted = self._predict(noisy, 1 - sigma, prompt_embeds, batch.lengths)
-        return F.mse_loss(predicted.float(), latents - noise)
+    def _loss(self, batch: EncodedBatch) -> Tensor:
+        """Return the error of the velocity towards the picture, from where each picture is."""
+        settings, latents = self._settings, batch.latents.float()
+        num_walking = int(len(latents) * settings.walk_share)
+        if self.progress < settings.walk_from:
+            num_walking = 0
+        fresh = slice(num_walking, None)
+        sigma = draw_sigmas(len(latents) - num_walking, settings.exact_sigma_share, latents.device)
+        noisy = noise_pictures(latents[fresh], batch.choices[fresh], sigma)
+        walked = latents[:num_walking], batch.choices[:num_walking]
+        if num_walking:
+            batch.walk = batch.walk or Walk.begin(*walked)
+            sigma = torch.cat([batch.walk.sigma, sigma])
+            noisy = torch.cat([batch.walk.latents, noisy])
+        embeds = self._embed(batch.token_ids)
+        dtype = self._predict.transformer.dtype
+        predicted = self._predict(noisy.to(dtype), 1 - sigma, embeds, batch.lengths).float()
+        target = (latents - noisy) / sigma[:, None, None, None]
+        errors = (predicted - target).square().mean(dim=(1, 2, 3))
+        if batch.walk is not None:
+            batch.walk.advance(predicted[:num_walking].detach(), *walked)
+        weights = (settings.walk_cap / errors[:num_walking].detach()).clamp(max=1.0)
+        return torch.cat([weights * errors[:num_walking], errors[fresh]]).mean()
 
 
-class _Shelf:
-    """Holds encoded batches; hands each out a few times, in an order all processes share."""
+class _Log:
+    """Says every hundred steps how it goes."""
 
-    def __init__(
-        self,
-        batches: Iterator[CaptionedBatch],
-        encode_batch: Callable[[CaptionedBatch], _EncodedBatch],
-        settings: DenoiserSettings,
-        first_step: int,
-    ) -> None:
-        self._batches = batches
-        self._encode = encode_batch
-        self._settings = settings
-        self._rng = random.Random(f"{settings.seed}/shelf/{first_step}")
-        self._held: list[tuple[_EncodedBatch, int]] = []
-        self.taken = 0
+    def __init__(self, device: torch.device) -> None:
+        self._started = time.monotonic()
+        self._losses = torch.zeros((), device=device)
 
-    def take(self) -> _EncodedBatch:
-        """Return a batch. The shelf fills up over the first steps, not before them."""
-        is_filling = len(self._held) < self._settings.num_held and self._rng.random() < 0.5
-        if is_filling or not self._held:
-            self._held.append((self._fetch(), 0))
-            place = len(self._held) - 1
-        else:
-            place = self._rng.randrange(len(self._held))
-        batch, uses = self._held[place]
-        if uses + 1 >= self._settings.uses:
-            self._held[place] = (self._fetch(), 0)
-        else:
-            self._held[place] = (batch, uses + 1)
-        return batch
-
-    def _fetch(self) -> _EncodedBatch:
-        self.taken += 1
-        return self._encode(next(self._batches))
-
-
-def draw_sigmas(count: int, exact_share: float, device: torch.device) -> Tensor:
-    """Draw [count] sigmas: those of the eight steps, or shifted as they are."""
-    schedule = torch.tensor(build_schedule(_NUM_STEPS).sigmas[:-1], device=device)
-    exact = schedule[torch.randint(_NUM_STEPS, (count,), device=device)]
-    linear = torch.rand(count, device=device)
-    between = Z_IMAGE_SHIFT * linear / (1 + (Z_IMAGE_SHIFT - 1) * linear)
-    return torch.where(torch.rand(count, device=device) < exact_share, exact, between)
+    def add(self, step: int, progress: float, loss: Tensor, norm: Tensor, rate: float) -> None:
+        self._losses += loss.detach()
+        if step % _LOG_EVERY:
+            return
+        _logger.info(
+            "step %d, %.3f of the run, loss %.4f gradient %.3f rate %.2f after %.0f s",
+            step,
+            progress,
+            self._losses.item() / _LOG_EVERY,
+            norm.item(),
+            rate,
+            time.monotonic() - self._started,
+        )
+        self._losses.zero_()
 
 
 def _split_parameters(

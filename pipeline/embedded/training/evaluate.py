@@ -5,7 +5,8 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -61,37 +62,76 @@ def contact_sheet(pictures: Sequence[Pixels], columns: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
+Shares = dict[str, dict[str, float]]
+
+
+def format_table(by_seed: Mapping[int, Shares]) -> str:
+    """Lay out the mean over the seeds, each seed, and the mean by language, in per cent."""
+    first = next(iter(by_seed.values()))
+    lines = [
+        f"| | mean | seeds {', '.join(map(str, by_seed))} | English | Chinese |",
+        "|---" * 5 + "|",
+    ]
+    for name in first["all"]:
+        seeds = [100 * shares["all"][name] for shares in by_seed.values()]
+        languages = [
+            100 * sum(shares[language][name] for shares in by_seed.values()) / len(by_seed)
+            for language in (Language.ENGLISH, Language.CHINESE)
+        ]
+        listed = ", ".join(f"{share:.1f}" for share in seeds)
+        means = " | ".join(f"{share:.1f}" for share in languages)
+        lines.append(f"| {name} | {sum(seeds) / len(seeds):.1f} | {listed} | {means} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Write `evaluation.json` and a contact sheet a seed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+    """Write `evaluation.json` and a contact sheet a size and seed, and print a table a size."""
+    arguments = _parse()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = {}
+    results: dict[str, dict[int, Shares]] = {}
     # Forked before the first use of a GPU, which a fork would not survive.
     with get_context("fork").Pool(arguments.workers) as pool:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         generator = load_generator(arguments.model, device)
-        for seed in arguments.seeds:
-            shares, pictures, _ = evaluate(
-                generator,
-                pool,
-                count=arguments.count,
-                seed=seed,
-                size=ImageSize(arguments.height, arguments.width),
-                num_inference_steps=arguments.steps,
-            )
-            results[seed] = shares
-            sheet = contact_sheet(pictures[:48], 8)
-            sheet.save(arguments.out / f"sheet_{seed}.png")
-    (arguments.out / "evaluation.json").write_text(json.dumps(results, indent=1))
+        for place, size in enumerate(arguments.sizes):
+            name = f"{size.width}x{size.height}"
+            results[name] = {}
+            for seed in arguments.seeds if place == 0 else arguments.seeds[:1]:
+                results[name][seed], pictures, _ = evaluate(
+                    generator,
+                    pool,
+                    count=arguments.count if place == 0 else arguments.other_count,
+                    seed=seed,
+                    size=size,
+                    num_inference_steps=arguments.steps,
+                )
+                sheet = contact_sheet(pictures[:48], 8)
+                sheet.save(arguments.out / f"sheet_{name}_{seed}.png")
+                (arguments.out / "evaluation.json").write_text(json.dumps(results, indent=1))
+            sys.stdout.write(f"{name}\n{format_table(results[name])}\n")
+            sys.stdout.flush()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=500, help="captions a seed at the first size")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--sizes", type=_parse_size, nargs="+", default=[ImageSize(256, 256)], help="as 512x256"
+    )
+    parser.add_argument(
+        "--other-count", type=int, default=100, help="captions at each other size, one seed"
+    )
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+def _parse_size(text: str) -> ImageSize:
+    width, height = (int(side) for side in text.split("x"))
+    return ImageSize(height, width)
 
 
 if __name__ == "__main__":

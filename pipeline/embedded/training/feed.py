@@ -24,18 +24,21 @@ from pipeline.embedded.scenes.rendering import Drawing, describe
 from pipeline.embedded.scenes.sampling import sample_scene
 from pipeline.embedded.scenes.scene import Scene
 from pipeline.embedded.scenes.split import is_held_out
+from pipeline.embedded.training.coupling import NUM_CHOICES, Choices
 from pipeline.embedded.training.tokenizer import tokenize_prompt
 
 PATCH_PIXELS: Final = 16
 MIN_PATCHES: Final = 8
 MAX_PATCHES: Final = 32
 NATIVE_PATCHES: Final = 16
-_NATIVE_SHARE: Final = 0.6
-_CAPTION_LENGTHS: Final = (32,) * 6 + (64,) * 4 + (96,)
-_FILLERS: Final = {32: (0,), 64: (0, 0, 0, 1, 2, 3), 96: (4, 5, 6, 7, 8)}
+_NATIVE_SHARE: Final = 0.85
+_CAPTION_LENGTHS: Final = (32,) * 8 + (64,) * 12 + (96,)
+_FILLERS: Final = {32: (0,), 64: (0, 0, 0, 0, 1, 2), 96: (4, 5, 6, 7, 8)}
 """Clauses that say nothing about the scene, by caption length."""
 
 _LANGUAGES: Final = tuple(Language)
+_TEXT_SHARE: Final = 0.3
+"""Of scenes that must hold a text, beside those that do by chance: strokes take longest."""
 
 T = TypeVar("T")
 
@@ -62,6 +65,8 @@ class CaptionedBatch:
     """[B, L], padded with 0."""
     lengths: NDArray[np.int64]
     """[B]."""
+    choices: NDArray[np.float32]
+    """[B, NUM_CHOICES], what decided where things stand."""
 
 
 def shape_of_batch(number: int, seed: int, max_tokens: int) -> BatchShape:
@@ -71,8 +76,10 @@ def shape_of_batch(number: int, seed: int, max_tokens: int) -> BatchShape:
     rows, columns = NATIVE_PATCHES, NATIVE_PATCHES
     if rng.random() > _NATIVE_SHARE:
         rows, columns = _any_size(rng)
-    # A multiple of eight keeps the matrix products of all batches on fast kernels.
-    count = max(1, max_tokens // (rows * columns + length) // 8 * 8)
+    count = max_tokens // (rows * columns + length)
+    # Slices of 64 keep the compiled encoder to one shape, and matrix products on fast kernels.
+    multiple = 64 if count >= 64 else 8
+    count = max(1, count // multiple * multiple)
     return BatchShape(rows * PATCH_PIXELS, columns * PATCH_PIXELS, length, count)
 
 
@@ -112,7 +119,7 @@ class CaptionedBatchMaker:
         scenes: list[Scene] = []
         lengths: list[int] = []
         while len(scenes) < shape.count:
-            scene = sample_scene(rng)
+            scene = _sample_training_scene(rng)
             num_fillers = rng.choice(_FILLERS[shape.caption_length])
             caption = write_caption(scene, rng.choice(_LANGUAGES), rng, num_fillers=num_fillers)
             tokens = tokenize_prompt(tokenizer, caption)
@@ -123,10 +130,26 @@ class CaptionedBatchMaker:
             token_ids[len(scenes), : len(tokens)] = tokens
             scenes.append(scene)
             lengths.append(len(tokens))
-        placements = [place(scene, shape.height, shape.width, rng) for scene in scenes]
+        choices = [[rng.random() for _ in range(NUM_CHOICES)] for _ in scenes]
+        placements = [
+            place(scene, shape.height, shape.width, Choices(values))
+            for scene, values in zip(scenes, choices, strict=True)
+        ]
         return CaptionedBatch(
-            shape, describe(scenes, placements), token_ids, np.array(lengths, dtype=np.int64)
+            shape,
+            describe(scenes, placements),
+            token_ids,
+            np.array(lengths, dtype=np.int64),
+            np.array(choices, dtype=np.float32),
         )
+
+
+def _sample_training_scene(rng: random.Random) -> Scene:
+    must_hold_text = rng.random() < _TEXT_SHARE
+    while True:
+        scene = sample_scene(rng)
+        if not must_hold_text or any(not thing.is_shape for thing in scene.things):
+            return scene
 
 
 @cache

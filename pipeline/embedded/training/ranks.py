@@ -34,6 +34,14 @@ class Ranks:
         torch.distributed.broadcast(tensor, src=0)
         return bool(tensor.item())
 
+    def share(self, value: float) -> float:
+        """Return the first process's value on all of them at once."""
+        if self.count == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(tensor, src=0)
+        return float(tensor.item())
+
 
 def join() -> Ranks:
     """Join the run that `torchrun` describes in the environment."""

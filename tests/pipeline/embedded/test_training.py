@@ -2,11 +2,14 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from diffusers import ZImageTransformer2DModel
+from torch import Tensor, nn
 
 from pipeline.embedded import EMBEDDED_MODEL
 from pipeline.embedded.training.batched import BatchedTransformer
-from pipeline.embedded.training.denoiser import draw_sigmas
+from pipeline.embedded.training.batched_encoder import BatchedEncoder
+from pipeline.embedded.training.coupling import NUM_CHOICES
+from pipeline.embedded.training.denoiser import DenoiserSettings, DenoiserTraining
 from pipeline.embedded.training.feed import (
     MAX_PATCHES,
     MIN_PATCHES,
@@ -18,11 +21,21 @@ from pipeline.embedded.training.feed import (
 from pipeline.embedded.training.models import (
     build_text_encoder,
     build_transformer,
+    build_vae,
     drop_unread_layer,
 )
 from pipeline.embedded.training.optimizer import FlatOptimizer, OptimizerSettings, orthogonalise
+from pipeline.embedded.training.progress import ByClock, by_steps, to_the_end
+from pipeline.embedded.training.ranks import Ranks
 from pipeline.embedded.training.rates import cosine_rate, trapezoid_rate
+from pipeline.embedded.training.trajectories import (
+    NUM_STEPS,
+    Walk,
+    draw_sigmas,
+    noise_pictures,
+)
 from pipeline.schedule import build_schedule
+from tests.pipeline.embedded.pictures import read_choices
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (18, 22)])
@@ -131,7 +144,91 @@ def test_most_sigmas_are_those_of_the_eight_steps() -> None:
 
 
 def test_rates_rise_from_little_and_end_at_nothing() -> None:
-    assert trapezoid_rate(0, 1000) < 0.01
+    assert trapezoid_rate(0, 0.0) < 0.01
     assert cosine_rate(0, 1000) < 0.02
-    assert trapezoid_rate(400, 1000) == 1.0
-    assert trapezoid_rate(1000, 1000) == cosine_rate(1000, 1000) == 0.0
+    assert trapezoid_rate(400, 0.4) == 1.0
+    assert trapezoid_rate(1000, 1.0) == cosine_rate(1000, 1000) == 0.0
+
+
+def test_a_run_by_the_clock_goes_on_where_it_was_and_ends_when_told() -> None:
+    clock = iter([100.0, 110.0, 500.0])
+    progress = ByClock(0.25, 40.0, now=lambda: next(clock))
+    assert progress(0) == 0.5
+    assert progress(1) == 1.0
+    assert to_the_end(0.6, 20.0).seconds == pytest.approx(50.0)
+
+
+@torch.no_grad()
+def test_the_batched_encoder_is_the_class_own_forward() -> None:
+    torch.manual_seed(0)
+    encoder = drop_unread_layer(build_text_encoder())
+    token_ids = torch.randint(0, 1024, (3, 32))
+    torch.testing.assert_close(
+        BatchedEncoder(encoder)(token_ids),
+        encoder(token_ids).last_hidden_state,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_walks_take_the_steps_of_the_schedule_and_end_at_the_picture() -> None:
+    torch.manual_seed(0)
+    pictures, choices = torch.randn(5, 16, 8, 8), torch.rand(5, NUM_CHOICES)
+    walk = Walk.begin(pictures, choices)
+    walk.steps = torch.full((5,), 3)
+    walk.latents = noise_pictures(pictures, choices, walk.sigma)
+    velocity = (walk.latents - pictures) / walk.sigma[:, None, None, None]
+    for _ in range(NUM_STEPS - 1 - 3):
+        walk.advance(-velocity, pictures, choices)
+    assert (walk.steps == NUM_STEPS - 1).all()
+    left = walk.latents - walk.sigma[:, None, None, None] * velocity
+    torch.testing.assert_close(left, pictures, rtol=1e-4, atol=1e-4)
+
+
+def test_a_walk_begins_again_from_noise_that_tells_the_layout() -> None:
+    torch.manual_seed(0)
+    pictures, choices = torch.randn(5, 16, 8, 8), torch.rand(5, NUM_CHOICES)
+    walk = Walk.begin(pictures, choices)
+    walk.steps = torch.full((5,), NUM_STEPS - 1)
+    walk.advance(torch.zeros_like(pictures), pictures, choices)
+    assert (walk.steps == 0).all()
+    torch.testing.assert_close(read_choices(walk.latents), choices, rtol=1e-3, atol=1e-4)
+
+
+def test_training_stops_at_the_end_and_its_state_holds_what_it_learned() -> None:
+    torch.manual_seed(0)
+    maker = CaptionedBatchMaker(EMBEDDED_MODEL / "tokenizer", rank=0, seed=0)
+    batches = [maker.make(0, 1300)] * 100
+    training, resumed = build_training(), build_training()
+    training.run(iter(batches), by_steps(40))
+    assert training.progress == 1.0
+    assert training.step == 40
+    assert training.batches_taken > 1
+    resumed.load_state_dict(copy.deepcopy(training.state_dict()))
+    torch.testing.assert_close(flatten(resumed), flatten(training))
+    assert (flatten(build_training()) != flatten(training)).any()
+
+
+def build_training() -> DenoiserTraining:
+    torch.manual_seed(1)
+    vae = build_vae()
+    vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
+    transformer = ZImageTransformer2DModel(
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=1,
+        n_kv_heads=1,
+        cap_feat_dim=192,
+        axes_dims=[8, 12, 12],
+        axes_lens=[256, 64, 64],
+    )
+    encoder = drop_unread_layer(build_text_encoder())
+    settings = DenoiserSettings(num_held=2, uses=2, walk_from=0.5)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    return DenoiserTraining(vae, encoder, transformer, settings, ranks, is_compiled=False)
+
+
+def flatten(training: DenoiserTraining) -> Tensor:
+    master: Tensor = training.state_dict()["optimizer"]["master"]
+    return master
