@@ -9,7 +9,8 @@ PipelineError
 ├── CancelledError        the caller gave up, and the step loop let go
 ├── ReplicaFullError      the step loop holds as much work as it may, or is closing
 ├── ReplicaFailedError    the step loop has stopped, and the replica must be replaced
-└── AttentionUnavailableError  this machine cannot run the attention kernel that was asked for
+├── AttentionUnavailableError  this machine cannot run the attention kernel that was asked for
+└── AccelerationUnavailableError  nor another option of how to compute
 """
 
 
@@ -51,3 +52,7 @@ class ReplicaFailedError(PipelineError):
 
 class AttentionUnavailableError(PipelineError):
     """This machine cannot run the attention kernel that was asked for."""
+
+
+class AccelerationUnavailableError(PipelineError):
+    """This machine cannot run the way of computing that was asked for."""

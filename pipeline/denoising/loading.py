@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.acceleration.attention import AttentionKernel, build_attention
+from pipeline.acceleration.options import AccelerationOptions, choose_acceleration
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
@@ -28,6 +29,7 @@ class StepLoopOptions:
     is_strict: bool = True
     """Whether a picture's bytes are the same whatever it is batched with."""
     limits: BatchingLimits = field(default_factory=BatchingLimits)
+    acceleration: AccelerationOptions = field(default_factory=AccelerationOptions)
 
 
 def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOptions) -> StepLoop:
@@ -35,7 +37,9 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
 
     Raises:
         AttentionUnavailableError: If this machine cannot run the attention kernel.
+        AccelerationUnavailableError: If it cannot run another of the options.
     """
+    acceleration = choose_acceleration(options.acceleration, compute.device)
     name = choose_attention(options.attention, compute.device)
     attention = build_attention(name, compute.device)
     model = load_transformer(weights, device=compute.device, dtype=compute.dtype)
@@ -45,6 +49,7 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
             attention,
             solo_attention=_choose_solo_attention(options.attention, compute.device),
             is_strict=options.is_strict,
+            acceleration=acceleration,
         ),
         limits=options.limits,
         preview=load_preview(weights),

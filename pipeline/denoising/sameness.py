@@ -7,12 +7,13 @@ it is measured where it matters: at load, on the model's own weights, at every r
 shared forward may have.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from pipeline.acceleration.projections import Projection, quantize_rows
 from pipeline.denoising.cost import SEQUENCE_MULTIPLE
 from pipeline.denoising.row_ops import RowOps, TorchRowOps
 
@@ -39,17 +40,28 @@ def build_row_ops(device: torch.device) -> RowOps:
     return TritonRowOps()
 
 
-def choose_row_ops(model: Any, *, is_strict: bool, max_rows: int) -> tuple[RowOps, bool]:
+def choose_row_ops(
+    model: Any,
+    *,
+    is_strict: bool,
+    max_rows: int,
+    linears: Sequence[torch.nn.Linear] | None = None,
+) -> tuple[RowOps, bool]:
     """Choose the row operations for shared forwards of up to `max_rows`.
+
+    Args:
+        model: The transformer.
+        is_strict: Whether bytes must not depend on the company.
+        max_rows: Tokens of a shared forward.
+        linears: What the operations multiply by; all of the packed rows' if None.
 
     Returns:
         The operations, and whether items may share a forward.
     """
-    ops, linears = build_row_ops(model.device), linears_of_packed_rows(model)
+    ops = build_row_ops(model.device)
+    linears = linears_of_packed_rows(model) if linears is None else linears
     is_cuda = model.device.type == "cuda"
-    multiple = _BUCKET_MULTIPLE if is_cuda else SEQUENCE_MULTIPLE
-    # A bucket rounds images and captions up, so it may have a few rows more than its items.
-    row_counts = range(multiple, max_rows + 4 * multiple, multiple)
+    row_counts = _row_counts_of_buckets(model.device, max_rows)
     if not is_strict or packs_exactly(linears, row_counts):
         return ops, True
     if not is_cuda:
@@ -70,16 +82,60 @@ def linears_of_packed_rows(model: Any) -> list[torch.nn.Linear]:
         for name, module in block.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.startswith("adaLN_modulation")
     ]
+    return [*in_blocks, *linears_outside_blocks(model)]
+
+
+def linears_outside_blocks(model: Any) -> list[torch.nn.Linear]:
+    """Return those of the first and of the last layer."""
     embedders = list(model.all_x_embedder.values())
     final = [layer.linear for layer in model.all_final_layer.values()]
-    return [*in_blocks, *embedders, *final]
+    return [*embedders, *final]
+
+
+@torch.no_grad()
+def projections_pack_exactly(
+    projections: Iterable[Projection],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    max_rows: int,
+) -> bool:
+    """Compare rows of each merged product in company of every size, byte by byte."""
+    row_counts = _row_counts_of_buckets(device, max_rows)
+    distinct = {(type(each), each.shape): each for each in projections}
+    return all(
+        _is_exact_projection(
+            each, _draw_rows(max(row_counts), each.shape[1]).to(device, dtype), row_counts
+        )
+        for each in distinct.values()
+    )
+
+
+def _is_exact_projection(projection: Projection, rows: Tensor, row_counts: range) -> bool:
+    def multiply(part: Tensor) -> Tensor:
+        return projection(quantize_rows(part) if projection.takes_quantized else part)
+
+    most = multiply(rows)
+    return all(
+        torch.equal(multiply(rows[:count]), most[:count])
+        and torch.equal(multiply(rows[-count:]), most[-count:])
+        for count in row_counts
+    )
+
+
+def _row_counts_of_buckets(device: torch.device, max_rows: int) -> range:
+    multiple = _BUCKET_MULTIPLE if device.type == "cuda" else SEQUENCE_MULTIPLE
+    # A bucket rounds images and captions up, so it may have a few rows more than its items.
+    return range(multiple, max_rows + 4 * multiple, multiple)
+
+
+def _draw_rows(num_rows: int, dim: int) -> Tensor:
+    return torch.randn(num_rows, dim, generator=torch.Generator("cpu").manual_seed(0))
 
 
 def _is_exact(linear: torch.nn.Linear, row_counts: range) -> bool:
     weight = linear.weight
-    generator = torch.Generator("cpu").manual_seed(0)
-    drawn = torch.randn(max(row_counts), linear.in_features, generator=generator)
-    rows = drawn.to(weight.device, weight.dtype)
+    rows = _draw_rows(max(row_counts), linear.in_features).to(weight.device, weight.dtype)
     most: Tensor = linear(rows)
     # The first rows of fewer: company does not matter. The last: nor does the place in it.
     return all(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.acceleration.attention import AttentionKernel
+from pipeline.acceleration.options import Acceleration, BlockKernels
 from pipeline.denoising.assembly import (
     Assembler,
     PackedItem,
@@ -23,7 +24,12 @@ from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost, pad_tokens
 from pipeline.denoising.forward import TransformerForward
 from pipeline.denoising.graphs import GraphedForward
 from pipeline.denoising.packing import BucketGrid, group_forwards
-from pipeline.denoising.sameness import build_row_ops, choose_row_ops
+from pipeline.denoising.sameness import (
+    build_row_ops,
+    choose_row_ops,
+    linears_outside_blocks,
+    projections_pack_exactly,
+)
 
 __all__ = ["PackedItem", "PackedTransformer", "SharingLimits"]
 
@@ -70,6 +76,9 @@ class PackedTransformer:
     With `is_strict`, an item's velocity has the same bytes whatever it shares a forward with. Where
     the machine's linears do not allow that (`sameness`), each item has a forward of its own.
     One thread owns it.
+
+    `acceleration` is how blocks are computed, the model's own modules if None. Fusing takes the
+    weights of the model's linears away, except with `keeps_source`.
     """
 
     def __init__(
@@ -81,21 +90,55 @@ class PackedTransformer:
         is_strict: bool = True,
         limits: SharingLimits | None = None,
         buckets: BucketGrid | None = None,
+        acceleration: Acceleration | None = None,
+        keeps_source: bool = False,
     ) -> None:
         self._model = model
         self._assembler = Assembler(model)
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
-        ops, self.shares_forwards = choose_row_ops(
-            model, is_strict=is_strict, max_rows=self._limits.max_rows
-        )
-        self._shared = TransformerForward(model, ops, attention)
-        self._solo = TransformerForward(
-            model, build_row_ops(self.device), solo_attention or attention
-        )
+        solo_attention = solo_attention or attention
+        self._solo_graphs: GraphedForward | None = None
+        if acceleration is None or acceleration.blocks is BlockKernels.MODULES:
+            ops, self.shares_forwards = choose_row_ops(
+                model, is_strict=is_strict, max_rows=self._limits.max_rows
+            )
+            self._shared: TransformerForward = TransformerForward(model, ops, attention)
+            self._solo = TransformerForward(model, build_row_ops(self.device), solo_attention)
+        else:
+            self._fuse(acceleration, attention, solo_attention, is_strict, keeps_source)
         self._graphed = GraphedForward(self._shared) if self.device.type == "cuda" else None
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
+
+    def _fuse(
+        self,
+        acceleration: Acceleration,
+        attention: AttentionKernel,
+        solo_attention: AttentionKernel,
+        is_strict: bool,
+        keeps_source: bool,
+    ) -> None:
+        # Its kernels come with CUDA builds only.
+        from pipeline.denoising.fused_forward import FusedForward, fuse_blocks
+
+        model, max_rows = self._model, self._limits.max_rows
+        blocks = fuse_blocks(model, acceleration, keeps_source=keeps_source)
+        ops, are_exact = choose_row_ops(
+            model,
+            is_strict=is_strict,
+            max_rows=max_rows,
+            linears=linears_outside_blocks(model),
+        )
+        products = [product for block in blocks.values() for product in block.projections]
+        self.shares_forwards = are_exact and (
+            not is_strict
+            or projections_pack_exactly(products, self.device, model.dtype, max_rows=max_rows)
+        )
+        self._shared = FusedForward(model, blocks, ops, attention)
+        self._solo = FusedForward(model, blocks, build_row_ops(self.device), solo_attention)
+        if self.device.type == "cuda":
+            self._solo_graphs = GraphedForward(self._solo)
 
     @property
     def device(self) -> torch.device:
@@ -161,7 +204,10 @@ class PackedTransformer:
     def _predict_solo(self, item: PackedItem) -> list[Tensor]:
         layout = _EXACT.lay_out([item.shape])
         inputs = self._assembler.assemble([item], layout)
-        return split_velocities(self._solo(inputs, collect_residuals([item], layout)), layout)
+        residuals = collect_residuals([item], layout)
+        if self._solo_graphs is None or residuals:
+            return split_velocities(self._solo(inputs, residuals), layout)
+        return split_velocities(self._solo_graphs(inputs, layout.bucket), layout)
 
     def _predict_shared(self, items: Sequence[PackedItem]) -> list[Tensor]:
         layout = self._buckets.lay_out([item.shape for item in items])

@@ -1,0 +1,101 @@
+"""How a denoiser replica computes, by name; what a machine cannot run is refused at start."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import torch
+
+from pipeline.errors import AccelerationUnavailableError
+
+AUTO: Final = "auto"
+
+_Name = TypeVar("_Name", bound=StrEnum)
+
+
+class BlockKernels(StrEnum):
+    """What runs the transformer's blocks."""
+
+    MODULES = "modules"
+    """The model's own linears, row operations fused on a GPU."""
+    FUSED = "fused"
+    """Merged projections and kernels that write what the next product reads."""
+
+
+class Precision(StrEnum):
+    """What the blocks multiply."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT8 = "float8"
+    """e4m3 weights and inputs with a scale a row, attention and the rest in bfloat16."""
+
+
+@dataclass(frozen=True)
+class AccelerationOptions:
+    """The names in the configuration."""
+
+    blocks: str = AUTO
+    precision: str = Precision.BFLOAT16
+    """Never chosen by `auto`: it changes the pictures."""
+    bfloat16_layers: tuple[str, ...] = ()
+    """With `float8`: patterns of the modules that stay in bfloat16, as `layers.0.*.w2`."""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What was chosen for one device."""
+
+    blocks: BlockKernels
+    precision: Precision
+    bfloat16_layers: tuple[str, ...] = ()
+
+
+def choose_acceleration(options: AccelerationOptions, device: torch.device) -> Acceleration:
+    """Choose by the GPU where `auto` may, and check the rest.
+
+    Raises:
+        AccelerationUnavailableError: If a name is unknown, or this machine cannot run the option.
+    """
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return choose_for_capability(options, capability)
+
+
+def choose_for_capability(
+    options: AccelerationOptions, capability: tuple[int, int] | None
+) -> Acceleration:
+    """Choose for a GPU's compute capability; None is a CPU.
+
+    Raises:
+        AccelerationUnavailableError: If a name is unknown, or such a machine cannot run the option.
+    """
+    precision = _parse("precision", options.precision, tuple(Precision))
+    if options.blocks == AUTO:
+        blocks = BlockKernels.MODULES if capability is None else BlockKernels.FUSED
+    else:
+        blocks = _parse("blocks", options.blocks, tuple(BlockKernels))
+    if blocks is BlockKernels.FUSED and (capability is None or capability < (8, 0)):
+        raise AccelerationUnavailableError(
+            f"blocks 'fused' needs a GPU of compute capability 8.0, got {_spell(capability)}"
+        )
+    if precision is Precision.FLOAT8:
+        if blocks is not BlockKernels.FUSED:
+            raise AccelerationUnavailableError(
+                f"precision 'float8' needs blocks 'fused', got {str(blocks)!r}"
+            )
+        if capability is None or capability < (8, 9):
+            raise AccelerationUnavailableError(
+                "precision 'float8' needs a GPU of compute capability 8.9, "
+                f"got {_spell(capability)}"
+            )
+    return Acceleration(blocks, precision, options.bfloat16_layers)
+
+
+def _parse(option: str, value: str, names: tuple[_Name, ...]) -> _Name:
+    for name in names:
+        if name == value:
+            return name
+    raise AccelerationUnavailableError(f"{option} must be one of {', '.join(names)}, got {value!r}")
+
+
+def _spell(capability: tuple[int, int] | None) -> str:
+    return "a CPU" if capability is None else ".".join(map(str, capability))

@@ -1,0 +1,108 @@
+"""Matrix products of a block in bfloat16 or float8, several linears merged into one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLOAT8: Final = torch.float8_e4m3fn
+FLOAT8_MAX: Final = 448.0
+"""The largest number of e4m3."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedRows:
+    """Float8 rows: `values * scales` is what they stand for."""
+
+    values: Tensor
+    """[rows, dim] float8."""
+    scales: Tensor
+    """[rows, 1] float32."""
+
+
+Rows = Tensor | QuantizedRows
+
+
+def quantize_rows(rows: Tensor) -> QuantizedRows:
+    """Scale every row so that its largest absolute value is the largest number of float8."""
+    scales = rows.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FLOAT8_MAX
+    return QuantizedRows((rows.float() / scales).to(FLOAT8), scales)
+
+
+class Projection(Protocol):
+    """A product with a fixed weight."""
+
+    takes_quantized: bool
+    """Whether it reads `QuantizedRows`."""
+    shape: tuple[int, int]
+    """Of the weight: outputs and inputs."""
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Return [rows, out] in bfloat16."""
+        ...
+
+
+class DenseProjection:
+    """The weight as it is."""
+
+    takes_quantized = False
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply."""
+        if isinstance(rows, QuantizedRows):
+            raise TypeError("rows must not be quantised for a product of 16-bit weights")
+        return F.linear(rows, self.weight)
+
+
+class Float8Projection:
+    """Weight and input in float8 with a scale for each row of both."""
+
+    takes_quantized = True
+
+    def __init__(self, weight: Tensor) -> None:
+        quantized = quantize_rows(weight)
+        self._weight = quantized.values
+        self._scales = quantized.scales.t().contiguous()
+        self._dtype = weight.dtype
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply."""
+        if not isinstance(rows, QuantizedRows):
+            raise TypeError("rows must be quantised for a product of 8-bit weights")
+        product: Tensor = torch._scaled_mm(
+            rows.values,
+            self._weight.t(),
+            rows.scales,
+            self._scales,
+            out_dtype=self._dtype,
+            use_fast_accum=True,
+        )
+        return product
+
+
+def merge(linears: Sequence[nn.Linear], *, is_quantized: bool, keeps_source: bool) -> Projection:
+    """Merge linears without bias that read the same rows, their outputs side by side.
+
+    The 16-bit linears become views of the merged weight. Quantised ones keep theirs only with
+    `keeps_source`, and are empty otherwise: two copies of the model would not fit.
+    """
+    weight = linears[0].weight.data
+    if len(linears) > 1:
+        weight = torch.cat([linear.weight.data for linear in linears])
+    if is_quantized:
+        if not keeps_source:
+            for linear in linears:
+                linear.weight.data = weight.new_empty(0)
+        return Float8Projection(weight)
+    parts = weight.split([each.out_features for each in linears])
+    for linear, part in zip(linears, parts, strict=True):
+        linear.weight.data = part
+    return DenseProjection(weight)

@@ -1,0 +1,194 @@
+"""The transformer's forward in few kernels: merged products, and one row kernel between two.
+
+A block is seven launches and its attention: query, key and value in one product, turned in place;
+output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
+product; and sum with the next block's norm and modulation. In float8 the row kernels write the
+quantised rows, so quantisation reads no memory of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.acceleration import triton_rows
+from pipeline.acceleration.attention import AttentionKernel
+from pipeline.acceleration.options import Acceleration, Precision
+from pipeline.acceleration.projections import Projection, Rows, merge
+from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals, TransformerForward
+from pipeline.denoising.row_ops import PackedRows, RowOps
+
+
+@dataclass(frozen=True, eq=False)
+class FusedBlock:
+    """A block's merged weights."""
+
+    module: Any
+    to_qkv: Projection
+    to_out: Projection
+    to_gate: Projection
+    """Both halves of the feed-forward: `w1`, which is gated, then `w3`."""
+    from_gate: Projection
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All products."""
+        return (self.to_qkv, self.to_out, self.to_gate, self.from_gate)
+
+
+FusedBlocks = dict[int, FusedBlock]
+"""By `id` of the module."""
+
+
+@torch.no_grad()
+def fuse_blocks(model: Any, acceleration: Acceleration, *, keeps_source: bool) -> FusedBlocks:
+    """Merge and quantise the weights of all blocks, one block after another.
+
+    The context refiner stays in bfloat16: it runs once a request. With `keeps_source` the model's
+    own modules work afterwards; in float8 that costs the memory of both.
+    """
+    named = {
+        **{f"context_refiner.{i}": block for i, block in enumerate(model.context_refiner)},
+        **{f"noise_refiner.{i}": block for i, block in enumerate(model.noise_refiner)},
+        **{f"layers.{i}": block for i, block in enumerate(model.layers)},
+    }
+    return {
+        id(block): _fuse_block(name, block, acceleration, keeps_source=keeps_source)
+        for name, block in named.items()
+    }
+
+
+def _fuse_block(
+    name: str, block: Any, acceleration: Acceleration, *, keeps_source: bool
+) -> FusedBlock:
+    attention, feed_forward = block.attention, block.feed_forward
+
+    def build(path: str, *linears: Any) -> Projection:
+        is_quantized = (
+            acceleration.precision is Precision.FLOAT8
+            and not name.startswith("context_refiner")
+            and not any(fnmatch(f"{name}.{path}", each) for each in acceleration.bfloat16_layers)
+        )
+        return merge(linears, is_quantized=is_quantized, keeps_source=keeps_source)
+
+    return FusedBlock(
+        block,
+        build("attention.to_qkv", attention.to_q, attention.to_k, attention.to_v),
+        build("attention.to_out", attention.to_out[0]),
+        build("feed_forward.w1", feed_forward.w1, feed_forward.w3),
+        build("feed_forward.w2", feed_forward.w2),
+    )
+
+
+class FusedForward(TransformerForward):
+    """Runs `FusedBlock`s over `ForwardInputs`; what lies outside of blocks is as it was."""
+
+    def __init__(
+        self, model: Any, blocks: FusedBlocks, ops: RowOps, attention: AttentionKernel
+    ) -> None:
+        super().__init__(model, ops, attention)
+        self._blocks = blocks
+
+    def __call__(self, inputs: ForwardInputs, residuals: Residuals | None = None) -> Tensor:
+        """Return [joint rows, 64], the sign as the model has it."""
+        model = self._model
+        embedded = self._ops.linear(model.all_x_embedder[PATCH_KEY], inputs.patches)
+        hidden = torch.where(inputs.is_image_pad, model.x_pad_token, embedded)
+        num_refiners = len(model.noise_refiner)
+        refining = inputs.modulation[:, :num_refiners]
+        hidden = self._run_chain(list(model.noise_refiner), hidden, inputs.image, refining, {})
+        hidden = torch.cat([hidden, inputs.captions]).index_select(0, inputs.join_index)
+        modulation = inputs.modulation[:, num_refiners:]
+        layers = list(model.layers)
+        hidden = self._run_chain(layers, hidden, inputs.joint, modulation, residuals or {})
+        return self._finish(hidden, inputs)
+
+    def run_block(
+        self, block: Any, hidden: Tensor, rows: PackedRows, modulation: Tensor | None
+    ) -> Tensor:
+        """Run one block over [rows, dim]; `modulation` is [items, 4, dim]."""
+        modulations = None if modulation is None else modulation.unsqueeze(1)
+        return self._run_chain([block], hidden, rows, modulations, {})
+
+    def _run_chain(
+        self,
+        modules: Sequence[Any],
+        hidden: Tensor,
+        rows: PackedRows,
+        modulation: Tensor | None,
+        residuals: Residuals,
+    ) -> Tensor:
+        blocks = [self._blocks[id(module)] for module in modules]
+        steps = [_steps_of(modulation, index) for index in range(len(blocks))]
+        hidden, normed = _enter(blocks[0], hidden, steps[0][0], rows)
+        for index, block in enumerate(blocks):
+            _, gate_msa, scale_mlp, gate_mlp = steps[index]
+            hidden, normed = triton_rows.add_and_norm(
+                hidden,
+                update=block.to_out(self._attend_fused(block, normed, rows)),
+                update_norm=block.module.attention_norm2,
+                gate=gate_msa,
+                norm=block.module.ffn_norm1,
+                factors=scale_mlp,
+                item_of_row=rows.item_of_row,
+                is_quantized=block.to_gate.takes_quantized,
+            )
+            gated = triton_rows.gate_halves(
+                block.to_gate(normed), is_quantized=block.from_gate.takes_quantized
+            )
+            is_last = index + 1 == len(blocks)
+            # A residual is added between two blocks, so the sum and the next norm come apart.
+            is_parted = is_last or index in residuals
+            following = None if is_parted else blocks[index + 1]
+            hidden, normed = triton_rows.add_and_norm(
+                hidden,
+                update=block.from_gate(gated),
+                update_norm=block.module.ffn_norm2,
+                gate=gate_mlp,
+                norm=following and following.module.attention_norm1,
+                factors=following and steps[index + 1][0],
+                item_of_row=rows.item_of_row,
+                is_quantized=following is not None and following.to_qkv.takes_quantized,
+            )
+            for where, residual in residuals.get(index, ()):
+                hidden[where].add_(residual)
+            if is_parted and not is_last:
+                hidden, normed = _enter(blocks[index + 1], hidden, steps[index + 1][0], rows)
+        return hidden
+
+    def _attend_fused(self, block: FusedBlock, normed: Rows, rows: PackedRows) -> Rows:
+        module = block.module.attention
+        merged = block.to_qkv(normed)
+        head_dim = merged.shape[1] // (3 * module.heads)
+        triton_rows.rotate_normed_(
+            merged,
+            torch.view_as_real(rows.rotary),
+            module.norm_q,
+            module.norm_k,
+            num_heads=module.heads,
+            num_key_heads=module.heads,
+            head_dim=head_dim,
+        )
+        query, key, value = merged.view(-1, 3, module.heads, head_dim).unbind(1)
+        attended = self._attention(query, key, value, rows.layout).flatten(1)
+        return triton_rows.quantize(attended) if block.to_out.takes_quantized else attended
+
+
+def _enter(
+    block: FusedBlock, hidden: Tensor, factors: Tensor | None, rows: PackedRows
+) -> tuple[Tensor, Rows]:
+    return triton_rows.add_and_norm(
+        hidden,
+        norm=block.module.attention_norm1,
+        factors=factors,
+        item_of_row=rows.item_of_row,
+        is_quantized=block.to_qkv.takes_quantized,
+    )
+
+
+def _steps_of(modulation: Tensor | None, index: int) -> tuple[Tensor | None, ...]:
+    """Return scale and gate of attention, scale and gate of the feed-forward, [items, dim] each."""
+    return (None,) * 4 if modulation is None else modulation[:, index].unbind(1)

@@ -1,0 +1,71 @@
+"""Merged and fused, a forward computes what the model's own modules compute.
+
+Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kernels`.
+"""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
+from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
+
+pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
+    reason="without a GPU, set TRITON_INTERPRET=1",
+)
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+DTYPE = torch.bfloat16 if HAS_GPU else torch.float32
+SHAPES = [(8, 16, 5, 0.1), (16, 8, 40, 0.7)]
+
+
+def _pack(acceleration: Acceleration | None) -> PackedTransformer:
+    model = build_tiny_transformer(DTYPE).to(DEVICE).requires_grad_(requires_grad=False)
+    attention = build_attention("sdpa", DEVICE)
+    return PackedTransformer(model, attention, acceleration=acceleration)
+
+
+def _predict(transformer: PackedTransformer, residuals: dict[int, Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        PackedItem(
+            torch.randn(16, height, width, generator=generator),
+            model_time,
+            transformer.encode_caption(draw_encoding(num_tokens).prompt_embeds),
+            residuals=residuals if num_tokens == SHAPES[0][2] else {},
+        )
+        for height, width, num_tokens, model_time in SHAPES
+    ]
+    return transformer.predict_velocity(items)
+
+
+def _distance(one: list[Tensor], other: list[Tensor]) -> float:
+    pairs = zip(one, other, strict=True)
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("layers", [(), (0,), (0, 1)])
+def test_fused_blocks_compute_what_modules_compute(layers: tuple[int, ...]) -> None:
+    residuals = {layer: torch.full((64, 64), 0.5, dtype=DTYPE, device=DEVICE) for layer in layers}
+    fused = _pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16))
+
+    distance = _distance(_predict(fused, residuals), _predict(_pack(None), residuals))
+
+    assert distance < (0.02 if HAS_GPU else 1e-5)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="products of float8 need a GPU")
+def test_float8_is_near_and_layers_that_stay_are_exact() -> None:
+    plain = _predict(_pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)), {})
+    float8 = Acceleration(BlockKernels.FUSED, Precision.FLOAT8)
+    kept = Acceleration(BlockKernels.FUSED, Precision.FLOAT8, ("*",))
+
+    assert 0 < _distance(_predict(_pack(float8), {}), plain) < 0.1
+    assert _distance(_predict(_pack(kept), {}), plain) == 0
