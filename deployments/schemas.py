@@ -204,7 +204,7 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 STREAM_RESPONSE: dict[str, Any] = {
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {}},
     "description": "The pictures, or with `stream` the events of one: "
     "`image_generation.partial_image`, `image_generation.completed`, `error`, and "
     "`image_generation.progress` if `progress_events` asks for it.",

@@ -39,6 +39,8 @@ def ray_cluster(
             _temp_dir=folder,
             include_dashboard=False,
             _metrics_export_port=metrics_port,
+            # One event a call, of which Ray's control store keeps the last 100,000: hundreds of MB.
+            _system_config={"task_events_report_interval_ms": 0},
             labels=dict(HEAD_LABELS) if is_mixed else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -27,6 +27,8 @@ from service import run_service
 
 MARK = "SOAK_RUN"
 SAMPLE_S = 10.0
+NUM_PROMPTS = 100
+"""They come again, so that caches bounded in bytes are full before memory is compared."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ def _call_until(stop: threading.Event, url: str, load: Load, index: int) -> None
         number = 0
         while not stop.is_set():
             number += 1
-            body = {"prompt": f"a red circle, picture {number}", "size": "256x256"}
+            body = {"prompt": f"a red circle, {number % NUM_PROMPTS}", "size": "256x256"}
             started = time.monotonic()
             answer = client.post(f"{url}/v1/images/generations", json={**body, "seed": index})
             if answer.status_code == 200:

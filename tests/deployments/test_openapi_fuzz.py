@@ -5,13 +5,16 @@ but 504, which a caller that allows no time has asked for.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+from caller_api import write_keys
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
-from local_service import serve_locally
+from local_service import build_local_api, local_config, serve_locally
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -20,14 +23,30 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from deployments.config import LimitsConfig
+from deployments.keys_config import KeysConfig
+
 OPERATIONS = [
     ("/healthz", "GET"),
     ("/readyz", "GET"),
     ("/v1/files/{key}", "GET"),
     ("/v1/images/generations", "POST"),
+    ("/v1/images/jobs", "POST"),
+    ("/v1/images/jobs", "GET"),
+    ("/v1/images/jobs/{id}", "GET"),
+    ("/v1/images/jobs/{id}", "DELETE"),
+    ("/v1/images/jobs/{id}/events", "GET"),
+    ("/v1/images/batches", "POST"),
     ("/v1/models", "GET"),
 ]
-TAKE_INPUT = [("/v1/files/{key}", "GET"), ("/v1/images/generations", "POST")]
+TAKE_INPUT = [
+    ("/v1/files/{key}", "GET"),
+    ("/v1/images/generations", "POST"),
+    ("/v1/images/jobs", "POST"),
+    ("/v1/images/jobs", "GET"),
+    ("/v1/images/batches", "POST"),
+]
+OPEN_TO_ALL = {"/healthz", "/readyz", "/v1/files/{key}"}
 CHECKS = [
     content_type_conformance,
     negative_data_rejection,
@@ -35,7 +54,7 @@ CHECKS = [
     status_code_conformance,
 ]
 FUZZ = settings(
-    max_examples=50,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,
@@ -43,10 +62,27 @@ FUZZ = settings(
 )
 
 
-@pytest.fixture(scope="module")
-def url(local_app: FastAPI) -> Iterator[str]:
-    with serve_locally(local_app) as url:
-        yield url
+@dataclass(frozen=True)
+class Target:
+    """A service, and what a caller of it sends with every call."""
+
+    url: str
+    headers: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=["without keys", "with keys"])
+def target(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    config = local_config(tiny_model, folder / "store", limits=LimitsConfig(max_pixels=96 * 96))
+    headers = {}
+    if request.param == "with keys":
+        key = write_keys(folder / "keys.yaml", alice={})["alice"]
+        config = config.model_copy(update={"keys": KeysConfig(file=folder / "keys.yaml")})
+        headers = {"authorization": f"Bearer {key}"}
+    with serve_locally(build_local_api(config)) as url:
+        yield Target(url, headers)
 
 
 @pytest.mark.parametrize(
@@ -57,29 +93,39 @@ def url(local_app: FastAPI) -> Iterator[str]:
     ],
 )
 def test_every_answer_is_as_documented(
-    url: str, path: str, method: str, mode: GenerationMode
+    target: Target, path: str, method: str, mode: GenerationMode
 ) -> None:
-    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
+    operation = schemathesis.openapi.from_url(f"{target.url}/openapi.json")[path][method]
 
     @FUZZ
     @given(operation.as_strategy(generation_mode=mode))
     def call(case: Case[Any]) -> None:
-        response = case.call_and_validate(checks=CHECKS)
+        response = case.call_and_validate(checks=CHECKS, headers=target.headers)
         assert response.status_code < 500 or response.status_code in {503, 504}
 
     call()
 
 
-def test_every_documented_operation_but_those_of_jobs_is_fuzzed(local_app: FastAPI) -> None:
+@pytest.mark.parametrize("target", ["with keys"], indirect=True)
+@pytest.mark.parametrize(
+    ("path", "method"), [each for each in OPERATIONS if each[0] not in OPEN_TO_ALL]
+)
+def test_without_its_key_every_answer_is_a_401(target: Target, path: str, method: str) -> None:
+    operation = schemathesis.openapi.from_url(f"{target.url}/openapi.json")[path][method]
+
+    @FUZZ
+    @given(operation.as_strategy())
+    def call(case: Case[Any]) -> None:
+        assert case.call().status_code == 401
+
+    call()
+
+
+def test_every_documented_operation_is_fuzzed(local_app: FastAPI) -> None:
     documented = {
         (path, method.upper())
         for path, operations in local_app.openapi()["paths"].items()
         for method in operations
     }
 
-    of_jobs = {
-        (path, method)
-        for path, method in documented
-        if path.startswith(("/v1/images/jobs", "/v1/images/batches"))
-    }
-    assert documented - of_jobs == set(OPERATIONS)
+    assert documented == set(OPERATIONS)
