@@ -30,9 +30,13 @@ NAIVE = dataclasses.replace(BLENDED, overlap=0, positions=TilePositions.LOCAL)
 WHOLE = TilingOptions(tile_size=4096)
 
 
-def with_base(start_sigma: float, positions: TilePositions) -> TilingOptions:
+def with_base(
+    start_sigma: float, positions: TilePositions, base_steps: int | None = None
+) -> TilingOptions:
     """Tiles that continue a base pass of 256x256."""
-    return dataclasses.replace(BLENDED, start_sigma=start_sigma, positions=positions)
+    return dataclasses.replace(
+        BLENDED, start_sigma=start_sigma, positions=positions, base_steps=base_steps
+    )
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,16 @@ def border_gradient(pixels: Pixels, borders: tuple[list[int], list[int]]) -> flo
     down = np.abs(levels[rows] - levels[[row - 1 for row in rows]]).mean()
     across = np.abs(levels[:, columns] - levels[:, [column - 1 for column in columns]]).mean()
     return float(down + across) / 2
+
+
+def excess_at_borders(pixels: Pixels, borders: tuple[list[int], list[int]]) -> tuple[float, float]:
+    """The gradient across the borders, and the mean of that 8 to 24 pixels beside them."""
+    beside = [offset for reach in (8, 12, 16, 20, 24) for offset in (-reach, reach)]
+    nearby = [
+        border_gradient(pixels, tuple([line + offset for line in lines] for lines in borders))
+        for offset in beside
+    ]
+    return border_gradient(pixels, borders), sum(nearby) / len(nearby)
 
 
 def _edges(origins: tuple[int, ...], side: int) -> list[int]:
