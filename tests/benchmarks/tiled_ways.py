@@ -105,8 +105,9 @@ def border_gradient(pixels: Pixels, borders: tuple[list[int], list[int]]) -> flo
 def excess_at_borders(pixels: Pixels, borders: tuple[list[int], list[int]]) -> tuple[float, float]:
     """The gradient across the borders, and the mean of that 8 to 24 pixels beside them."""
     beside = [offset for reach in (8, 12, 16, 20, 24) for offset in (-reach, reach)]
+    rows, columns = borders
     nearby = [
-        border_gradient(pixels, tuple([line + offset for line in lines] for lines in borders))
+        border_gradient(pixels, ([row + offset for row in rows], [x + offset for x in columns]))
         for offset in beside
     ]
     return border_gradient(pixels, borders), sum(nearby) / len(nearby)
