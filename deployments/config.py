@@ -157,7 +157,7 @@ class TilingConfig(_Section):
         default="true", description="Where a tile's positions begin: its true place, or 0."
     )
     start_sigma: float = Field(
-        default=0.643, description="Where tiles take over from the base pass; 1 is no base pass."
+        default=0.5, description="Where tiles take over from the base pass; 1 is no base pass."
     )
     base_steps: int | None = Field(
         default=None, description="Steps of the base pass; those above `start_sigma` if unset."
