@@ -32,6 +32,10 @@ class GpuProfile:
     kernels: Kernels
     has_gpu: bool = True
 
+    def share_gib(self, num_gpus: float) -> float:
+        """Return what a replica may use that has `num_gpus` of a card, or several cards."""
+        return self.memory_gib * min(1.0, num_gpus or 1.0)
+
     def __post_init__(self) -> None:
         if self.memory_gib <= 0:
             raise PlacementError(f"memory_gib must be positive, got {self.memory_gib}")
@@ -46,7 +50,7 @@ H800: Final = GpuProfile(
 
 CONSUMER_16GB: Final = GpuProfile(
     name="consumer-16gb",
-    memory_gib=15.0,
+    memory_gib=14.75,
     kernels=Kernels(attention="flash", precision="fp8", compilation="graphs"),
 )
 """4060 Ti 16G, 4080, 5070 Ti; and 3090, 4090 held to the same bound."""

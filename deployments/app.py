@@ -12,6 +12,7 @@ from deployments.denoiser import DenoiserDeployment
 from deployments.handles import HandleTileCoordinator
 from deployments.ledger_actor import ReplicaReporter
 from deployments.loading import StageLoader
+from deployments.memory_plan import max_pixels_in_memory
 from deployments.pools import to_terms
 from deployments.process_telemetry import start_replica_telemetry
 from deployments.replica_bounds import follower_options, pool_options
@@ -31,10 +32,13 @@ def build_app(config: AppConfig) -> Application:
 
     Raises:
         WeightsError: If the model is not one that the service can read.
+        PlacementError: If a pool's memory does not hold its tiles.
     """
     weights = resolve_weights(config.model.source, config.model.revision)
     load = StageLoader(weights)
     model = describe_model(weights, served_name=config.model.served_name)
+    for pool in config.pools:
+        max_pixels_in_memory(pool, config.vae_decoder, model)
     text_encoder = serve.deployment(
         **_options(
             config,

@@ -12,6 +12,7 @@ from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
+from pipeline.memory import DecodeMode
 from pipeline.request import RenderPath
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePositions
@@ -95,6 +96,14 @@ class ReplicaConfig(_Section):
     device: DeviceName = Field(
         default="auto", description="`auto` takes the GPU that Ray assigned, else the CPU."
     )
+    profile: Literal["cpu", "consumer-16gb", "h800"] = Field(
+        default="cpu", description="The kind of card: how much memory a replica may use."
+    )
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Most GPU memory of a replica; the profile's, times `num_gpus`, if unset.",
+    )
     label_selector: dict[str, str] = Field(
         default_factory=dict, description="Ray node labels that a replica needs."
     )
@@ -148,7 +157,10 @@ class TilingConfig(_Section):
         default="true", description="Where a tile's positions begin: its true place, or 0."
     )
     start_sigma: float = Field(
-        default=0.643, description="Where tiles take over from the base pass; 1 is no base pass."
+        default=0.5, description="Where tiles take over from the base pass; 1 is no base pass."
+    )
+    base_steps: int | None = Field(
+        default=None, description="Steps of the base pass; those above `start_sigma` if unset."
     )
     base_max_pixels: int = Field(
         default=768 * 768, description="Area of the base pass, in image pixels."
@@ -165,6 +177,7 @@ class TilingConfig(_Section):
             overlap=self.overlap,
             positions=TilePositions(self.positions),
             start_sigma=self.start_sigma,
+            base_steps=self.base_steps,
             base_max_pixels=self.base_max_pixels,
         )
 
@@ -172,6 +185,15 @@ class TilingConfig(_Section):
     def _options_are_in_range(self) -> Self:
         self.to_options()
         return self
+
+
+class VaeDecoderConfig(ReplicaConfig):
+    """The VAE decoders."""
+
+    mode: DecodeMode = Field(
+        default=DecodeMode.AUTO,
+        description="`full_image`, `tiled`, or `auto`: in tiles where the whole does not fit.",
+    )
 
 
 class PoolConfig(ReplicaConfig):
@@ -184,9 +206,6 @@ class PoolConfig(ReplicaConfig):
     )
     path: RenderPath = Field(
         default=RenderPath.FULL_IMAGE, description="How this pool renders: `full_image` or `tiled`."
-    )
-    profile: Literal["cpu", "consumer-16gb", "h800"] = Field(
-        default="cpu", description="The kind of card: how much memory a replica may use."
     )
     accelerator: str | None = Field(
         default=None,
@@ -295,7 +314,7 @@ class AppConfig(_Section):
     pools: tuple[PoolConfig, ...] = Field(
         default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."
     )
-    vae_decoder: ReplicaConfig = ReplicaConfig()
+    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
     store: StoreConfig = FolderStoreConfig()
     keys: KeysConfig = KeysConfig()
     cache: CacheConfig = CacheConfig()

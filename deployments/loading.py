@@ -7,18 +7,20 @@ from functools import partial
 import torch
 
 from deployments.cache_config import CacheConfig
-from deployments.config import PoolConfig, ReplicaConfig
+from deployments.config import PoolConfig, ReplicaConfig, VaeDecoderConfig
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
+from deployments.memory_plan import memory_of
 from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
+from pipeline.device_memory import cap_memory
 from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
 from pipeline.text_encoder import MAX_PROMPT_TOKENS, load_text_encoder
-from pipeline.vae_decoder import load_vae_decoder
-from pipeline.weights import Weights
+from pipeline.vae.fitting import FittingVaeDecoder
+from pipeline.weights import Weights, load_vae
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class StageLoader:
             partial(build_schedule, shift=self.weights.shift),
         )
 
-    def vae_decoder(self, config: ReplicaConfig) -> VaeDecoder:
+    def vae_decoder(self, config: VaeDecoderConfig) -> VaeDecoder:
         """Read the decoder."""
-        return load_vae_decoder(self.weights, _choose(config))
+        compute = _choose(config)
+        vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
+        return FittingVaeDecoder(vae, mode=config.mode, budget_gib=memory_of(config))
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
@@ -79,5 +83,10 @@ def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
 
 
 def _choose(config: ReplicaConfig) -> ComputeDevice:
+    """Choose the device of a replica, and hold it to its memory there."""
     # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
-    return choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
+    compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
+    memory_gib = memory_of(config)
+    if compute.device.type == "cuda" and memory_gib is not None:
+        cap_memory(compute.device, memory_gib)
+    return compute

@@ -5,15 +5,16 @@ from functools import partial
 
 from torch import Tensor
 
-from deployments.config import AppConfig
-from deployments.denoiser import DenoiserDeployment
+from deployments.config import AppConfig, PoolConfig
+from deployments.denoiser import DenoiserDeployment, PoolTerms
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
 from deployments.text_encoder import TextEncoderDeployment
+from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
-from pipeline.request import DenoiseRequest, StepEvent
+from pipeline.request import DenoiseRequest, RenderPath, StepEvent
 
 
 class LocalStages:
@@ -22,7 +23,7 @@ class LocalStages:
     def __init__(
         self,
         text_encoder: TextEncoderDeployment,
-        denoisers: Mapping[str, DenoiserDeployment],
+        denoisers: Mapping[str, DenoiserDeployment | TileCoordinatorDeployment],
         vae_decoder: VaeDecoderDeployment,
     ) -> None:
         self._text_encoder = text_encoder
@@ -49,11 +50,15 @@ def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) 
     terms_of = partial(to_terms, model=model, step_detail_ratio=config.telemetry.step_detail_ratio)
     return LocalStages(
         TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
-        {
-            pool.name: DenoiserDeployment(
-                partial(load.denoiser, pool), lambda: "local", terms_of(pool)
-            )
-            for pool in config.pools
-        },
+        {pool.name: _load_pool(pool, load, terms_of(pool)) for pool in config.pools},
         VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),
     )
+
+
+def _load_pool(
+    pool: PoolConfig, load: StageLoader, terms: PoolTerms
+) -> DenoiserDeployment | TileCoordinatorDeployment:
+    denoiser = DenoiserDeployment(partial(load.denoiser, pool), lambda: "local", terms)
+    if pool.path is RenderPath.FULL_IMAGE:
+        return denoiser
+    return TileCoordinatorDeployment(partial(load.tiled_settings, pool), denoiser.predict_velocity)

@@ -5,8 +5,9 @@ from typing import Final
 from cluster.accelerators import Precision, get_accelerator
 from cluster.profiles import get_profile
 from cluster.rates import ReplicaRate, guess_rate
-from deployments.config import LimitsConfig, PoolConfig
+from deployments.config import AppConfig, PoolConfig
 from deployments.denoiser import PoolTerms
+from deployments.memory_plan import max_pixels_in_memory
 from deployments.pool_choice import KnownPool
 from deployments.routing.pools import PoolTraits
 from deployments.served_model import ServedModel
@@ -25,13 +26,18 @@ def to_terms(pool: PoolConfig, model: ServedModel, *, step_detail_ratio: float =
     return PoolTerms(pool.name, guess_speed(pool, model), held_units, step_detail_ratio)
 
 
-def to_known_pool(pool: PoolConfig, limits: LimitsConfig, model: ServedModel) -> KnownPool:
-    """Tell the router what is fixed about a pool."""
+def to_known_pool(pool: PoolConfig, config: AppConfig, model: ServedModel) -> KnownPool:
+    """Tell the router what is fixed about a pool.
+
+    Raises:
+        PlacementError: If the pool's memory holds no picture.
+    """
+    in_memory = max_pixels_in_memory(pool, config.vae_decoder, model)
     traits = PoolTraits(
         name=pool.name,
         path=pool.path,
         memory_gib=get_profile(pool.profile).memory_gib,
-        max_pixels=pool.max_pixels or limits.max_pixels,
+        max_pixels=min([pool.max_pixels or config.limits.max_pixels, *in_memory]),
         start_up_s=pool.start_up_s,
         max_replicas=pool.max_replicas,
         tile_size=pool.tiling.tile_size * LATENT_SCALE,

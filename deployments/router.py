@@ -39,7 +39,7 @@ class RouterDeployment:
         usage = build_usage_ledger(config.usage, model)
         stages = HandleStages(text_encoder, denoisers, vae_decoder)
         chooser = LedgerPoolChooser(
-            [to_known_pool(pool, config.limits, model) for pool in config.pools],
+            [to_known_pool(pool, config, model) for pool in config.pools],
             RoutingPolicy(),
             router_id=serve.get_replica_context().replica_id.unique_id,
         )

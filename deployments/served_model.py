@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.cost import ForwardCost, for_transformer
+from pipeline.memory import DENOISER_BF16, PeakMemoryModel, scale_denoiser
 from pipeline.request import SIZE_MULTIPLE, ImageSize
 from pipeline.weights import EMBEDDED, Weights
 
@@ -27,6 +28,8 @@ class ServedModel:
     max_width: int
     forward_cost: ForwardCost
     default_steps: int = DEFAULT_STEPS
+    denoiser_memory: PeakMemoryModel = DENOISER_BF16
+    """In bfloat16, on a GPU."""
 
 
 def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
@@ -41,6 +44,7 @@ def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
         max_height=_EMBEDDED_MAX_SIDE if is_embedded else rows * SIZE_MULTIPLE,
         max_width=_EMBEDDED_MAX_SIDE if is_embedded else columns * SIZE_MULTIPLE,
         forward_cost=_forward_cost(config),
+        denoiser_memory=_denoiser_memory(config),
     )
 
 
@@ -49,3 +53,8 @@ def _forward_cost(config: Mapping[str, Any]) -> ForwardCost:
     dim, num_layers = config.get("dim", 3840), config.get("n_layers", 30)
     num_parameters = num_layers * 12 * dim**2
     return for_transformer(dim, num_layers, num_parameters)
+
+
+def _denoiser_memory(config: Mapping[str, Any]) -> PeakMemoryModel:
+    num_layers = config.get("n_layers", 30) + 2 * config.get("n_refiner_layers", 2)
+    return scale_denoiser(dim=config.get("dim", 3840), num_layers=num_layers, model=DENOISER_BF16)

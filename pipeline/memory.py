@@ -7,6 +7,7 @@ measurements; `tests/benchmarks/tiled_gpu.py` makes them for a card.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import linear_regression
 from typing import Final
 
@@ -79,6 +80,49 @@ def require_fit(size: ImageSize, model: PeakMemoryModel, *, budget_gib: float) -
     )
 
 
+class DecodeMode(StrEnum):
+    """How latents become pixels."""
+
+    AUTO = "auto"
+    """In one piece where that fits the memory, in tiles above."""
+    FULL_IMAGE = "full_image"
+    TILED = "tiled"
+
+
+def choose_decode(size: ImageSize, mode: DecodeMode, *, budget_gib: float | None) -> DecodeMode:
+    """Choose how a picture of the size is decoded; no budget is no bound.
+
+    Raises:
+        InvalidRequestError: With the largest size that would fit, if this one does not.
+    """
+    if budget_gib is None:
+        return DecodeMode.FULL_IMAGE if mode is DecodeMode.AUTO else mode
+    if mode is DecodeMode.AUTO:
+        is_whole = VAE_FULL.peak_gib(size.num_image_tokens) <= budget_gib
+        mode = DecodeMode.FULL_IMAGE if is_whole else DecodeMode.TILED
+    require_fit(size, _VAE_MODELS[mode], budget_gib=budget_gib)
+    return mode
+
+
+def max_decode_tokens(mode: DecodeMode, *, budget_gib: float) -> int:
+    """Return the image tokens of the largest picture that can be decoded."""
+    modes = _VAE_MODELS if mode is DecodeMode.AUTO else [mode]
+    return max(_VAE_MODELS[one].max_tokens(budget_gib) for one in modes)
+
+
+def scale_denoiser(*, dim: int, num_layers: int, model: PeakMemoryModel) -> PeakMemoryModel:
+    """Scale a model of Z-Image-Turbo's memory to a transformer of another shape.
+
+    Weights grow with the square of `dim` and with the layers, activations with `dim`.
+    """
+    weights = num_layers * dim**2 / (_TURBO_LAYERS * _TURBO_DIM**2)
+    return PeakMemoryModel(model.fixed_gib * weights, model.kib_per_token * dim / _TURBO_DIM)
+
+
+_TURBO_DIM: Final = 3840
+_TURBO_LAYERS: Final = 34
+"""With the refiners of image and caption."""
+
 DENOISER_BF16: Final = fit_peak_memory({1024: 11.89, 4096: 12.24, 16384: 13.64})
 """Z-Image-Turbo's transformer, eager, measured on an H200 at 512, 1024 and 2048 square."""
 
@@ -87,3 +131,8 @@ DENOISER_FP8: Final = fit_peak_memory({1024: 6.2, 16384: 7.3})
 
 VAE_FULL: Final = fit_peak_memory({1024: 0.8, 4096: 2.6, 16384: 9.7})
 """The untiled VAE decoder in bfloat16, at 512, 1024 and 2048 square."""
+
+VAE_TILED: Final = PeakMemoryModel(fixed_gib=1.0, kib_per_token=40.0)
+"""In tiles of 64 latents: weights, one tile on its way, and 10 KiB a latent of tiles that wait."""
+
+_VAE_MODELS: Final = {DecodeMode.FULL_IMAGE: VAE_FULL, DecodeMode.TILED: VAE_TILED}

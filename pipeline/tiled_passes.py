@@ -30,7 +30,7 @@ class TilingOptions:
     tile_size: int = 96
     overlap: int = 16
     positions: TilePositions = TilePositions.TRUE
-    start_sigma: float = 0.643
+    start_sigma: float = 0.5
     """Where tiles take over from the base pass: the nearest sigma of the request. 1 is no base."""
     base_steps: int | None = None
     """Steps of the base pass, at most the request's own; None is those above `start_sigma`."""

@@ -20,7 +20,8 @@ from deployments.routing.decisions import (
 )
 from deployments.routing.pools import PoolStatus, PoolTraits
 from deployments.routing.predictions import predict
-from pipeline.request import Priority
+from pipeline.request import ImageSize, Priority
+from pipeline.tiling import shrink_to_area
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,10 @@ def _refuse_size(facts: RequestFacts, pools: Sequence[PoolStatus]) -> Refusal:
     path = facts.pinned_path
     of_path = [pool.traits for pool in pools if path is None or pool.traits.path is path]
     most = max((traits.max_pixels for traits in of_path), default=0)
+    largest = shrink_to_area(ImageSize(facts.height, facts.width), max_pixels=most)
     message = (
         f"height x width must be at most {most} on path {path or 'auto'}, "
-        f"got {facts.height} x {facts.width}"
+        f"the largest of this shape is {largest or 'none'}, got {facts.height} x {facts.width}"
         if most
         else f"path must be one that a pool has, got {path or 'auto'}"
     )

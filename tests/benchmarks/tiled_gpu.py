@@ -1,80 +1,64 @@
 """Peak and time of the tiled path on one GPU, capped like a 16 GB card. Random weights.
 
-    python tests/benchmarks/tiled_gpu.py denoiser --sizes 1024 2048 3072 4096
-    python tests/benchmarks/tiled_gpu.py denoiser --quantize MODULE:FUNCTION
-    python tests/benchmarks/tiled_gpu.py vae --sizes 1024 2048 3072 4096
-    python tests/benchmarks/tiled_gpu.py vae --sizes 1024 2048 --dtype float32 --cap-gib 0
-    python tests/benchmarks/tiled_gpu.py all --tiny --device cpu
+    python tests/benchmarks/tiled_gpu.py --seconds 200 --out tiled.jsonl
+    python tests/benchmarks/tiled_gpu.py --stages denoiser --quantize MODULE:FUNCTION
+    python tests/benchmarks/tiled_gpu.py --stages vae --sizes 1024 2048 --dtype float32 --cap-gib 0
+    python tests/benchmarks/tiled_gpu.py --tiny --device cpu --dtype float32
 
-`all` gives each stage a process of its own. A row that ran out of the capped memory says so. The
-last line of a series fits `PeakMemoryModel` to it.
+Every case has a process of its own under the cap; a case that runs out of it says so. Each row is
+printed and added to `--out` when it is done, so a run that is cut off keeps what it has.
 """
 
 import argparse
-import importlib
-import math
-import statistics
-import subprocess
+import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-import torch
-from tile_executor import TransformerTileExecutor
-from torch import Tensor
-from transformer_work import passes_flop
-
-from pipeline.denoising.tiled import TiledDenoiser, TileExecutor
 from pipeline.memory import fit_peak_memory
-from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding
-from pipeline.schedule import build_schedule
-from pipeline.tiled_passes import TilingOptions, plan_passes
-from pipeline.vae.mid_block import attend_fused, attend_in_chunks
-from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.benchmarks.tiled_models import build_transformer, build_vae
+from tests.benchmarks.tiled_cases import DENOISER_WAYS, NUM_STEPS, VAE_WAYS, Case, measure
 
-GIB = 2**30
 SIZES = [1024, 2048, 3072, 4096]
 TINY_SIZES = [256, 384]
-
-
-@dataclass(frozen=True)
-class Measured:
-    median_ms: float
-    peak_gib: float
-    host_gib: float
-    """Pinned for tiles that wait; NaN without a GPU, as `peak_gib`."""
-    outcome: Tensor
+WAYS = {"denoiser": DENOISER_WAYS, "vae": VAE_WAYS}
+LARGE_STEPS = 2
+"""Steps that are timed of a full picture above 2048 px, which takes up to a minute."""
 
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.stage == "all":
-        for stage in ("denoiser", "vae"):
-            passed_on = [stage, *sys.argv[2:]]
-            subprocess.run([sys.executable, __file__, *passed_on], check=True)
-        return
-    if arguments.cap_gib and arguments.device == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(arguments.cap_gib * GIB / total)
-    {"denoiser": measure_denoiser, "vae": measure_vae}[arguments.stage](arguments)
+    ends_at = time.monotonic() + arguments.seconds
+    rows: list[dict[str, Any]] = []
+    for case in plan_cases(arguments):
+        left_s = ends_at - time.monotonic()
+        row = {"name": case.name, "stage": case.stage, "pixels": case.pixels, "way": case.way}
+        row |= run_apart(case, left_s) if left_s > 5 else {"outcome": "no time left"}
+        rows.append(row)
+        print(describe(row, rows), flush=True)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    print_fits(rows)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stage", choices=["denoiser", "vae", "all"])
+    parser.add_argument("--stages", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", help="of those of the stage; all if not given")
     parser.add_argument("--sizes", type=int, nargs="+", default=None)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--cap-gib", type=float, default=14.75, help="0 is no cap")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--attention", help="diffusers' backend, as _native_cudnn")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for all cases together")
+    parser.add_argument("--out", type=Path, default=Path("tiled.jsonl"))
+    parser.add_argument("--executor", choices=["loop", "stock"], default="loop")
     parser.add_argument("--quantize", help="module:function to apply to the transformer")
     parser.add_argument("--tiny", action="store_true", help="tiny models, 256 and 384 px")
     arguments = parser.parse_args()
@@ -82,144 +66,92 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure_denoiser(arguments: argparse.Namespace) -> None:
-    dtype = getattr(torch, arguments.dtype)
-    transformer = build_transformer(arguments.device, dtype, is_tiny=arguments.tiny)
-    if arguments.quantize:
-        module, name = arguments.quantize.split(":")
-        getattr(importlib.import_module(module), name)(transformer)
-    if arguments.attention:
-        transformer.set_attention_backend(arguments.attention)
-    executor = TransformerTileExecutor(transformer)
-    encoding = PromptEncoding(torch.randn(64, transformer.config.cap_feat_dim))
-    series: dict[str, dict[int, float]] = {}
+def plan_cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """Small pictures first, so that a short run has whole rows."""
+    first = Case(
+        stage="",
+        pixels=0,
+        way="",
+        device=arguments.device,
+        dtype=arguments.dtype,
+        cap_gib=arguments.cap_gib,
+        is_tiny=arguments.tiny,
+        executor=arguments.executor,
+    )
     for pixels in arguments.sizes:
-        size = ImageSize(pixels, pixels)
-        request = DenoiseRequest("benchmark", encoding, size, seed=0, num_inference_steps=8)
-        ms_per_flop = None
-        for name, options in denoiser_options(size, is_tiny=arguments.tiny):
-            flop = passes_flop(plan_passes(size, build_schedule(8), options))
-            measured = measure(denoise_once(executor, options, request), arguments)
-            predicted = "" if ms_per_flop is None else f"{flop * ms_per_flop:9.0f} ms predicted"
-            report(f"denoiser {pixels} {name}", measured, f"{flop / 1e12:8.0f} TFLOP {predicted}")
-            if measured is not None:
-                series.setdefault(name, {})[size.num_image_tokens] = measured.peak_gib
-                ms_per_flop = measured.median_ms / flop if name == "full" else ms_per_flop
-    print_fits(series)
+        for stage in arguments.stages:
+            for way in WAYS[stage]:
+                if arguments.ways and way not in arguments.ways:
+                    continue
+                yield replace(
+                    first,
+                    stage=stage,
+                    pixels=pixels,
+                    way=way,
+                    num_timed_steps=LARGE_STEPS if pixels > 2048 else NUM_STEPS,
+                    quantize=arguments.quantize if stage == "denoiser" else None,
+                )
 
 
-def denoiser_options(size: ImageSize, *, is_tiny: bool) -> Iterator[tuple[str, TilingOptions]]:
-    whole = math.ceil(max(size.latent_height, size.latent_width) / 8) * 8
-    tile_size, base = (24, 128 * 128) if is_tiny else (96, 768 * 768)
-    yield "full", TilingOptions(tile_size=whole)
-    yield "tiled, no base", TilingOptions(tile_size=tile_size, start_sigma=1)
-    yield "tiled, base", TilingOptions(tile_size=tile_size, base_max_pixels=base)
-
-
-def denoise_once(
-    executor: TileExecutor, options: TilingOptions, request: DenoiseRequest
-) -> Callable[[], Tensor]:
-    return lambda: TiledDenoiser(executor, options).denoise(request).latents
-
-
-def measure_vae(arguments: argparse.Namespace) -> None:
-    vae = build_vae(arguments.device, getattr(torch, arguments.dtype), is_tiny=arguments.tiny)
-    decoders: dict[str, Callable[[Tensor], Tensor]] = {
-        "full": lambda latents: decode_untiled(vae, latents),
-        "tiled, chunks": TiledVaeDecoder(vae, attend=attend_in_chunks).decode_image,
-        "tiled, fused": TiledVaeDecoder(vae, attend=attend_fused).decode_image,
-        "tiled, on device": TiledVaeDecoder(
-            vae, VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
-        ).decode_image,
-    }
-    series: dict[str, dict[int, float]] = {}
-    for pixels in arguments.sizes:
-        latents = torch.randn(1, 16, pixels // 8, pixels // 8)
-        full = None
-        for name, decode in decoders.items():
-            measured = measure(partial(decode, latents), arguments)
-            if measured is None:
-                report(f"vae {pixels} {name}", None, "")
-                continue
-            full = measured.outcome if name == "full" else full
-            seams = "" if full is None else compare(measured.outcome, full)
-            host = f"host {measured.host_gib:6.2f} GiB"
-            report(f"vae {pixels} {name}", measured, f"{host} {seams}")
-            series.setdefault(name, {})[(pixels // 16) ** 2] = measured.peak_gib
-    print_fits(series)
-
-
-@torch.inference_mode()
-def decode_untiled(vae: Any, latents: Tensor) -> Tensor:
-    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-    image: Tensor = vae.decode(scaled + vae.config.shift_factor).sample[0]
-    return image.float().cpu()
-
-
-def compare(image: Tensor, untiled: Tensor) -> str:
-    """PSNR over the range of [-1, 1], and how much steeper the picture is at borders of 64."""
-    error = float((image - untiled).double().square().mean())
-    psnr_db = math.inf if error == 0 else 10 * math.log10(4 / error)
-    borders = range(512, image.shape[-1], 512)
-    steps = [
-        sum(float((one[..., x] - one[..., x - 1]).abs().mean()) for x in borders)
-        for one in (image, untiled)
-    ]
-    steeper = f"{steps[0] / steps[1]:.4f}" if steps[1] else "no borders"
-    return f"PSNR {psnr_db:6.1f} dB, border gradient {steeper}"
-
-
-def measure(run_once: Callable[[], Tensor], arguments: argparse.Namespace) -> Measured | None:
-    """Run once to warm up, then `repeats` times; None is out of memory."""
-    is_gpu = arguments.device == "cuda"
+def run_apart(case: Case, timeout_s: float) -> dict[str, Any]:
+    """Measure in a fork of this process, which has read the libraries and touched no GPU."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=send_measured, args=(case, there))
+    process.start()
+    there.close()
     try:
-        outcome = run_once()
-        reset_peak(is_gpu)
-        times_ms = [time_ms(run_once, is_gpu) for _ in range(arguments.repeats)]
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
-    peak, pinned = peaks_gib(is_gpu)
-    return Measured(statistics.median(times_ms), peak, pinned, outcome)
+        outcome: dict[str, Any] = {"outcome": "cut off: no time left"}
+        if here.poll(timeout_s):
+            outcome = here.recv()
+    except EOFError:
+        process.join()
+        outcome = {"outcome": f"failed with exit status {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+    return outcome
 
 
-def time_ms(run_once: Callable[[], Tensor], is_gpu: bool) -> float:
-    synchronise(is_gpu)
-    started_at = time.perf_counter()
-    run_once()
-    synchronise(is_gpu)
-    return (time.perf_counter() - started_at) * 1e3
+def send_measured(case: Case, there: Connection) -> None:
+    there.send(measure(case))
 
 
-def synchronise(is_gpu: bool) -> None:
-    if is_gpu:
-        torch.cuda.synchronize()
+def describe(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if "ms" not in row:
+        return f"{row['name']:34} {row['outcome']}"
+    figures = [f"{row['name']:34} {row['ms']:9.0f} ms"]
+    if "peak_gib" in row:
+        figures.append(f"peak {row['peak_gib']:5.2f} GiB, reserved {row['reserved_gib']:5.2f}")
+        figures.append(f"pinned {row['pinned_gib']:5.2f}")
+    if "tflop" in row:
+        figures.append(f"{row['tflop']:6.0f} TFLOP, {row['tiles']} tiles, {row['timed_steps']}")
+        figures.append(compare_with_full(row, rows))
+    if "psnr_db" in row:
+        figures.append(f"PSNR {row['psnr_db']:5.1f} dB, border {row['border_gradient']:.4f}")
+    return "  ".join(figures)
 
 
-def reset_peak(is_gpu: bool) -> None:
-    if is_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.reset_peak_host_memory_stats()
+def compare_with_full(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """How long the row takes, against its TFLOP at the full picture's rate."""
+    full = [one for one in rows if one["pixels"] == row["pixels"] and one["way"] == "full"
+            and one["stage"] == row["stage"] and "ms" in one]  # fmt: skip
+    if not full or row["way"] == "full":
+        return ""
+    predicted_ms = full[0]["ms"] * row["tflop"] / full[0]["tflop"]
+    return f"{row['ms'] / predicted_ms:.2f} of predicted, {row['ms'] - full[0]['ms']:+.0f} ms"
 
 
-def peaks_gib(is_gpu: bool) -> tuple[float, float]:
-    if not is_gpu:
-        return math.nan, math.nan
-    pinned = torch.cuda.host_memory_stats().get("allocated_bytes.peak", 0)
-    return torch.cuda.max_memory_allocated() / GIB, pinned / GIB
-
-
-def report(name: str, measured: Measured | None, remark: str) -> None:
-    figures = "does not fit"
-    if measured is not None:
-        figures = f"{measured.median_ms:9.0f} ms {measured.peak_gib:6.2f} GiB"
-    print(f"{name:32} {figures:24} {remark}", flush=True)
-
-
-def print_fits(series: dict[str, dict[int, float]]) -> None:
-    for name, peaks in series.items():
+def print_fits(rows: list[dict[str, Any]]) -> None:
+    """Print the model of peak memory that each series gives."""
+    for stage, way in dict.fromkeys((row["stage"], row["way"]) for row in rows):
+        peaks = {
+            (row["pixels"] // 16) ** 2: row["peak_gib"]
+            for row in rows
+            if (row["stage"], row["way"]) == (stage, way) and "peak_gib" in row
+        }
         if len(peaks) > 1 and peaks[max(peaks)] > peaks[min(peaks)]:
-            print(f"{name:32} {fit_peak_memory(peaks)}")
+            print(f"{stage} {way}: {fit_peak_memory(peaks)}")
 
 
 if __name__ == "__main__":

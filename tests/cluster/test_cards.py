@@ -29,7 +29,7 @@ def test_two_of_the_same_on_one_card_are_summed() -> None:
     with pytest.raises(PlacementError) as failure:
         check_cards([share("TextEncoder", 7.8, 0.5)])
     assert str(failure.value) == (
-        "replicas that may share a card must fit in 15 GiB, got 15.6 GiB: "
+        "replicas that may share a card must fit in 14.75 GiB, got 15.6 GiB: "
         "2 x TextEncoder (7.8 GiB, 0.5 GPU)"
     )
 
@@ -49,18 +49,18 @@ def test_deployments_on_different_nodes_never_meet() -> None:
 
 def test_the_smaller_profile_bounds_a_shared_card() -> None:
     big = ReplicaNeed("Denoiser", H800, 14.0, num_gpus=0.5, label_selector={"pool": "a"})
-    with pytest.raises(PlacementError, match="must fit in 15 GiB, got 16"):
+    with pytest.raises(PlacementError, match=r"must fit in 14\.75 GiB, got 16"):
         check_cards([big, share("VaeDecoder", 2.6, 0.5, 1)])
 
 
 def test_a_whole_card_must_hold_its_only_replica() -> None:
-    with pytest.raises(PlacementError, match=r"must fit in 15 GiB, got 23\.6"):
+    with pytest.raises(PlacementError, match=r"must fit in 14\.75 GiB, got 23\.6"):
         check_cards([share("Denoiser", 23.6, 1)])
 
 
-@given(st.floats(0.1, 15.0), st.sampled_from([0.05, 0.1, 0.2, 0.25, 0.5, 1.0]))
+@given(st.floats(0.1, 14.75), st.sampled_from([0.05, 0.1, 0.2, 0.25, 0.5, 1.0]))
 def test_a_share_of_memory_no_larger_than_the_share_of_the_card_always_fits(
     peak_gib: float, num_gpus: float
 ) -> None:
-    needs = [share("A", peak_gib * num_gpus, num_gpus), share("B", 15.0 * num_gpus, num_gpus)]
+    needs = [share("A", peak_gib * num_gpus, num_gpus), share("B", 14.75 * num_gpus, num_gpus)]
     check_cards(needs)

@@ -24,7 +24,7 @@ from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePositions
 
-SMALL_TILES = TilingOptions(tile_size=16, overlap=8, base_max_pixels=128 * 128)
+SMALL_TILES = TilingOptions(tile_size=16, overlap=8, start_sigma=0.643, base_max_pixels=128 * 128)
 WIDE = ImageSize(128, 192)
 
 

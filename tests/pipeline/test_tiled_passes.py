@@ -27,10 +27,10 @@ def test_tiles_never_take_over_below_a_sigma_of_one_half(num_inference_steps: in
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
-        (TilingOptions(), [range(5), range(5, 8)]),
+        (TilingOptions(), [range(6), range(6, 8)]),
         (TilingOptions(start_sigma=0.833), [range(3), range(3, 8)]),
-        (TilingOptions(base_steps=8), [range(8), range(5, 8)]),
-        (TilingOptions(base_steps=50), [range(8), range(5, 8)]),
+        (TilingOptions(base_steps=8), [range(8), range(6, 8)]),
+        (TilingOptions(base_steps=50), [range(8), range(6, 8)]),
         (TilingOptions(start_sigma=1), [range(8)]),
     ],
 )

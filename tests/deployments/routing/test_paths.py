@@ -217,7 +217,8 @@ def test_a_picture_that_no_pool_draws_is_refused_for_good() -> None:
     refusal = refuse(RequestFacts(8192, 8192, 8), BIG, SMALL)
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.TOO_LARGE, None)
     assert refusal.message == (
-        "height x width must be at most 16777216 on path auto, got 8192 x 8192"
+        "height x width must be at most 16777216 on path auto, "
+        "the largest of this shape is 4096x4096, got 8192 x 8192"
     )
 
 
