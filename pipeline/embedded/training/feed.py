@@ -31,7 +31,7 @@ PATCH_PIXELS: Final = 16
 MIN_PATCHES: Final = 8
 MAX_PATCHES: Final = 32
 NATIVE_PATCHES: Final = 16
-_NATIVE_SHARE: Final = 0.85
+_NATIVE_SHARE: Final = 0.7
 _CAPTION_LENGTHS: Final = (32,) * 8 + (64,) * 12 + (96,)
 _FILLERS: Final = {32: (0,), 64: (0, 0, 0, 0, 1, 2), 96: (4, 5, 6, 7, 8)}
 """Clauses that say nothing about the scene, by caption length."""
