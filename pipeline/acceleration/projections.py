@@ -102,7 +102,7 @@ def merge(linears: Sequence[nn.Linear], *, is_quantized: bool, keeps_source: boo
             for linear in linears:
                 linear.weight.data = weight.new_empty(0)
         return Float8Projection(weight)
-    parts = weight.split([each.out_features for each in linears])
+    parts = torch.split(weight, [each.out_features for each in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
     return DenseProjection(weight)

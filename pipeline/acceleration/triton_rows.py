@@ -171,6 +171,7 @@ def _add_and_norm_kernel(  # type: ignore[no-untyped-def]  # Triton reads annota
     within = columns < dim
     offsets = row * dim + columns
     values = tl.load(hidden + offsets, mask=within, other=0.0).to(tl.float32)
+    item = row * 0
     if has_gate or has_factors:
         item = tl.load(item_of_row + row).to(tl.int64)
     if has_update:

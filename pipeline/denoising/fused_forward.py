@@ -148,8 +148,8 @@ class FusedForward(TransformerForward):
                 update=block.from_gate(gated),
                 update_norm=block.module.ffn_norm2,
                 gate=gate_mlp,
-                norm=following and following.module.attention_norm1,
-                factors=following and steps[index + 1][0],
+                norm=None if following is None else following.module.attention_norm1,
+                factors=None if following is None else steps[index + 1][0],
                 item_of_row=rows.item_of_row,
                 is_quantized=following is not None and following.to_qkv.takes_quantized,
             )
