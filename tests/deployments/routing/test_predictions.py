@@ -29,7 +29,7 @@ TILED = PoolTraits(
     8,
     tile_size=768,
     overlap=128,
-    start_sigma=0.643,
+    start_sigma=TilingOptions().start_sigma,
 )
 
 
