@@ -7,8 +7,6 @@ prompt's tokens are in the same sequence, and the model pads the image's to mult
 from dataclasses import dataclass
 from typing import Final
 
-from cluster.errors import CapacityError
-
 PIXELS_PER_TOKEN: Final = 16
 """Image pixels on the side of one token."""
 
@@ -78,33 +76,3 @@ def full_image_units(
     """
     num_forwards = num_inference_steps * forwards_per_step
     return num_forwards * forward.units(count_image_tokens(height, width))
-
-
-def tiled_units(
-    num_tiles: int,
-    tile_size: int,
-    num_inference_steps: int,
-    *,
-    forwards_per_step: int = 1,
-    forward: ForwardCost = Z_IMAGE,
-) -> float:
-    """Return the cost of a picture drawn in `num_tiles` squares of `tile_size` image pixels."""
-    num_forwards = num_tiles * num_inference_steps * forwards_per_step
-    return num_forwards * forward.units(count_image_tokens(tile_size, tile_size))
-
-
-def count_tiles(height: int, width: int, *, tile_size: int, overlap: int) -> int:
-    """Count the tiles of `tile_size` pixels, sharing at least `overlap`, that cover an image.
-
-    Raises:
-        CapacityError: If a tile has no room of its own.
-    """
-    if not 0 <= overlap < tile_size:
-        raise CapacityError(f"overlap must be in [0, {tile_size}), got {overlap}")
-    return _count_along(height, tile_size, overlap) * _count_along(width, tile_size, overlap)
-
-
-def _count_along(extent: int, tile_size: int, overlap: int) -> int:
-    if extent <= tile_size:
-        return 1
-    return -(-(extent - overlap) // (tile_size - overlap))

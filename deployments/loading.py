@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from deployments.cache_config import CacheConfig
-from deployments.config import PoolConfig, ReplicaConfig, VaeDecoderConfig
+from deployments.config import PoolConfig, ReplicaConfig, TilingConfig, VaeDecoderConfig
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
 from deployments.memory_plan import memory_of
 from deployments.shared_cache import open_shared_cache
@@ -16,6 +16,7 @@ from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.device_memory import cap_memory
+from pipeline.request import RenderPath
 from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
 from pipeline.text_encoder import MAX_PROMPT_TOKENS, load_text_encoder
@@ -79,7 +80,16 @@ def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     parts = [config.path.value, compute.accelerator, compute.precision, attention, build]
     if compute.device.type == "cpu":
         parts.append(f"threads-{torch.get_num_threads()}")
+    if config.path is RenderPath.TILED:
+        parts.append(_name_tiling(config.tiling))
     return "/".join(parts)
+
+
+def _name_tiling(tiling: TilingConfig) -> str:
+    return (
+        f"tiles-{tiling.tile_size}-{tiling.overlap}-{tiling.positions}"
+        f"-base-{tiling.start_sigma:g}-{tiling.base_max_pixels}"
+    )
 
 
 def _choose(config: ReplicaConfig) -> ComputeDevice:

@@ -42,6 +42,8 @@ def to_known_pool(pool: PoolConfig, config: AppConfig, model: ServedModel) -> Kn
         max_replicas=pool.max_replicas,
         tile_size=pool.tiling.tile_size * LATENT_SCALE,
         overlap=pool.tiling.overlap * LATENT_SCALE,
+        start_sigma=pool.tiling.start_sigma,
+        base_max_pixels=pool.tiling.base_max_pixels,
     )
     return KnownPool(traits, guess_speed(pool, model))
 

@@ -24,6 +24,9 @@ class PoolTraits:
     tile_size: int = 0
     """Image pixels; of the tiled path only."""
     overlap: int = 0
+    start_sigma: float = 1.0
+    """Where tiles take over from a base pass of the tiled path; 1 is no base pass."""
+    base_max_pixels: int = 768 * 768
     max_held_units: float = 512.0
     """What one replica takes before it refuses; and, times `max_replicas`, what may wait for a pool
     that has none."""

@@ -5,10 +5,12 @@ Work ahead that a higher priority overtakes is not waited for.
 
 from functools import lru_cache
 
-from cluster.cost import count_tiles, full_image_units, tiled_units
+from cluster.cost import full_image_units
 from deployments.routing.decisions import Option, RequestFacts, Work
 from deployments.routing.pools import PoolStatus, PoolTraits
-from pipeline.request import Priority, RenderPath
+from pipeline.request import LATENT_SCALE, ImageSize, Priority, RenderPath
+from pipeline.schedule import build_schedule
+from pipeline.tiled_passes import DenoisePass, TilingOptions, plan_passes
 
 
 def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
@@ -20,17 +22,27 @@ def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
 
 @lru_cache(maxsize=65536)
 def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: int) -> Work:
-    num_forwards = steps * per_step
     if traits.path is RenderPath.FULL_IMAGE:
         units = full_image_units(height, width, steps, forwards_per_step=per_step)
-        return Work(units, num_forwards, 1)
-    tile = traits.tile_size
-    num_tiles = count_tiles(height, width, tile_size=tile, overlap=traits.overlap)
-    if num_tiles == 1:
-        units = full_image_units(height, width, steps, forwards_per_step=per_step)
-        return Work(units, num_forwards, 1)
-    units = tiled_units(num_tiles, tile, steps, forwards_per_step=per_step)
-    return Work(units, num_forwards * num_tiles, num_tiles)
+        return Work(units, steps * per_step, 1)
+    options = TilingOptions(
+        tile_size=traits.tile_size // LATENT_SCALE,
+        overlap=traits.overlap // LATENT_SCALE,
+        start_sigma=traits.start_sigma,
+        base_max_pixels=traits.base_max_pixels,
+    )
+    passes = plan_passes(ImageSize(height, width), build_schedule(steps), options)
+    return Work(
+        units=per_step * sum(_units_of(one) for one in passes),
+        num_forwards=per_step * sum(len(one.steps) * len(one.plan.tiles) for one in passes),
+        num_tiles=len(passes[-1].plan.tiles),
+    )
+
+
+def _units_of(one: DenoisePass) -> float:
+    plan = one.plan
+    height, width = plan.tile_height * LATENT_SCALE, plan.tile_width * LATENT_SCALE
+    return len(plan.tiles) * full_image_units(height, width, len(one.steps))
 
 
 def predict(facts: RequestFacts, pool: PoolStatus) -> Option:

@@ -80,6 +80,17 @@ def parse_mix(text: str) -> dict[tuple[int, int], float]:
     return mix
 
 
+def parse_tile(text: str) -> int:
+    """Read the side of a tile; its overlap is a quarter of it, in whole patches.
+
+    Raises:
+        ArgumentTypeError: If the side does not divide by 64.
+    """
+    if not text.isdecimal() or not int(text) or int(text) % 64:
+        raise argparse.ArgumentTypeError(f"must be positive and divide by 64, got {text!r}")
+    return int(text)
+
+
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `zimage-serve plan` can be asked."""
     load = parser.add_argument_group("the load")
@@ -118,7 +129,10 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
         "--start-up", type=float, default=180.0, help="of a replica, s (%(default)s)"
     )
     pools.add_argument(
-        "--tile", type=int, default=1024, help="side of a tile on 16 GB cards, px (%(default)s)"
+        "--tile",
+        type=parse_tile,
+        default=1024,
+        help="side of a tile on 16 GB cards, px (%(default)s)",
     )
 
 

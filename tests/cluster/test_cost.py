@@ -5,12 +5,9 @@ from hypothesis import strategies as st
 from cluster.cost import (
     Z_IMAGE,
     count_image_tokens,
-    count_tiles,
     for_transformer,
     full_image_units,
-    tiled_units,
 )
-from cluster.errors import CapacityError
 
 SIDES = st.integers(4, 128).map(lambda tokens: 16 * tokens)
 
@@ -43,36 +40,6 @@ def test_a_picture_and_its_transpose_cost_the_same(height: int, width: int) -> N
 @given(SIDES, SIDES)
 def test_a_larger_picture_costs_at_least_as_much(height: int, width: int) -> None:
     assert full_image_units(height + 16, width, 8) >= full_image_units(height, width, 8)
-
-
-def test_one_tile_costs_what_the_whole_image_does() -> None:
-    assert tiled_units(1, 1024, 8) == full_image_units(1024, 1024, 8)
-
-
-def test_tiles_cost_by_their_number() -> None:
-    assert tiled_units(9, 512, 8) == pytest.approx(9 * full_image_units(512, 512, 8))
-
-
-@given(SIDES, SIDES, st.integers(8, 64), st.integers(0, 7))
-def test_tiles_counted_reach_over_the_whole_image(
-    height: int, width: int, tile: int, share: int
-) -> None:
-    tile_size, overlap = 16 * tile, 2 * tile * share
-    stride = tile_size - overlap
-    num_tiles = count_tiles(height, width, tile_size=tile_size, overlap=overlap)
-    rows = num_tiles // count_tiles(16, width, tile_size=tile_size, overlap=overlap)
-    assert (rows - 1) * stride + tile_size >= height
-    assert rows == 1 or (rows - 2) * stride + tile_size < height
-
-
-def test_a_2048_picture_takes_nine_tiles_of_1024_that_share_a_quarter() -> None:
-    assert count_tiles(2048, 2048, tile_size=1024, overlap=256) == 9
-
-
-@pytest.mark.parametrize("overlap", [-1, 512, 600])
-def test_an_overlap_must_leave_a_tile_room_of_its_own(overlap: int) -> None:
-    with pytest.raises(CapacityError, match=r"overlap must be in \[0, 512\)"):
-        count_tiles(1024, 1024, tile_size=512, overlap=overlap)
 
 
 def test_a_shape_alone_gives_the_profiled_cost_of_a_large_forward_within_ten_percent() -> None:

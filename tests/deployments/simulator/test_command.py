@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deployments.simulator.arguments import parse_mix, parse_pool
+from deployments.simulator.arguments import parse_mix, parse_pool, parse_tile
 from deployments.simulator.command import add_plan_arguments, run_plan
 
 SHORT = ["--rate", "5", "--duration", "40"]
@@ -68,6 +68,16 @@ def test_a_trace_is_taken_from_a_file(tmp_path: Path) -> None:
     path.write_text("time_s,height,width\n0,512,512\n1,512,512\n", encoding="utf-8")
     _, lines = plan("--trace", str(path), "--pool", "H100:bf16x1")
     assert lines[0].startswith("2 requests")
+
+
+def test_a_tile_is_read_in_image_pixels() -> None:
+    assert parse_tile("768") == 768
+
+
+@pytest.mark.parametrize("text", ["0", "1000", "-64", "wide"])
+def test_a_tile_whose_overlap_has_no_whole_patches_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be positive and divide by 64"):
+        parse_tile(text)
 
 
 def test_a_plot_is_a_png_of_four_panels(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Stages in one process draw on the path of the pool that they are asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from observed_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
+
+from deployments.config import AppConfig, PoolConfig, TilingConfig
+from deployments.loading import fingerprint
+from deployments.local_stages import LocalStages
+from deployments.stages import Denoised
+from pipeline.device import choose_device
+from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
+
+POOLS = [
+    {"name": "whole"},
+    {
+        "name": "tiles",
+        "path": "tiled",
+        "tiling": {"tile_size": 16, "overlap": 4, "base_max_pixels": 16384},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
+    return to_config(tiny_model, tmp_path_factory.mktemp("local"), pools=POOLS)
+
+
+@pytest.fixture(scope="module")
+def stages(config: AppConfig) -> LocalStages:
+    return load_stages(config)
+
+
+async def _draw(stages: LocalStages, pool: str, size: ImageSize) -> Denoised:
+    embeds = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    request = DenoiseRequest("one", PromptEncoding(embeds), size, seed=3, num_inference_steps=4)
+    (denoised,) = [outcome async for outcome in stages.denoise(pool, request)]
+    assert isinstance(denoised, Denoised)
+    return denoised
+
+
+async def test_a_tiled_pool_draws_in_tiles(stages: LocalStages) -> None:
+    size = ImageSize(256, 192)
+    whole, tiled = [await _draw(stages, pool, size) for pool in ("whole", "tiles")]
+
+    assert tiled.fingerprint.startswith("tiled/")
+    assert not torch.allclose(tiled.result.latents, whole.result.latents)
+
+
+async def test_a_tiled_pool_draws_what_fits_in_one_tile_as_a_whole(stages: LocalStages) -> None:
+    size = ImageSize(128, 96)
+    whole, tiled = [await _draw(stages, pool, size) for pool in ("whole", "tiles")]
+
+    assert torch.equal(tiled.result.latents, whole.result.latents)
+
+
+@pytest.mark.parametrize("path", list(RenderPath))
+async def test_a_call_is_drawn_on_the_path_it_pins(
+    config: AppConfig, stages: LocalStages, path: RenderPath
+) -> None:
+    body = {"prompt": "a red circle", "size": "256x192", "num_inference_steps": 2, "path": path}
+
+    async with open_client(build_local_api(config, stages)) as client:
+        answer = (await client.post(GENERATIONS, json=body)).json()
+
+    assert answer["path"] == path
+    assert answer["fingerprint"].startswith(path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tile_size": 64},
+        {"overlap": 24},
+        {"positions": "local"},
+        {"start_sigma": 0.75},
+        {"base_max_pixels": 512 * 512},
+    ],
+)
+def test_another_tiling_has_another_fingerprint(other: dict[str, object]) -> None:
+    tilings = [TilingConfig(), TilingConfig.model_validate(other)]
+    one, another = (
+        fingerprint(choose_device("cpu"), PoolConfig(path=RenderPath.TILED, tiling=tiling))
+        for tiling in tilings
+    )
+
+    assert one != another
+
+
+def test_a_whole_picture_does_not_depend_on_how_tiles_would_be_cut() -> None:
+    tilings = [TilingConfig(), TilingConfig(tile_size=64)]
+    one, another = (
+        fingerprint(choose_device("cpu"), PoolConfig(tiling=tiling)) for tiling in tilings
+    )
+
+    assert one == another
