@@ -44,9 +44,10 @@ class SharingLimits:
     """Tokens of a shared forward."""
 
 
-# A GPU is full from 512x512 up: there eight pictures in one forward took 1.4 times as long, with
-# products that do not depend on the row count, as eight recorded forwards. A CPU gains while what a block makes of the rows stays in its
-# cache: with the embedded model 2,000 rows at once were slower than one item after another.
+# A GPU is full from 512x512 up: there eight pictures in one forward, by products that do not depend
+# on the row count, took 1.4 times as long as eight recorded forwards (H100). A CPU gains while what
+# a block makes of the rows stays in its cache: with the embedded model 2,000 rows at once were
+# slower than one item after another.
 _LIMITS: Final = {"cuda": SharingLimits(1024, 16384), "cpu": SharingLimits(512, 1024)}
 _BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
 

@@ -10,19 +10,19 @@ import argparse
 import gc
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-from step_loop_gpu import Bench, difference, run_together, say
+sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from pipeline.acceleration.attention import build_attention
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.transformer import PackedTransformer
+from tests.benchmarks.step_loop_gpu import Bench, difference, run_together, say
 
 EXACT_LAYERS = ("*.attention.to_out", "*.feed_forward.to_gate")
 WAYS = {
@@ -47,7 +47,7 @@ def main() -> int:
         say("==", name)
         try:
             _measure(bench, name, acceleration, options.sizes, references)
-        except Exception:
+        except (RuntimeError, TypeError, ValueError):
             has_failed = True
             traceback.print_exc()
     return int(has_failed)
@@ -87,10 +87,10 @@ def _measure(
             )
             again = run_together(loop, [bench.request(index, size, size) for index in (0, 1)])[0]
             say(f"{size}: same bytes in company: {torch.equal(again, drawn[1])}")
-            bench.time_s(f"{name}: 1 x {size}", lambda one=one: run_together(loop, [one]))
+            bench.time_s(f"{name}: 1 x {size}", partial(run_together, loop, [one]))
             if size <= 512:
                 eight = [bench.request(index, size, size) for index in range(8)]
-                bench.time_s(f"{name}: 8 x {size}", lambda eight=eight: run_together(loop, eight))
+                bench.time_s(f"{name}: 8 x {size}", partial(run_together, loop, eight))
         say(f"{name}: peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB, source kept")
     finally:
         loop.close()

@@ -94,8 +94,8 @@ def plan_cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def run_apart(case: Case, timeout_s: float) -> dict[str, Any]:
-    """Measure in a fork of this process, which has read the libraries and touched no GPU."""
-    context = multiprocessing.get_context("fork")
+    """Measure in a process of its own: a fork could not use a GPU that this one has touched."""
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=send_measured, args=(case, there))
     process.start()
