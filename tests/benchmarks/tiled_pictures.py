@@ -1,6 +1,6 @@
-"""Draw the README's pictures: one prompt a row as naive tiles, blended, with a base pass, full.
+"""Draw one prompt a row as naive tiles, blended, with a base pass, full.
 
-python tests/benchmarks/tiled_pictures.py --out pipeline/embedded/examples/tiled.png
+python tests/benchmarks/tiled_pictures.py [--out FILE]
 """
 
 import argparse
@@ -29,9 +29,7 @@ PROMPTS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=EMBEDDED, help="a folder (default: the embedded model)")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "pipeline" / "embedded" / "examples" / "tiled.png"
-    )
+    parser.add_argument("--out", type=Path, default=Path("tiled.png"))
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
