@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import AccelerationUnavailableError
+
 FLOAT8: Final = torch.float8_e4m3fn
 FLOAT8_MAX: Final = 448.0
 """The largest number of e4m3."""
+FLOAT8_MULTIPLE: Final = 16
+"""Sides of a float8 product divide by this, see `torch._scaled_mm`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,16 @@ class Float8Projection:
     takes_quantized = True
 
     def __init__(self, weight: Tensor) -> None:
+        """Quantise.
+
+        Raises:
+            AccelerationUnavailableError: If a side does not divide by what the product needs.
+        """
+        if any(side % FLOAT8_MULTIPLE for side in weight.shape):
+            raise AccelerationUnavailableError(
+                f"precision 'float8' needs sides that divide by {FLOAT8_MULTIPLE}, "
+                f"got a weight of {list(weight.shape)}"
+            )
         quantized = quantize_rows(weight)
         self._weight = quantized.values
         self._scales = quantized.scales.t().contiguous()
@@ -98,10 +112,11 @@ def merge(linears: Sequence[nn.Linear], *, is_quantized: bool, keeps_source: boo
     if len(linears) > 1:
         weight = torch.cat([linear.weight.data for linear in linears])
     if is_quantized:
+        projection = Float8Projection(weight)
         if not keeps_source:
             for linear in linears:
                 linear.weight.data = weight.new_empty(0)
-        return Float8Projection(weight)
+        return projection
     parts = torch.split(weight, [each.out_features for each in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part

@@ -64,7 +64,8 @@ def test_fused_blocks_compute_what_modules_compute(layers: tuple[int, ...]) -> N
 @pytest.mark.skipif(not HAS_GPU, reason="products of float8 need a GPU")
 def test_float8_is_near_and_layers_that_stay_are_exact() -> None:
     plain = _predict(_pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)), {})
-    float8 = Acceleration(BlockKernels.FUSED, Precision.FLOAT8)
+    # The tiny model's feed-forward is 340 wide, which float8 products cannot be.
+    float8 = Acceleration(BlockKernels.FUSED, Precision.FLOAT8, ("*.feed_forward.*",))
     kept = Acceleration(BlockKernels.FUSED, Precision.FLOAT8, ("*",))
 
     assert 0 < _distance(_predict(_pack(float8), {}), plain) < 0.1

@@ -110,7 +110,9 @@ def test_matrix_product(num_rows: int, inner: int, cols: int, has_bias: bool) ->
 
     product = multiply_rows(hidden, weight, bias)
 
-    assert torch.allclose(product, torch.nn.functional.linear(hidden, weight, bias), atol=1e-4)
+    # A GPU multiplies float32 as TF32, which has ten bits of mantissa.
+    bound = 1e-2 if DEVICE.type == "cuda" else 1e-4
+    assert torch.allclose(product, torch.nn.functional.linear(hidden, weight, bias), atol=bound)
 
 
 class CompanyLinear(torch.nn.Linear):

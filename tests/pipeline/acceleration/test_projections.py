@@ -1,0 +1,36 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.acceleration.projections import merge, quantize_rows
+from pipeline.errors import AccelerationUnavailableError
+
+
+def test_a_merged_product_has_the_outputs_side_by_side() -> None:
+    linears = [nn.Linear(32, width, bias=False) for width in (16, 48)]
+    rows = torch.randn(5, 32)
+    expected = torch.cat([linear(rows) for linear in linears], dim=1)
+
+    merged = merge(linears, is_quantized=False, keeps_source=True)
+
+    assert torch.allclose(merged(rows), expected, atol=1e-6)
+    assert torch.allclose(linears[1](rows), expected[:, 16:], atol=1e-6)
+
+
+def test_quantised_rows_stand_for_what_they_were() -> None:
+    rows = torch.randn(7, 64) * torch.logspace(-3, 3, 7)[:, None]
+
+    quantized = quantize_rows(rows)
+
+    restored = quantized.values.float() * quantized.scales
+    # e4m3 has three bits of mantissa: half a step is a sixteenth.
+    assert ((restored - rows).abs() <= rows.abs() / 16 + quantized.scales / 512).all()
+
+
+def test_a_weight_that_float8_cannot_multiply_is_refused_and_left_alone() -> None:
+    linear = nn.Linear(340, 64, bias=False)
+
+    with pytest.raises(AccelerationUnavailableError, match=r"divide by 16, got a weight of"):
+        merge([linear], is_quantized=True, keeps_source=False)
+
+    assert linear.weight.shape == (64, 340)
