@@ -7,7 +7,8 @@ it is measured where it matters: at load, on the model's own weights, at every r
 shared forward may have.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -28,7 +29,16 @@ def packs_exactly(linears: Iterable[torch.nn.Linear], row_counts: range) -> bool
         (type(linear), linear.weight.shape, linear.weight.dtype, linear.bias is None): linear
         for linear in linears
     }
-    return all(_is_exact(linear, row_counts) for linear in distinct.values())
+    return all(
+        _is_exact(
+            linear,
+            _draw_rows(max(row_counts), linear.in_features).to(
+                linear.weight.device, linear.weight.dtype
+            ),
+            row_counts,
+        )
+        for linear in distinct.values()
+    )
 
 
 def build_row_ops(device: torch.device) -> RowOps:
@@ -104,23 +114,17 @@ def projections_pack_exactly(
     row_counts = _row_counts_of_buckets(device, max_rows)
     distinct = {(type(each), each.shape): each for each in projections}
     return all(
-        _is_exact_projection(
-            each, _draw_rows(max(row_counts), each.shape[1]).to(device, dtype), row_counts
+        _is_exact(
+            partial(_multiply, each),
+            _draw_rows(max(row_counts), each.shape[1]).to(device, dtype),
+            row_counts,
         )
         for each in distinct.values()
     )
 
 
-def _is_exact_projection(projection: Projection, rows: Tensor, row_counts: range) -> bool:
-    def multiply(part: Tensor) -> Tensor:
-        return projection(quantize_rows(part) if projection.takes_quantized else part)
-
-    most = multiply(rows)
-    return all(
-        torch.equal(multiply(rows[:count]), most[:count])
-        and torch.equal(multiply(rows[-count:]), most[-count:])
-        for count in row_counts
-    )
+def _multiply(projection: Projection, rows: Tensor) -> Tensor:
+    return projection(quantize_rows(rows) if projection.takes_quantized else rows)
 
 
 def _row_counts_of_buckets(device: torch.device, max_rows: int) -> range:
@@ -133,13 +137,13 @@ def _draw_rows(num_rows: int, dim: int) -> Tensor:
     return torch.randn(num_rows, dim, generator=torch.Generator("cpu").manual_seed(0))
 
 
-def _is_exact(linear: torch.nn.Linear, row_counts: range) -> bool:
-    weight = linear.weight
-    rows = _draw_rows(max(row_counts), linear.in_features).to(weight.device, weight.dtype)
-    most: Tensor = linear(rows)
+def _is_exact(
+    multiply: Callable[[Tensor], Tensor], rows: Tensor, row_counts: Iterable[int]
+) -> bool:
+    most = multiply(rows)
     # The first rows of fewer: company does not matter. The last: nor does the place in it.
     return all(
-        torch.equal(linear(rows[:count]), most[:count])
-        and torch.equal(linear(rows[-count:]), most[-count:])
+        torch.equal(multiply(rows[:count]), most[:count])
+        and torch.equal(multiply(rows[-count:]), most[-count:])
         for count in row_counts
     )

@@ -44,18 +44,15 @@ class SharingLimits:
     """Tokens of a shared forward."""
 
 
-# A GPU is full from 512x512 up: there eight pictures in one forward, by products that do not depend
-# on the row count, took 1.4 times as long as eight recorded forwards (H100). A CPU gains while what
-# a block makes of the rows stays in its cache: with the embedded model 2,000 rows at once were
-# slower than one item after another.
-_LIMITS: Final = {"cuda": SharingLimits(1024, 16384), "cpu": SharingLimits(512, 1024)}
+# A GPU is full from a megapixel up. A CPU gains while what a block makes of the rows stays in its
+# cache: with the embedded model 2,000 rows at once were slower than one item after another.
+_LIMITS: Final = {"cuda": SharingLimits(4096, 16384), "cpu": SharingLimits(512, 1024)}
 _BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
 
 _EXACT: Final = BucketGrid()
 
-_GRAPH_ROWS: Final = 4608
-"""Up to here (1024x1024 with the longest caption) a GPU is done with a kernel before the host has
-launched the next."""
+_GRAPH_ROWS: Final = 4096
+"""Up to here a GPU is done with a kernel before the host has launched the next."""
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/acceleration_gpu.py [--sizes 512 1024]
 
-Every way draws the same pictures through a step loop of its own; differences are relative, of the
+Every way draws the same pictures through a step loop of its own, each in forwards of its own from
+512x512 up (which only the fused blocks record); differences are relative, of the
 latents after eight steps and of one velocity, to those of the model's own modules in bfloat16.
 """
 
@@ -21,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 from pipeline.acceleration.attention import build_attention
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.transformer import PackedTransformer
+from pipeline.denoising.transformer import PackedTransformer, SharingLimits
 from tests.benchmarks.step_loop_gpu import Bench, difference, run_together, say
 
 EXACT_LAYERS = ("*.attention.to_out", "*.feed_forward.to_gate")
@@ -67,6 +68,7 @@ def _measure(
         bench.model,
         build_attention("varlen", bench.device),
         solo_attention=build_attention("cudnn", bench.device),
+        limits=SharingLimits(solo_rows=1024, max_rows=16384),
         acceleration=acceleration,
         keeps_source=True,
     )
