@@ -30,7 +30,7 @@ def attend_in_chunks(
     attended = torch.empty_like(query)
     for start in range(0, query.shape[0], rows):
         chunk = query[start : start + rows] * query.shape[1] ** -0.5
-        weights = _scores(chunk, key).softmax(dim=-1)
+        weights = multiply_scores(chunk, key).softmax(dim=-1)
         attended[start : start + rows] = weights.to(value.dtype) @ value
     return attended
 
@@ -70,7 +70,7 @@ def _attend_plane(attention: Any, hidden: Tensor, attend: Attention) -> Tensor:
     return hidden + attended.T.view(-1, height, width)
 
 
-def _scores(query: Tensor, key: Tensor) -> Tensor:
+def multiply_scores(query: Tensor, key: Tensor) -> Tensor:
     """Multiply into float32, also from bfloat16, where the device can."""
     if query.is_cuda and query.dtype != torch.float32:
         scores: Tensor = torch.mm(query, key.T, out_dtype=torch.float32)

@@ -129,7 +129,7 @@ def build_segments(decoder: Any) -> tuple[Segment, ...]:
     for block in decoder.up_blocks:
         upsampler = None if block.upsamplers is None else block.upsamplers[0]
         for resnet in block.resnets:
-            _require_plain(resnet)
+            require_plain(resnet)
             is_last = resnet is block.resnets[-1]
             segments += [ResnetEntry(resnet), ResnetExit(resnet, upsampler if is_last else None)]
     return (*segments, Output(decoder))
@@ -143,7 +143,12 @@ def plan_margins(segments: tuple[Segment, ...]) -> tuple[int, ...]:
     return tuple(reversed(needed[1:]))
 
 
-def _require_plain(resnet: Any) -> None:
+def require_plain(resnet: Any) -> None:
+    """Refuse a resnet of another kind.
+
+    Raises:
+        ValueError: If it is not made of GroupNorm, SiLU and convolutions.
+    """
     is_plain = (
         isinstance(resnet.norm1, nn.GroupNorm)
         and isinstance(resnet.nonlinearity, nn.SiLU)
