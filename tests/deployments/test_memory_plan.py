@@ -40,7 +40,7 @@ ON_CPU = VaeDecoderConfig()
 def turbo() -> ServedModel:
     """The embedded model's description with the true transformer's memory."""
     described = describe_model(resolve_weights(EMBEDDED), served_name=None)
-    return replace(described, denoiser_memory=DENOISER_BF16, float8_memory=DENOISER_FP8)
+    return replace(described, denoiser_memory=DENOISER_BF16, eight_bit_memory=DENOISER_FP8)
 
 
 @pytest.mark.parametrize(
