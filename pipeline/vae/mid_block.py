@@ -15,12 +15,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From query, key and value of [tokens, dim] to [tokens, dim]."""
 
+Softmax = Callable[[Tensor, float, torch.dtype], Tensor]
+"""From float32 scores of [rows, columns], a factor before the softmax and the result's dtype."""
+
 SCORE_BYTES: Final = 256 * 2**20
-"""Memory of one chunk's float32 scores."""
+"""Memory of one chunk's float32 scores: on an H200 half of it takes 8 % longer."""
+
+
+def scaled_softmax(scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Return the softmax of `scale * scores` over the rows; the scores' memory is reused."""
+    return scores.mul_(scale).softmax(dim=-1).to(dtype)
 
 
 def attend_in_chunks(
-    query: Tensor, key: Tensor, value: Tensor, *, score_bytes: int = SCORE_BYTES
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    score_bytes: int = SCORE_BYTES,
+    softmax: Softmax = scaled_softmax,
 ) -> Tensor:
     """Attend with a chunk of queries at a time: two matrix products and a float32 softmax.
 
@@ -29,9 +42,9 @@ def attend_in_chunks(
     rows = max(1, score_bytes // (4 * key.shape[0]))
     attended = torch.empty_like(query)
     for start in range(0, query.shape[0], rows):
-        chunk = query[start : start + rows] * query.shape[1] ** -0.5
-        weights = multiply_scores(chunk, key).softmax(dim=-1)
-        attended[start : start + rows] = weights.to(value.dtype) @ value
+        scores = multiply_scores(query[start : start + rows], key)
+        weights = softmax(scores, query.shape[1] ** -0.5, value.dtype)
+        torch.mm(weights, value, out=attended[start : start + rows])
     return attended
 
 
