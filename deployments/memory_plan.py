@@ -41,10 +41,12 @@ def max_pixels_in_memory(
 
 
 def _max_denoiser_pixels(pool: PoolConfig, model: ServedModel, budget_gib: float) -> list[int]:
-    most = model.denoiser_memory.max_tokens(budget_gib)
+    is_float8 = pool.step_loop.precision == "float8"
+    memory = model.float8_memory if is_float8 else model.denoiser_memory
+    most = memory.max_tokens(budget_gib)
     needed = _largest_forward(pool)
     if most < needed:
-        peak_gib = model.denoiser_memory.peak_gib(needed)
+        peak_gib = memory.peak_gib(needed)
         raise PlacementError(
             f"memory_gib of pool {pool.name} must be at least {peak_gib:.2f}, got {budget_gib:.2f}"
         )

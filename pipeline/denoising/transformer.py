@@ -99,7 +99,7 @@ class PackedTransformer:
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
         solo_attention = solo_attention or attention
-        if acceleration is None or acceleration.blocks is BlockKernels.MODULES:
+        if acceleration is None or acceleration.kernels is BlockKernels.MODULES:
             ops, self.shares_forwards = choose_row_ops(
                 model, is_strict=is_strict, max_rows=self._limits.max_rows
             )

@@ -6,11 +6,12 @@ import pytest
 import torch
 from observed_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
 
-from deployments.config import AppConfig, PoolConfig, TilingConfig
+from deployments.config import AppConfig, PoolConfig, StepLoopConfig, TilingConfig
 from deployments.loading import fingerprint
 from deployments.local_stages import LocalStages
 from deployments.stages import Denoised
 from pipeline.device import choose_device
+from pipeline.errors import AccelerationUnavailableError
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
 
 POOLS = [
@@ -96,3 +97,10 @@ def test_a_whole_picture_does_not_depend_on_how_tiles_would_be_cut() -> None:
     )
 
     assert one == another
+
+
+def test_a_denoiser_that_cannot_run_its_kernels_is_refused() -> None:
+    pool = PoolConfig(step_loop=StepLoopConfig(kernels="fused"))
+
+    with pytest.raises(AccelerationUnavailableError, match="kernels 'fused' needs a GPU"):
+        fingerprint(choose_device("cpu"), pool)
