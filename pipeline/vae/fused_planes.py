@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.vae.mid_block import attend_in_chunks
+from pipeline.vae.moments import ChannelMap, GroupMoments
 from pipeline.vae.planes import Plane
 from pipeline.vae.triton_planes import (
     MomentParts,
@@ -54,6 +55,17 @@ class FusedPlaneOps:
         parts: MomentParts = plane.moments or gather(plane.hidden, plane.bias)
         factor, term = merge(parts, norm, plane.bias)
         return Plane(apply(plane.hidden, factor, term, activates=activates, overwrites=overwrites))
+
+    def gather(self, plane: Plane, num_groups: int) -> GroupMoments:
+        """Gather the moments of groups of channels, of a window as of a whole plane."""
+        return gather(plane.hidden, plane.bias).to_groups(num_groups)
+
+    def norm_with(self, plane: Plane, channels: ChannelMap, *, overwrites: bool = False) -> Plane:
+        """Apply a norm whose statistics are known, and SiLU, in one pass."""
+        factor, term = channels.factor, channels.term
+        if plane.bias is not None:
+            term = torch.addcmul(term, factor, plane.bias)
+        return Plane(apply(plane.hidden, factor, term, activates=True, overwrites=overwrites))
 
     def add(self, plane: Plane, residual: Plane) -> Plane:
         """Add in the place of `plane`, with both biases."""

@@ -13,6 +13,8 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor, nn
 
+from pipeline.vae.moments import GroupMoments
+
 
 @dataclass(frozen=True)
 class _Block:
@@ -45,6 +47,19 @@ class MomentParts:
     """[chunks, C] float32: sums of squared deviations from the chunk's mean."""
     num_pixels: int
     chunk_pixels: int
+
+    def to_groups(self, num_groups: int) -> GroupMoments:
+        """Merge into the moments of groups of channels, in float64 on the device."""
+        num_parts, num_channels = self.means.shape
+        starts = torch.arange(num_parts, device=self.means.device) * self.chunk_pixels
+        counts = (self.num_pixels - starts).clamp(max=self.chunk_pixels).double()[:, None, None]
+        means, squares = (
+            part.double().view(num_parts, num_groups, -1) for part in (self.means, self.squares)
+        )
+        total = self.num_pixels * num_channels // num_groups
+        mean = (counts * means).sum((0, 2)) / total
+        spread = squares + counts * (means - mean[:, None]) ** 2
+        return GroupMoments(total, mean, spread.sum((0, 2)))
 
 
 def gather(plane: Tensor, bias: Tensor | None = None) -> MomentParts:

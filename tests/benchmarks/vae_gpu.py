@@ -24,9 +24,10 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 
 from random_vae import build_vae
 
-from pipeline.vae.fused_planes import FusedPlaneOps
-from pipeline.vae.graphs import GraphedNetwork
 from pipeline.vae.network import DecoderNetwork
+from pipeline.vae.planes import build_fused_ops
+from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
+from pipeline.vae_decoder import FullImageVaeDecoder, to_uint8, to_vae_scale
 
 TRUE_SIZE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -47,7 +48,8 @@ class Bench:
         vae.encoder = None
         self.vae = vae.to(self.device, self.dtype)
         self.is_tiny = is_tiny
-        self.fused = DecoderNetwork(self.vae, FusedPlaneOps(self.vae.decoder))
+        self.ops = build_fused_ops(self.vae)
+        self.fused = DecoderNetwork(self.vae, self.ops)
 
     def latents(self, size: int) -> Tensor:
         side = size // 8
@@ -105,21 +107,32 @@ def check(bench: Bench, size: int) -> None:
 
 
 def time_size(bench: Bench, size: int) -> None:
-    """Time the stock decode and each way of ours, one after another."""
-    latents = bench.latents(size)
-    ways: dict[str, Decode] = {"stock": bench.stock, "fused": bench.fused}
-    if not bench.is_tiny:
-        ways["fused, graphed"] = GraphedNetwork(bench.fused, max_latents=10**9)
-    for name, decode in ways.items():
+    """Time the stock decode and each way of ours, one after another, from latents to pixels."""
+    latents, vae, ops = bench.latents(size), bench.vae, bench.ops
+    on_device = VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
+    ways: dict[str, Decode] = {
+        "stock": lambda latents: to_uint8(bench.stock(to_vae_scale(latents, vae))),
+        "modules": FullImageVaeDecoder(vae).decode,
+        "fused": FullImageVaeDecoder(vae, ops).decode,
+        "fused, recorded": FullImageVaeDecoder(vae, ops, records=not bench.is_tiny).decode,
+        "modules in tiles": TiledVaeDecoder(vae, on_device).decode,
+        "fused in tiles": TiledVaeDecoder(vae, on_device, ops).decode,
+        "fused, parked": TiledVaeDecoder(vae, None, ops).decode,
+    }
+    expected = ways["stock"](latents).float()
+    for name in list(ways):
+        decode = ways.pop(name)
         gc.collect()
         if not bench.is_tiny:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        times = bench.time_ms(partial(decode, latents), repeats=9)
+        times = bench.time_ms(partial(decode, latents), repeats=1 if bench.is_tiny else 5)
         peak = 0.0 if bench.is_tiny else torch.cuda.max_memory_allocated() / 2**30
+        apart = (decode(latents).float() - expected).abs().mean()
         say(
             f"{size} {name:16s} median {statistics.median(times):8.2f} ms "
-            f"({times[0]:.2f} to {times[-1]:.2f}), peak {peak:.2f} GiB"
+            f"({times[0]:.2f} to {times[-1]:.2f}), peak {peak:.2f} GiB, "
+            f"{apart:.2f} levels from stock"
         )
 
 
