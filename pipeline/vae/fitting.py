@@ -53,6 +53,8 @@ class FittingVaeDecoder:
         """
         compute = ComputeDevice(self._vae.device, self._vae.dtype)
         parts = [self._choose(size), self._kernels, compute.accelerator, compute.precision]
+        if compute.device.type == "cpu":
+            parts.append(f"threads-{torch.get_num_threads()}")
         return "/".join(parts)
 
     def decode(self, latents: Tensor) -> Tensor:
