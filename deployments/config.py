@@ -123,7 +123,7 @@ class ReplicaConfig(_Section):
 
 
 KernelNames = Literal["auto", "modules", "fused"]
-PrecisionNames = Literal["auto", "float8"]
+PrecisionNames = Literal["auto", "float8", "int8_weights"]
 
 
 class TextEncoderConfig(ReplicaConfig):
@@ -133,7 +133,8 @@ class TextEncoderConfig(ReplicaConfig):
         default="auto", description="`fused` layers, `modules`, or what was measured to be best."
     )
     precision: PrecisionNames = Field(
-        default="auto", description="`float8` halves the weights, and changes the pictures."
+        default="auto",
+        description="`float8` or `int8_weights` halve the weights, and change pictures.",
     )
 
     def to_options(self) -> AccelerationOptions:
@@ -151,10 +152,11 @@ class StepLoopConfig(_Section):
         default="auto", description="`fused` blocks, `modules`, or what was measured to be best."
     )
     precision: PrecisionNames = Field(
-        default="auto", description="`float8` halves the weights, and changes the pictures."
+        default="auto",
+        description="`float8` or `int8_weights` halve the weights, and change pictures.",
     )
     bfloat16_layers: tuple[str, ...] = Field(
-        default=(), description="With `float8`: patterns of what stays, as `*.attention.to_out`."
+        default=(), description="With 8 bits: patterns of what stays, as `*.attention.to_out`."
     )
     strict: bool = Field(
         default=True, description="A picture has the same bytes whatever it is batched with."

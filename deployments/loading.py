@@ -112,7 +112,7 @@ def _name_computation(compute: ComputeDevice, options: AccelerationOptions) -> s
     names = [compute.precision]
     if chosen.kernels is not BlockKernels.MODULES:
         names.append(chosen.kernels)
-    if chosen.precision is Precision.FLOAT8:
+    if chosen.precision is not Precision.BFLOAT16:
         names.append("+".join((chosen.precision, *sorted(chosen.bfloat16_layers))))
     return "-".join(names)
 

@@ -45,8 +45,8 @@ def max_pixels_in_memory(
 
 
 def _max_denoiser_pixels(pool: PoolConfig, model: ServedModel, budget_gib: float) -> list[int]:
-    is_float8 = pool.step_loop.precision == "float8"
-    memory = model.float8_memory if is_float8 else model.denoiser_memory
+    has_8_bits = pool.step_loop.precision != "auto"
+    memory = model.eight_bit_memory if has_8_bits else model.denoiser_memory
     most = memory.max_tokens(budget_gib)
     needed = _largest_forward(pool)
     if most < needed:

@@ -30,7 +30,7 @@ class ServedModel:
     default_steps: int = DEFAULT_STEPS
     denoiser_memory: PeakMemoryModel = DENOISER_BF16
     """In bfloat16, on a GPU."""
-    float8_memory: PeakMemoryModel = DENOISER_FP8
+    eight_bit_memory: PeakMemoryModel = DENOISER_FP8
 
 
 def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
@@ -46,7 +46,7 @@ def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
         max_width=_EMBEDDED_MAX_SIDE if is_embedded else columns * SIZE_MULTIPLE,
         forward_cost=_forward_cost(config),
         denoiser_memory=_denoiser_memory(config, DENOISER_BF16),
-        float8_memory=_denoiser_memory(config, DENOISER_FP8),
+        eight_bit_memory=_denoiser_memory(config, DENOISER_FP8),
     )
 
 

@@ -9,6 +9,7 @@ from pipeline.acceleration.options import (
     Acceleration,
     AccelerationOptions,
     BlockKernels,
+    Precision,
     choose_acceleration,
 )
 from pipeline.device import ComputeDevice
@@ -102,19 +103,24 @@ def load_text_encoder(
         AccelerationUnavailableError: If this machine cannot run the options.
     """
     acceleration = choose_acceleration(options or AccelerationOptions(), compute.device)
-    language_model = load_language_model(weights, device=compute.device, dtype=compute.dtype)
-    layers = build_prompt_layers(language_model, acceleration)
+    # What is made smaller on the way need not fit the device before.
+    is_smaller = acceleration.precision is not Precision.BFLOAT16
+    device = torch.device("cpu") if is_smaller else compute.device
+    language_model = load_language_model(weights, device=device, dtype=compute.dtype)
+    layers = build_prompt_layers(language_model, acceleration, compute.device)
     return QwenTextEncoder(load_tokenizer(weights), layers)
 
 
-def build_prompt_layers(language_model: Any, acceleration: Acceleration) -> PromptLayers:
-    """Take a whole `Qwen3Model` and keep what `hidden_states[-2]` needs of it."""
+def build_prompt_layers(
+    language_model: Any, acceleration: Acceleration, device: torch.device
+) -> PromptLayers:
+    """Take a whole `Qwen3Model` and keep what `hidden_states[-2]` needs of it, on the device."""
     shortened = _without_last_layer(language_model)
     if acceleration.kernels is BlockKernels.MODULES:
-        return ModulePromptLayers(shortened)
+        return ModulePromptLayers(shortened.to(device))
     from pipeline.acceleration.fused_qwen import FusedQwen  # its kernels come with CUDA builds only
 
-    return FusedQwen(shortened, acceleration)
+    return FusedQwen(shortened, acceleration, device)
 
 
 def _without_last_layer(language_model: Any) -> Any:

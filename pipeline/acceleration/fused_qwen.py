@@ -55,16 +55,21 @@ class FusedQwen:
     Takes the weights of the model's linears away.
     """
 
-    def __init__(self, language_model: Any, acceleration: Acceleration) -> None:
+    def __init__(
+        self, language_model: Any, acceleration: Acceleration, device: torch.device
+    ) -> None:
+        """Bring the layers to the device, one after another."""
         config = language_model.config
-        self.device: torch.device = language_model.device
+        self.device = device
         self._embed = language_model.embed_tokens
         self._rotary = language_model.rotary_emb
         self._num_heads = int(config.num_attention_heads)
         self._num_key_heads = int(config.num_key_value_heads)
         self._head_dim = int(config.head_dim)
-        is_quantized = acceleration.precision is Precision.FLOAT8
-        self._layers = [_fuse(layer, is_quantized=is_quantized) for layer in language_model.layers]
+        self._layers = [
+            _fuse(layer.to(device), acceleration.precision) for layer in language_model.layers
+        ]
+        language_model.to(device)
         self._graphs: GraphedForward[TokenRows] | None = None
         if self.device.type == "cuda":
             self._graphs = GraphedForward(self.run)
@@ -139,7 +144,7 @@ class FusedQwen:
         return torch.stack([cosine, sine], dim=-1)
 
 
-def _fuse(layer: Any, *, is_quantized: bool) -> _FusedLayer:
+def _fuse(layer: Any, precision: Precision) -> _FusedLayer:
     attention, feed_forward = layer.self_attn, layer.mlp
     groups = (
         (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -149,5 +154,5 @@ def _fuse(layer: Any, *, is_quantized: bool) -> _FusedLayer:
     )
     return _FusedLayer(
         layer,
-        *(merge(linears, is_quantized=is_quantized, keeps_source=False) for linears in groups),
+        *(merge(linears, precision, keeps_source=False) for linears in groups),
     )

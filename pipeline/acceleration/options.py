@@ -32,6 +32,8 @@ class Precision(StrEnum):
     """That of the weights: float32 on a CPU."""
     FLOAT8 = "float8"
     """e4m3 weights and inputs with a scale a row, attention and the rest in bfloat16."""
+    INT8_WEIGHTS = "int8_weights"
+    """8-bit integers as weights, a scale a row, and bfloat16 products: for memory, on any GPU."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class AccelerationOptions:
 
     kernels: str = AUTO
     precision: str = AUTO
-    """`auto` never is `float8`, which changes the pictures."""
+    """`auto` is never of 8 bits, which changes the pictures."""
     bfloat16_layers: tuple[str, ...] = ()
-    """With `float8`: patterns of the modules that stay in bfloat16, as `layers.0.*.w2`."""
+    """With 8 bits: patterns of the modules that stay in bfloat16, as `layers.0.*.w2`."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,15 @@ def choose_for_capability(
         raise AccelerationUnavailableError(
             f"kernels 'fused' needs a GPU of compute capability 8.0, got {_spell(capability)}"
         )
-    if precision is Precision.FLOAT8:
-        if kernels is not BlockKernels.FUSED:
-            raise AccelerationUnavailableError(
-                f"precision 'float8' needs kernels 'fused', got {str(kernels)!r}"
-            )
-        if capability is None or capability < (8, 9):
-            raise AccelerationUnavailableError(
-                "precision 'float8' needs a GPU of compute capability 8.9, "
-                f"got {_spell(capability)}"
-            )
+    if precision is not Precision.BFLOAT16 and kernels is not BlockKernels.FUSED:
+        raise AccelerationUnavailableError(
+            f"precision {str(precision)!r} needs kernels 'fused', got {str(kernels)!r}"
+        )
+    if precision is Precision.FLOAT8 and (capability is None or capability < (8, 9)):
+        raise AccelerationUnavailableError(
+            "precision 'float8' needs a GPU of compute capability 8.9, "
+            f"got {_spell(capability)}; 'int8_weights' needs 8.0"
+        )
     return Acceleration(kernels, precision, options.bfloat16_layers)
 
 

@@ -79,7 +79,8 @@ class PackedTransformer:
     One thread owns it.
 
     `acceleration` is how blocks are computed, the model's own modules if None. Fusing takes the
-    weights of the model's linears away, except with `keeps_source`.
+    weights of the model's linears away, except with `keeps_source`, and brings the model to
+    `device`, block by block, from wherever it is.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class PackedTransformer:
         buckets: BucketGrid | None = None,
         acceleration: Acceleration | None = None,
         keeps_source: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self._model = model
+        self._device = device or model.device
         self._assembler = Assembler(model)
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
@@ -127,7 +130,8 @@ class PackedTransformer:
         from pipeline.denoising.fused_forward import FusedForward, fuse_blocks
 
         model, max_rows = self._model, self._limits.max_rows
-        blocks = fuse_blocks(model, acceleration, keeps_source=keeps_source)
+        blocks = fuse_blocks(model, acceleration, self.device, keeps_source=keeps_source)
+        model.to(self.device)
         ops, are_exact = choose_row_ops(
             model,
             is_strict=is_strict,
@@ -144,9 +148,8 @@ class PackedTransformer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self._model.device
-        return device
+        """Where it computes."""
+        return self._device
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         """Refuse prompt embeddings that the caption path cannot read.

@@ -140,7 +140,9 @@ class Bench:
         self.prompt_embeds = self._encode_by_stock()
         kernels = BlockKernels.MODULES if options.tiny else BlockKernels.FUSED
         layers = build_prompt_layers(
-            copy.deepcopy(self.models.language_model), Acceleration(kernels, Precision.BFLOAT16)
+            copy.deepcopy(self.models.language_model),
+            Acceleration(kernels, Precision.BFLOAT16),
+            self.device,
         )
         self.text_encoder = QwenTextEncoder(self.models.tokenizer, layers)
         self.decoder = FullImageVaeDecoder(self.models.vae)
@@ -348,7 +350,7 @@ def _by_kind(profiled: Any) -> dict[str, float]:
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in profiled.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type.name == "CUDA"
     ]
     whole = (max(end for _, end in spans) - min(start for start, _ in spans)) / 3000
     return {f"{kind}_ms": total for kind, total in sums.items()} | {"span_ms": whole}

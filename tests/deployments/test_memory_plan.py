@@ -10,7 +10,15 @@ from local_service import local_config
 from cluster.accelerators import Precision
 from cluster.errors import PlacementError
 from cluster.memory import denoiser_peak_gib, vae_decoder_peak_gib
-from deployments.config import KernelNames, AppConfig, PoolConfig, ReplicaConfig, StepLoopConfig, TilingConfig, VaeDecoderConfig
+from deployments.config import (
+    AppConfig,
+    KernelNames,
+    PoolConfig,
+    ReplicaConfig,
+    StepLoopConfig,
+    TilingConfig,
+    VaeDecoderConfig,
+)
 from deployments.image_api import build_api
 from deployments.loading import StageLoader
 from deployments.local_stages import load_local_stages
@@ -34,7 +42,7 @@ KERNELS: tuple[KernelNames, ...] = ("auto", "modules", "fused")
 def turbo() -> ServedModel:
     """The embedded model's description with the true transformer's memory."""
     described = describe_model(resolve_weights(EMBEDDED), served_name=None)
-    return replace(described, denoiser_memory=DENOISER_BF16, float8_memory=DENOISER_FP8)
+    return replace(described, denoiser_memory=DENOISER_BF16, eight_bit_memory=DENOISER_FP8)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Z-Image-Turbo's three networks at their true size, or tiny, with seeded random weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,31 +59,60 @@ class TrueSizeModels:
 
 def build_true_size(device: torch.device, dtype: torch.dtype, *, is_tiny: bool) -> TrueSizeModels:
     """Build all three on the device."""
+    return TrueSizeModels(
+        load_tokenizer(resolve_weights(EMBEDDED)),
+        build_language_model(device, dtype, is_tiny=is_tiny),
+        build_transformer(device, dtype, is_tiny=is_tiny),
+        build_vae(device, dtype, is_tiny=is_tiny),
+        device,
+        dtype,
+        is_tiny,
+    )
+
+
+def build_language_model(device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False) -> Any:
+    """Build the text encoder's network."""
+    config = Qwen3Config(**(TINY_QWEN if is_tiny else TRUE_QWEN))
+    return _build(lambda: Qwen3Model(config), device, dtype)
+
+
+def build_transformer(device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False) -> Any:
+    """Build the denoiser's network; its learned pads are not zero, as fresh ones are."""
+    config = TINY_TRANSFORMER if is_tiny else {}
+    transformer = _build(lambda: ZImageTransformer2DModel(**config), device, dtype)
+    transformer.x_pad_token.normal_()
+    transformer.cap_pad_token.normal_()
+    return transformer
+
+
+def build_vae(device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False) -> Any:
+    """Build FLUX's VAE, without the encoder that a decoder replica does not hold."""
+    vae = _build(
+        lambda: AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 16, 16) if is_tiny else (128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=16,
+            norm_num_groups=4 if is_tiny else 32,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+        ),
+        device,
+        dtype,
+    )
+    del vae.encoder
+    return vae
+
+
+def _build(construct: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     try:
         with device:
-            language_model = Qwen3Model(Qwen3Config(**(TINY_QWEN if is_tiny else TRUE_QWEN)))
-            transformer = ZImageTransformer2DModel(**(TINY_TRANSFORMER if is_tiny else {}))
-            vae = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(8, 8, 16, 16) if is_tiny else (128, 256, 512, 512),
-                layers_per_block=2,
-                latent_channels=16,
-                norm_num_groups=4 if is_tiny else 32,
-                use_quant_conv=False,
-                use_post_quant_conv=False,
-                scaling_factor=0.3611,
-                shift_factor=0.1159,
-            )
+            model = construct()
     finally:
         torch.set_default_dtype(torch.float32)
-    del vae.encoder
-    with torch.no_grad():
-        transformer.x_pad_token.normal_()
-        transformer.cap_pad_token.normal_()
-    for model in (language_model, transformer, vae):
-        model.to(device, dtype).eval().requires_grad_(False)
-    tokenizer = load_tokenizer(resolve_weights(EMBEDDED))
-    return TrueSizeModels(tokenizer, language_model, transformer, vae, device, dtype, is_tiny)
+    return model.to(device, dtype).eval().requires_grad_(False)

@@ -22,6 +22,11 @@ pytestmark = pytest.mark.skipif(
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 DTYPE = torch.bfloat16 if HAS_GPU else torch.float32
+BOUNDS = {
+    Precision.BFLOAT16: 0.02 if HAS_GPU else 1e-5,
+    Precision.FLOAT8: 0.1,
+    Precision.INT8_WEIGHTS: 0.03,
+}
 
 
 def _build() -> Any:
@@ -54,13 +59,11 @@ def test_fused_layers_compute_what_modules_compute(num_tokens: int, precision: P
 
     model = _build()
     token_ids = torch.randint(512, (num_tokens,), generator=torch.Generator().manual_seed(1))
-    fused = FusedQwen(copy.deepcopy(model), Acceleration(BlockKernels.FUSED, precision))
+    fused = FusedQwen(copy.deepcopy(model), Acceleration(BlockKernels.FUSED, precision), DEVICE)
 
     first, again = (fused.encode(token_ids).clone() for _ in range(2))
 
     expected = model(input_ids=token_ids[None].to(DEVICE), use_cache=False).last_hidden_state[0]
     distance = float((first - expected).float().norm() / expected.float().norm())
-    assert (
-        distance < {Precision.BFLOAT16: 0.02 if HAS_GPU else 1e-5, Precision.FLOAT8: 0.1}[precision]
-    )
+    assert distance < BOUNDS[precision]
     assert torch.equal(again, first)

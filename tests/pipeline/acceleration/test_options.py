@@ -41,9 +41,18 @@ def test_layers_that_stay_in_bfloat16_are_passed_on() -> None:
     ("options", "capability", "message"),
     [
         (AccelerationOptions(kernels="magic"), (9, 0), "one of modules, fused, got 'magic'"),
-        (AccelerationOptions(precision="int3"), (9, 0), "one of bfloat16, float8, got 'int3'"),
+        (
+            AccelerationOptions(precision="int3"),
+            (9, 0),
+            "one of bfloat16, float8, int8_weights, got 'int3'",
+        ),
         (AccelerationOptions(kernels="fused"), None, "compute capability 8.0, got a CPU"),
         (AccelerationOptions(precision="float8"), None, "needs kernels 'fused', got 'modules'"),
+        (
+            AccelerationOptions(precision="int8_weights"),
+            (8, 6),
+            "'int8_weights' needs kernels 'fused', got 'modules'",
+        ),
         (
             AccelerationOptions(kernels="fused", precision="float8"),
             (8, 6),
