@@ -226,6 +226,9 @@ class VaeDecoderConfig(ReplicaConfig):
         default=DecodeMode.AUTO,
         description="`full_image`, `tiled`, or `auto`: in tiles where the whole does not fit.",
     )
+    kernels: KernelNames = Field(
+        default="auto", description="`fused` kernels, `modules`, or what was measured to be best."
+    )
 
 
 class PoolConfig(ReplicaConfig):

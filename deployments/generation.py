@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib import metadata
@@ -127,6 +127,9 @@ class DrawnImage:
     seed: int
     content: bytes
     fingerprint: str
+    """What its bytes depend on beside the call."""
+    denoiser_fingerprint: str
+    """The part of it that a live replica reports."""
     times: StageTimes
     share_s: float = 0.0
     """Seconds of the denoiser's device, the shared part of forwards apportioned by cost."""
@@ -217,12 +220,14 @@ class Generation:
         )
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
-        key, store_s = await self._store_file(order, index, provenance, file)
+        decoded = replace(provenance, fingerprint=file.fingerprint)
+        key, store_s = await self._store_file(order, index, decoded, file)
         return DrawnImage(
             key=key,
             seed=request.seed,
             content=file.content,
-            fingerprint=denoised.fingerprint,
+            fingerprint=file.fingerprint,
+            denoiser_fingerprint=denoised.fingerprint,
             times=StageTimes(
                 encode_s=encoded.run_s,
                 queue_s=denoised.result.queue_s,

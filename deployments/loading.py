@@ -79,10 +79,17 @@ class StageLoader:
         )
 
     def vae_decoder(self, config: VaeDecoderConfig) -> VaeDecoder:
-        """Read the decoder."""
+        """Read the decoder.
+
+        Raises:
+            AccelerationUnavailableError: If this machine cannot run the kernels.
+        """
         compute = _choose(config)
+        chosen = choose_acceleration(AccelerationOptions(config.kernels), compute.device)
         vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
-        return FittingVaeDecoder(vae, mode=config.mode, budget_gib=memory_of(config))
+        return FittingVaeDecoder(
+            vae, mode=config.mode, kernels=chosen.kernels, budget_gib=memory_of(config)
+        )
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:

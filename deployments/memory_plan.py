@@ -6,6 +6,7 @@ from cluster.errors import PlacementError
 from cluster.profiles import get_profile
 from deployments.config import PoolConfig, ReplicaConfig, VaeDecoderConfig
 from deployments.served_model import ServedModel
+from pipeline.acceleration.options import BlockKernels
 from pipeline.memory import max_decode_tokens
 from pipeline.request import PATCH_SIZE, SIZE_MULTIPLE, RenderPath
 
@@ -35,7 +36,10 @@ def max_pixels_in_memory(
     if budget_gib is not None:
         most += _max_denoiser_pixels(pool, model, budget_gib)
     if decoder_gib is not None:
-        tokens = max_decode_tokens(vae_decoder.mode, budget_gib=decoder_gib)
+        # Where `auto` chooses fused kernels, more fits than this lets through.
+        is_fused = vae_decoder.kernels == "fused"
+        kernels = BlockKernels.FUSED if is_fused else BlockKernels.MODULES
+        tokens = max_decode_tokens(vae_decoder.mode, budget_gib=decoder_gib, kernels=kernels)
         most.append(tokens * PIXELS_PER_TOKEN)
     return most
 

@@ -18,13 +18,13 @@ and libraries must have chosen and compiled their kernels."""
 
 
 class StaticInputs(Protocol):
-    """Tensors at fixed addresses, overwritten before each replay."""
+    """Tensors at fixed addresses, overwritten before each replay; one `Tensor` will do."""
 
     def clone(self) -> Self:
         """Copy every tensor."""
         ...
 
-    def copy_(self, other: Self) -> None:
+    def copy_(self, other: Self, /) -> object:
         """Overwrite every tensor with another's of the same shape."""
         ...
 
@@ -79,6 +79,10 @@ class GraphedForward(Generic[Inputs]):
         recording.inputs.copy_(inputs)
         recording.graph.replay()
         return recording.output
+
+    def forget(self) -> None:
+        """Give the memory of all recordings back; shapes that were met are recorded again."""
+        self._recordings.clear()
 
     def _record(self, inputs: Inputs) -> _Recording[Inputs]:
         static = inputs.clone()

@@ -4,14 +4,14 @@ Convolutions are cuDNN's, without a bias: adding it would be one more pass over 
 waits for the pass that comes anyway. That pass also gathers the next norm's statistics.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.vae.mid_block import SCORE_BYTES, multiply_scores
+from pipeline.vae.mid_block import attend_in_chunks
+from pipeline.vae.moments import ChannelMap, GroupMoments
 from pipeline.vae.planes import Plane
 from pipeline.vae.triton_planes import (
     MomentParts,
@@ -24,10 +24,6 @@ from pipeline.vae.triton_planes import (
     subpixel_weight,
 )
 
-_CACHED_SCORE_BYTES: Final = 32 * 2**20
-"""Scores of a chunk that stay in the second-level cache of a data-centre GPU."""
-_MIN_QUERIES: Final = 512
-"""Queries of a chunk below which matrix products are slow."""
 _COLOUR_MULTIPLE: Final = 8
 """Output channels that tensor cores take."""
 
@@ -60,17 +56,29 @@ class FusedPlaneOps:
         factor, term = merge(parts, norm, plane.bias)
         return Plane(apply(plane.hidden, factor, term, activates=activates, overwrites=overwrites))
 
+    def gather(self, plane: Plane, num_groups: int) -> GroupMoments:
+        """Gather the moments of groups of channels, of a window as of a whole plane."""
+        return gather(plane.hidden, plane.bias).to_groups(num_groups)
+
+    def norm_with(self, plane: Plane, channels: ChannelMap, *, overwrites: bool = False) -> Plane:
+        """Apply a norm whose statistics are known, and SiLU, in one pass."""
+        factor, term = channels.factor, channels.term
+        if plane.bias is not None:
+            term = torch.addcmul(term, factor, plane.bias)
+        return Plane(apply(plane.hidden, factor, term, activates=True, overwrites=overwrites))
+
     def add(self, plane: Plane, residual: Plane) -> Plane:
         """Add in the place of `plane`, with both biases."""
         hidden, parts = add_and_gather(plane.hidden, residual.hidden, plane.bias, residual.bias)
         return Plane(hidden, moments=parts)
 
     def attend(self, attention: Any, plane: Plane) -> Plane:
-        """Attend with chunks of queries whose scores stay in the cache."""
+        """Attend with a chunk of queries at a time."""
         normed = self.norm(attention.group_norm, plane, activates=False).hidden
         _, num_channels, height, width = normed.shape
         rows = normed.permute(0, 2, 3, 1).reshape(-1, num_channels)
-        attended = attend_in_cache(attention.to_q(rows), attention.to_k(rows), attention.to_v(rows))
+        query, key, value = attention.to_q(rows), attention.to_k(rows), attention.to_v(rows)
+        attended = attend_in_chunks(query, key, value, softmax=softmax)
         projected = attention.to_out[0](attended)
         update = projected.view(1, height, width, num_channels).permute(0, 3, 1, 2)
         return self.add(Plane(update), plane)
@@ -90,30 +98,6 @@ class FusedPlaneOps:
     def _convolve(self, conv: nn.Conv2d, hidden: Tensor, *, padding: Any) -> Tensor:
         hidden = hidden.contiguous(memory_format=torch.channels_last)
         return F.conv2d(hidden, self._weights[conv], padding=padding)
-
-
-def attend_in_cache(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    cached_bytes: int = _CACHED_SCORE_BYTES,
-    multiply: Callable[[Tensor, Tensor], Tensor] = multiply_scores,
-) -> Tensor:
-    """Attend from [tokens, dim] to [tokens, dim]: two products and a softmax a chunk of queries."""
-    attended = torch.empty_like(query)
-    rows = count_queries(key.shape[0], cached_bytes=cached_bytes)
-    for start in range(0, query.shape[0], rows):
-        scores = multiply(query[start : start + rows], key)
-        weights = softmax(scores, query.shape[1] ** -0.5, value.dtype)
-        torch.mm(weights, value, out=attended[start : start + rows])
-    return attended
-
-
-def count_queries(num_keys: int, *, cached_bytes: int = _CACHED_SCORE_BYTES) -> int:
-    """Count the queries of a chunk: in the cache, but not too few, but within `SCORE_BYTES`."""
-    row_bytes = 4 * num_keys
-    return max(1, min(SCORE_BYTES // row_bytes, max(_MIN_QUERIES, cached_bytes // row_bytes)))
 
 
 def _settle(plane: Plane) -> Tensor:

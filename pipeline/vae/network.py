@@ -26,9 +26,7 @@ class DecoderNetwork:
     def __call__(self, latents: Tensor) -> Tensor:
         """Turn [1, 16, h, w] latents at the VAE's scale into [1, 3, H, W], about -1 to 1."""
         ops, decoder = self._ops, self._decoder
-        if self._post_quant_conv is not None:
-            latents = self._post_quant_conv(latents)
-        plane = self._run_mid_block(ops.convolve(decoder.conv_in, Plane(latents)))
+        plane = self.open(latents)
         for block in decoder.up_blocks:
             for resnet in block.resnets:
                 plane = self._run_resnet(resnet, plane)
@@ -37,7 +35,11 @@ class DecoderNetwork:
         normed = ops.norm(decoder.conv_norm_out, plane, overwrites=True)
         return ops.finish(decoder.conv_out, normed)
 
-    def _run_mid_block(self, plane: Plane) -> Plane:
+    def open(self, latents: Tensor) -> Plane:
+        """Run what sees the whole plane whatever follows: all before the up blocks."""
+        if self._post_quant_conv is not None:
+            latents = self._post_quant_conv(latents)
+        plane = self._ops.convolve(self._decoder.conv_in, Plane(latents))
         block = self._decoder.mid_block
         plane = self._run_resnet(block.resnets[0], plane)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
@@ -49,7 +51,10 @@ class DecoderNetwork:
     def _run_resnet(self, resnet: Any, plane: Plane) -> Plane:
         ops = self._ops
         opened = ops.convolve(resnet.conv1, ops.norm(resnet.norm1, plane))
-        closed = ops.convolve(resnet.conv2, ops.norm(resnet.norm2, opened, overwrites=True))
+        normed = ops.norm(resnet.norm2, opened, overwrites=True)
+        del opened
+        closed = ops.convolve(resnet.conv2, normed)
+        del normed
         if resnet.conv_shortcut is not None:
             plane = ops.convolve(resnet.conv_shortcut, plane)
         return ops.add(closed, plane)

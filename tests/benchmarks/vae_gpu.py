@@ -1,10 +1,9 @@
 """The VAE decoder's ways to compute at the true size, on seeded random weights.
 
-    python tests/benchmarks/vae_gpu.py [--sizes 512 1024 2048] [--explore] [--tiny]
+    python tests/benchmarks/vae_gpu.py [--sizes 512 1024 2048] [--tiny]
 
 Prints how far each way is from stock float32, times, peaks of memory, and where the time of one
-1024x1024 decode goes. `--explore` adds each convolution with and without cuDNN's search, and block
-sizes of the kernels. `--tiny` is a small model on the CPU, with TRITON_INTERPRET=1.
+1024x1024 decode goes. `--tiny` is a small model on the CPU, with TRITON_INTERPRET=1.
 """
 
 import argparse
@@ -18,36 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
 
 from random_vae import build_vae
 
-from pipeline.vae import triton_planes
-from pipeline.vae.fused_planes import FusedPlaneOps, attend_in_cache
-from pipeline.vae.graphs import GraphedNetwork
 from pipeline.vae.network import DecoderNetwork
+from pipeline.vae.planes import build_fused_ops
+from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
+from pipeline.vae_decoder import FullImageVaeDecoder, to_uint8, to_vae_scale
 
 TRUE_SIZE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "norm_num_groups": 32,
     "sample_size": 1024,
 }
-MIB = 2**20
-BLOCKS = [
-    (2048, 4, 512),
-    (2048, 4, 1024),
-    (2048, 4, 2048),
-    (4096, 4, 512),
-    (4096, 4, 1024),
-    (4096, 8, 512),
-    (8192, 8, 512),
-    (8192, 8, 1024),
-    (8192, 16, 1024),
-]
 Decode = Callable[[Tensor], Tensor]
 started = time.monotonic()
 
@@ -62,7 +48,8 @@ class Bench:
         vae.encoder = None
         self.vae = vae.to(self.device, self.dtype)
         self.is_tiny = is_tiny
-        self.fused = DecoderNetwork(self.vae, FusedPlaneOps(self.vae.decoder))
+        self.ops = build_fused_ops(self.vae)
+        self.fused = DecoderNetwork(self.vae, self.ops)
 
     def latents(self, size: int) -> Tensor:
         side = size // 8
@@ -93,7 +80,6 @@ class Bench:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--explore", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     bench = Bench(is_tiny=options.tiny)
@@ -103,8 +89,6 @@ def main() -> int:
             time_size(bench, size)
         if not options.tiny:
             break_down(bench)
-        if options.explore:
-            explore(bench)
     return 0
 
 
@@ -123,21 +107,32 @@ def check(bench: Bench, size: int) -> None:
 
 
 def time_size(bench: Bench, size: int) -> None:
-    """Time the stock decode and each way of ours, one after another."""
-    latents = bench.latents(size)
-    ways: dict[str, Decode] = {"stock": bench.stock, "fused": bench.fused}
-    if not bench.is_tiny:
-        ways["fused, graphed"] = GraphedNetwork(bench.fused, max_latents=10**9)
-    for name, decode in ways.items():
+    """Time the stock decode and each way of ours, one after another, from latents to pixels."""
+    latents, vae, ops = bench.latents(size), bench.vae, bench.ops
+    on_device = VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
+    ways: dict[str, Decode] = {
+        "stock": lambda latents: to_uint8(bench.stock(to_vae_scale(latents, vae))),
+        "modules": FullImageVaeDecoder(vae).decode,
+        "fused": FullImageVaeDecoder(vae, ops).decode,
+        "fused, recorded": FullImageVaeDecoder(vae, ops, records=not bench.is_tiny).decode,
+        "modules in tiles": TiledVaeDecoder(vae, on_device).decode,
+        "fused in tiles": TiledVaeDecoder(vae, on_device, ops).decode,
+        "fused, parked": TiledVaeDecoder(vae, None, ops).decode,
+    }
+    expected = ways["stock"](latents).float()
+    for name in list(ways):
+        decode = ways.pop(name)
         gc.collect()
         if not bench.is_tiny:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        times = bench.time_ms(partial(decode, latents), repeats=9)
+        times = bench.time_ms(partial(decode, latents), repeats=1 if bench.is_tiny else 5)
         peak = 0.0 if bench.is_tiny else torch.cuda.max_memory_allocated() / 2**30
+        apart = (decode(latents).float() - expected).abs().mean()
         say(
             f"{size} {name:16s} median {statistics.median(times):8.2f} ms "
-            f"({times[0]:.2f} to {times[-1]:.2f}), peak {peak:.2f} GiB"
+            f"({times[0]:.2f} to {times[-1]:.2f}), peak {peak:.2f} GiB, "
+            f"{apart:.2f} levels from stock"
         )
 
 
@@ -157,79 +152,6 @@ def break_down(bench: Bench) -> None:
     say(f"kernels of one decode: {sum(total for total, _ in spent.values()):.2f} ms")
     for name, (total, count) in sorted(spent.items(), key=lambda item: -item[1][0])[:20]:
         say(f"  {total:7.3f} ms {count:4d} x {name[:110]}")
-
-
-def explore(bench: Bench) -> None:
-    """Time the parts that have a choice."""
-    seen = record_convolutions(bench, 64 if bench.is_tiny else 1024)
-    for (shape, weight, padding), (count, hidden, kernel) in seen.items():
-        run = partial(F.conv2d, hidden, kernel, padding=padding)
-        line = f"conv {list(shape)} * {list(weight)} x{count}:"
-        height, width = run().shape[-2:]
-        operations = 2 * height * width * kernel.numel()
-        for searches in (False, True):
-            torch.backends.cudnn.benchmark = searches
-            median = statistics.median(bench.time_ms(run, repeats=7))
-            line += f"  {median:.3f} ms {operations / median / 1e9:.0f} TFLOP/s"
-        torch.backends.cudnn.benchmark = False
-        say(line, "(heuristic, searched)")
-    explore_attention(bench)
-    explore_blocks(bench)
-
-
-def record_convolutions(bench: Bench, size: int) -> dict[Any, tuple[int, Tensor, Tensor]]:
-    """Run a decode and keep one input of every kind of convolution."""
-    seen: dict[Any, tuple[int, Tensor, Tensor]] = {}
-    convolve = FusedPlaneOps._convolve
-
-    def observed(self: Any, conv: nn.Conv2d, hidden: Tensor, *, padding: Any) -> Tensor:
-        weight = self._weights[conv]
-        key = (hidden.shape, weight.shape, padding)
-        count = seen[key][0] if key in seen else 0
-        seen[key] = (count + 1, hidden, weight)
-        return convolve(self, conv, hidden, padding=padding)
-
-    FusedPlaneOps._convolve = observed  # type: ignore[method-assign]
-    try:
-        bench.fused(bench.latents(size))
-    finally:
-        FusedPlaneOps._convolve = convolve  # type: ignore[method-assign]
-    return seen
-
-
-def explore_attention(bench: Bench) -> None:
-    tokens, dim = (64, 16) if bench.is_tiny else (128 * 128, 512)
-    query, key, value = (
-        torch.randn(tokens, dim, device=bench.device, dtype=bench.dtype) for _ in range(3)
-    )
-    for cached_mib in (16, 32, 64, 128, 256):
-        run = partial(attend_in_cache, query, key, value, cached_bytes=cached_mib * MIB)
-        say(f"attention, {cached_mib} MiB: {statistics.median(bench.time_ms(run)):.3f} ms")
-
-
-def explore_blocks(bench: Bench) -> None:
-    side = 16 if bench.is_tiny else 1024
-    plane, residual = (
-        torch.randn(1, 128, side, side, device=bench.device, dtype=bench.dtype).to(
-            memory_format=torch.channels_last
-        )
-        for _ in range(2)
-    )
-    factor = torch.ones(128, device=bench.device)
-    for elements, warps, parts in BLOCKS:
-        vars(triton_planes).update(_BLOCK_ELEMENTS=elements, _NUM_WARPS=warps, _MAX_PARTS=parts)
-        runs: dict[str, tuple[int, Callable[[], object]]] = {
-            "gather": (1, partial(triton_planes.gather, plane)),
-            "add": (3, partial(triton_planes.add_and_gather, plane, residual)),
-            "apply": (2, partial(triton_planes.apply, plane, factor, factor, activates=True)),
-        }
-        line = f"blocks of {elements}, {warps} warps, {parts} chunks:"
-        for name, (passes, run) in runs.items():
-            median = statistics.median(bench.time_ms(run, repeats=9))
-            line += f"  {name} {median:.3f} ms {passes * plane.nbytes / median / 1e9:.2f} TB/s"
-            residual.normal_()
-            plane.normal_()
-        say(line)
 
 
 def distance(some: Tensor, other: Tensor) -> float:

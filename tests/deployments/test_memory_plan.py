@@ -12,6 +12,7 @@ from cluster.errors import PlacementError
 from cluster.memory import denoiser_peak_gib, vae_decoder_peak_gib
 from deployments.config import (
     AppConfig,
+    KernelNames,
     PoolConfig,
     ReplicaConfig,
     StepLoopConfig,
@@ -34,6 +35,7 @@ from pipeline.weights import EMBEDDED, resolve_weights
 CONSUMER = PoolConfig(profile="consumer-16gb", path=RenderPath.TILED, num_gpus=1)
 WHOLE_CONSUMER = PoolConfig(profile="consumer-16gb", num_gpus=1)
 ON_CPU = VaeDecoderConfig()
+KERNELS: tuple[KernelNames, ...] = ("auto", "modules", "fused")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,20 @@ def test_a_decoder_that_may_tile_takes_larger_pictures(turbo: ServedModel) -> No
 
     assert VAE_FULL.peak_gib(whole // 256) <= 4
     assert in_tiles >= 4096 * 4096 > whole
+
+
+def test_a_decoder_is_let_through_what_its_kernels_hold(turbo: ServedModel) -> None:
+    auto, modules, fused = (
+        max_pixels_in_memory(
+            PoolConfig(),
+            VaeDecoderConfig(mode=DecodeMode.FULL_IMAGE, memory_gib=6, kernels=kernels),
+            turbo,
+        )
+        for kernels in KERNELS
+    )
+
+    assert auto == modules
+    assert fused[0] > 2048 * 2048 > modules[0]
 
 
 @pytest.mark.parametrize(

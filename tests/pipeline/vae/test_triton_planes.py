@@ -22,10 +22,12 @@ SHAPES = [(64, 8, 8), (24, 5, 7), (128, 90, 70)]
 """Channels, height and width: one block, ragged ends, and chunks of several blocks."""
 
 
-@pytest.fixture(scope="module")
-def kernels() -> ModuleType:
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Few chunks, so that small planes have chunks of several blocks."""
     from pipeline.vae import triton_planes
 
+    monkeypatch.setattr(triton_planes, "_MAX_PARTS", 8)
     return triton_planes
 
 
