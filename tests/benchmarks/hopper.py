@@ -49,6 +49,7 @@ from pipeline.latents import draw_noise
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
 from pipeline.text_encoder import QwenTextEncoder, build_prompt_layers
+from pipeline.vae.planes import build_fused_ops
 from pipeline.vae_decoder import FullImageVaeDecoder
 
 PROMPT = "a red circle left of a blue square on a white background, " * 4
@@ -145,14 +146,22 @@ class Bench:
             self.device,
         )
         self.text_encoder = QwenTextEncoder(self.models.tokenizer, layers)
-        self.decoder = FullImageVaeDecoder(self.models.vae)
+        vae = self.models.vae
+        ops = None if options.tiny else build_fused_ops(vae)
+        self.decoder = FullImageVaeDecoder(vae, ops, records=not options.tiny)
 
-    def time(self, run: Callable[[], object], *, warm: int = 3) -> Timing:
-        """Time one call after another; a shape is recorded by its second call."""
-        for _ in range(warm):
+    def time(
+        self, run: Callable[[], object], *, warm: int = 3, size: ImageSize | None = None
+    ) -> Timing:
+        """Time one call after another; a shape is recorded by its second and third call.
+
+        Pictures that take seconds are timed less often.
+        """
+        is_long = size is not None and size.height > 1024
+        for _ in range(1 if is_long else warm):
             run()
         samples = []
-        for _ in range(self.options.repeats):
+        for _ in range(2 if is_long else self.options.repeats):
             self.synchronize()
             begun = time.perf_counter()
             run()
@@ -209,10 +218,10 @@ def measure_stages(bench: Bench, part: str, acceleration: Acceleration) -> None:
             bench.report.add(
                 part,
                 f"{size} prompt to file",
-                jpeg=bench.time(partial(stages.draw, size, OutputFormat.JPEG)),
-                png=bench.time(partial(stages.draw, size, OutputFormat.PNG), warm=1),
-                denoise=bench.time(partial(stages.denoise, size, encoding)),
-                decode=bench.time(partial(bench.decoder.decode, latents)),
+                jpeg=bench.time(partial(stages.draw, size, OutputFormat.JPEG), size=size),
+                png=bench.time(partial(stages.draw, size, OutputFormat.PNG), warm=1, size=size),
+                denoise=bench.time(partial(stages.denoise, size, encoding), size=size),
+                decode=bench.time(partial(bench.decoder.decode, latents), size=size),
             )
     finally:
         stages.loop.close()
@@ -222,7 +231,7 @@ def measure_stock(bench: Bench, part: str) -> None:
     """Diffusers, eager."""
     for size in bench.sizes:
         draw = partial(bench.draw_by_peer, size, OutputFormat.JPEG)
-        bench.report.add(part, f"{size} prompt to file", jpeg=bench.time(draw, warm=1))
+        bench.report.add(part, f"{size} prompt to file", jpeg=bench.time(draw, warm=1, size=size))
 
 
 def measure_compiled(bench: Bench, part: str) -> None:
