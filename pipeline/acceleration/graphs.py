@@ -4,7 +4,7 @@ A graph is recorded for a shape, not for its content: what varies is in tensors,
 overwritten before each replay. Recording costs about one forward, and nothing is compiled.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
@@ -43,7 +43,8 @@ class GraphedForward(Generic[Inputs]):
     """Runs a forward eagerly the first time a shape is met, and replays it from then on.
 
     Forwards with one `pool` share the memory of what they compute on the way, so only one of them
-    may run at a time.
+    may run at a time. A graph is not launched anew before its last run has ended: with two copies
+    of it, replayed in turn, the device goes from one run to the next without a pause.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class GraphedForward(Generic[Inputs]):
         *,
         max_graphs: int = 64,
         pool: Any = None,
+        num_copies: int = 1,
     ) -> None:
         self._forward = forward
         self._max_graphs = max_graphs
         self._runs: dict[Hashable, int] = {}
-        self._recordings: OrderedDict[Hashable, _Recording[Inputs]] = OrderedDict()
+        self._num_copies = num_copies
+        self._recordings: OrderedDict[Hashable, deque[_Recording[Inputs]]] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
     @property
@@ -70,12 +73,15 @@ class GraphedForward(Generic[Inputs]):
         if runs < _WARM_RUNS:
             self._runs[shape] = runs + 1
             return self._forward(inputs)
-        if shape not in self._recordings:
-            self._recordings[shape] = self._record(inputs)
-            while len(self._recordings) > self._max_graphs:
-                self._recordings.popitem(last=False)
+        copies = self._recordings.setdefault(shape, deque())
         self._recordings.move_to_end(shape)
-        recording = self._recordings[shape]
+        while len(self._recordings) > self._max_graphs:
+            self._recordings.popitem(last=False)
+        if len(copies) < self._num_copies:
+            copies.append(self._record(inputs))
+        else:
+            copies.rotate(-1)
+        recording = copies[-1]
         recording.inputs.copy_(inputs)
         recording.graph.replay()
         return recording.output

@@ -47,7 +47,7 @@ class SharingLimits:
 # Recorded, a GPU is as fast with a picture of 512x512 alone as with several. A CPU gains while what
 # a block makes of the rows stays in its cache: with the embedded model 2,000 rows at once were
 # slower than one item after another.
-_LIMITS: Final = {"cuda": SharingLimits(1024, 16384), "cpu": SharingLimits(512, 1024)}
+_LIMITS: Final = {"cuda": SharingLimits(1024, 4096), "cpu": SharingLimits(512, 1024)}
 _BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
 
 _EXACT: Final = BucketGrid()
@@ -114,7 +114,9 @@ class PackedTransformer:
         self._solo_graphs: GraphedForward[ForwardInputs] | None = None
         if self.device.type == "cuda":
             self._shared_graphs = GraphedForward(self._shared)
-            self._solo_graphs = GraphedForward(self._solo, pool=self._shared_graphs.pool)
+            self._solo_graphs = GraphedForward(
+                self._solo, pool=self._shared_graphs.pool, num_copies=2
+            )
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
 

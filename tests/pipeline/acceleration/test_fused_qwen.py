@@ -29,14 +29,14 @@ BOUNDS = {
 }
 
 
-def _build() -> Any:
+def _build(head_dim: int = 64) -> Any:
     torch.manual_seed(0)
     config = Qwen3Config(
         hidden_size=128,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=64,
+        head_dim=head_dim,
         intermediate_size=256,
         vocab_size=512,
         rope_theta=1e6,
@@ -67,3 +67,16 @@ def test_fused_layers_compute_what_modules_compute(num_tokens: int, precision: P
     distance = float((first - expected).float().norm() / expected.float().norm())
     assert distance < BOUNDS[precision]
     assert torch.equal(again, first)
+
+
+def test_heads_of_any_size_are_turned() -> None:
+    from pipeline.acceleration.fused_qwen import FusedQwen
+
+    model, token_ids = _build(head_dim=48), torch.arange(40)
+    acceleration = Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)
+
+    hidden = FusedQwen(copy.deepcopy(model), acceleration, DEVICE).encode(token_ids)
+
+    expected = model(input_ids=token_ids[None].to(DEVICE), use_cache=False).last_hidden_state[0]
+    distance = float((hidden - expected).float().norm() / expected.float().norm())
+    assert distance < BOUNDS[Precision.BFLOAT16]
