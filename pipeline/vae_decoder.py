@@ -7,11 +7,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.acceleration.graphs import GraphedForward
-from pipeline.device import ComputeDevice
 from pipeline.errors import OutOfMemoryError
 from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.planes import PlaneOps, TorchPlaneOps
-from pipeline.weights import Weights, load_vae
 
 MAX_RECORDED_LATENTS: Final = 128 * 128
 """Kernels of larger pictures run longer than the host takes to launch them."""
@@ -62,14 +60,9 @@ class FullImageVaeDecoder:
         return self._graphs(latents, latents.shape)
 
 
-def load_vae_decoder(weights: Weights, compute: ComputeDevice) -> FullImageVaeDecoder:
-    """Read the decoder."""
-    return FullImageVaeDecoder(load_vae(weights, device=compute.device, dtype=compute.dtype))
-
-
 def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:
     """Undo the scale and shift that the denoiser's latents have against the VAE's."""
-    scaled: Tensor = latents / vae.config.scaling_factor + vae.config.shift_factor
+    scaled: Tensor = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
     return scaled
 
 

@@ -89,6 +89,8 @@ class GraphedForward(Generic[Inputs]):
     def forget(self) -> None:
         """Give the memory of all recordings back; shapes that were met are recorded again."""
         self._recordings.clear()
+        # The allocator takes no new graph into a pool whose last one has gone.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _record(self, inputs: Inputs) -> _Recording[Inputs]:
         static = inputs.clone()

@@ -78,6 +78,7 @@ class FusedPlaneOps:
         _, num_channels, height, width = normed.shape
         rows = normed.permute(0, 2, 3, 1).reshape(-1, num_channels)
         query, key, value = attention.to_q(rows), attention.to_k(rows), attention.to_v(rows)
+        del normed, rows
         attended = attend_in_chunks(query, key, value, softmax=softmax)
         projected = attention.to_out[0](attended)
         update = projected.view(1, height, width, num_channels).permute(0, 3, 1, 2)

@@ -5,7 +5,7 @@ tiles whose halo exceeds what their convolutions reach, in lock-step: each tile 
 GroupNorm, gives the moments of its core, and goes on with those of the whole picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from pipeline.vae.parking import ParkedState
 from pipeline.vae.planes import Plane, PlaneOps, TorchPlaneOps
 from pipeline.vae.segments import TileState, build_segments, plan_margins
 from pipeline.vae.tiles import DecodeTile, plan_decode_tiles
+from pipeline.vae_decoder import to_uint8, to_vae_scale
 
 DEVICE_BYTES_PER_LATENT: Final = 10 * 1024
 """What may wait on the device: 2.5 GiB at 4096x4096, and less with the area."""
@@ -100,9 +101,9 @@ class TileShare:
         return [part.to_cpu() for part in gathered]
 
     @torch.inference_mode()
-    def pixels(self) -> list[Tensor]:
-        """Return the core of each tile, [3, H, W] float32 on the CPU, and forget the tiles."""
-        cores = [parked.fetch().core.hidden[0].float().cpu() for parked in self._parked]
+    def pixels(self, to_pixels: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Return the core of each tile, [H, W, 3] out of [1, 3, H, W], and forget the tiles."""
+        cores = [to_pixels(parked.fetch().core.hidden) for parked in self._parked]
         self._tiles, self._parked = (), []
         return cores
 
@@ -140,12 +141,17 @@ class TiledVaeDecoder:
     def run_whole(self, latents: Tensor) -> Plane:
         """Run what sees the whole plane of [1, 16, h, w] latents, on the device."""
         vae = self._vae
-        scaled = latents.to(vae.device, vae.dtype)
-        scaled = scaled / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        return self._network.open(scaled)
+        return self._network.open(to_vae_scale(latents, vae).to(vae.device, vae.dtype))
 
     def decode_image(self, latents: Tensor) -> Tensor:
-        """Decode [1, 16, h, w] latents into [3, H, W] float32 on the CPU, about -1 to 1."""
+        """Decode [1, 16, h, w] latents into [H, W, 3] float32 on the CPU, about -1 to 1."""
+        return self._decode(latents, to_float)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode [1, 16, H/8, W/8] float32 latents into [H, W, 3] uint8 pixels on the CPU."""
+        return self._decode(latents, to_uint8)
+
+    def _decode(self, latents: Tensor, to_pixels: Callable[[Tensor], Tensor]) -> Tensor:
         tiles, share = self.plan(latents), self.open_share()
         plane = self.run_whole(latents)
         gathered = share.start(tiles, [cut_window(plane, tile) for tile in tiles])
@@ -153,12 +159,7 @@ class TiledVaeDecoder:
         while not share.is_done:
             gathered = share.advance(merge_moments(gathered))
         height, width = latents.shape[-2:]
-        return join_pixels(tiles, share.pixels(), height, width)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode [1, 16, H/8, W/8] float32 latents into [H, W, 3] uint8 pixels on the CPU."""
-        image = self.decode_image(latents)
-        return image.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+        return join_pixels(tiles, share.pixels(to_pixels), height, width)
 
 
 def cut_window(plane: Plane, tile: DecodeTile) -> Plane:
@@ -170,10 +171,14 @@ def cut_window(plane: Plane, tile: DecodeTile) -> Plane:
 def join_pixels(
     tiles: Sequence[DecodeTile], pixels: Sequence[Tensor], height: int, width: int
 ) -> Tensor:
-    """Put the cores of `height` x `width` latents together, [3, H, W]."""
-    scale = pixels[0].shape[-1] // tiles[0].width
-    image = torch.empty(pixels[0].shape[0], height * scale, width * scale)
+    """Put the cores of `height` x `width` latents together, [H, W, 3]."""
+    scale = pixels[0].shape[1] // tiles[0].width
+    image = pixels[0].new_empty(height * scale, width * scale, pixels[0].shape[2])
     for tile, core in zip(tiles, pixels, strict=True):
-        rows, columns = tile.core(scale)
-        image[:, rows, columns] = core
+        image[tile.core(scale)] = core
     return image
+
+
+def to_float(core: Tensor) -> Tensor:
+    """Turn a [1, 3, H, W] core into [H, W, 3] float32 on the CPU, as it is."""
+    return core[0].permute(1, 2, 0).float().cpu()

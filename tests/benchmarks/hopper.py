@@ -49,8 +49,7 @@ from pipeline.latents import draw_noise
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
 from pipeline.text_encoder import QwenTextEncoder, build_prompt_layers
-from pipeline.vae.planes import build_fused_ops
-from pipeline.vae_decoder import FullImageVaeDecoder
+from pipeline.vae.fitting import FittingVaeDecoder
 
 PROMPT = "a red circle left of a blue square on a white background, " * 4
 NUM_STEPS = 8
@@ -146,9 +145,7 @@ class Bench:
             self.device,
         )
         self.text_encoder = QwenTextEncoder(self.models.tokenizer, layers)
-        vae = self.models.vae
-        ops = None if options.tiny else build_fused_ops(vae)
-        self.decoder = FullImageVaeDecoder(vae, ops, records=not options.tiny)
+        self.decoder = FittingVaeDecoder(self.models.vae, kernels=kernels)
 
     def time(
         self, run: Callable[[], object], *, warm: int = 3, size: ImageSize | None = None

@@ -143,7 +143,7 @@ def measure_vae(case: Case) -> dict[str, Any]:
 
 
 def build_decode(vae: Any, way: str) -> Callable[[Tensor], Tensor]:
-    """Return latents to [3, H, W] float32 on the CPU."""
+    """Return latents to [H, W, 3] float32 on the CPU."""
     if way == "full":
         return lambda latents: decode_untiled(vae, latents)
     on_device = VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
@@ -157,7 +157,7 @@ def build_decode(vae: Any, way: str) -> Callable[[Tensor], Tensor]:
 def decode_untiled(vae: Any, latents: Tensor) -> Tensor:
     """Decode in one piece, by diffusers' own forward."""
     scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-    image: Tensor = vae.decode(scaled + vae.config.shift_factor).sample[0]
+    image: Tensor = vae.decode(scaled + vae.config.shift_factor).sample[0].permute(1, 2, 0)
     return image.float().cpu()
 
 
@@ -173,7 +173,7 @@ def compare_with_full(vae: Any, latents: Tensor, image: Tensor, case: Case) -> d
     untiled = decode_untiled(vae, latents)
     error = float((image - untiled).double().square().mean())
     borders = list(range(512, case.pixels, 512)) or [case.pixels // 2]
-    steps = [float((one[..., borders] - one[..., [x - 1 for x in borders]]).abs().mean())
+    steps = [float((one[:, borders] - one[:, [x - 1 for x in borders]]).abs().mean())
              for one in (image, untiled)]  # fmt: skip
     psnr_db = math.inf if error == 0 else 10 * math.log10(4 / error)
     return {"psnr_db": psnr_db, "border_gradient": steps[0] / steps[1]}

@@ -18,8 +18,8 @@ from pipeline.schedule import build_schedule
 from pipeline.text_encoder import load_text_encoder
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePlan, TilePositions, plan_tiles
-from pipeline.vae_decoder import load_vae_decoder
-from pipeline.weights import resolve_weights
+from pipeline.vae_decoder import FullImageVaeDecoder
+from pipeline.weights import load_vae, resolve_weights
 
 Pixels = NDArray[np.uint8]
 
@@ -57,7 +57,8 @@ class WayDrawer:
         compute = choose_device()
         self.text_encoder = load_text_encoder(weights, compute)
         self._executor = LoopTileExecutor(load_step_loop(weights, compute, StepLoopOptions()))
-        self._decoder = load_vae_decoder(weights, compute)
+        vae = load_vae(weights, device=compute.device, dtype=compute.dtype)
+        self._decoder = FullImageVaeDecoder(vae)
         self._schedule_of = partial(build_schedule, shift=weights.shift)
 
     def draw(self, drawing: Drawing, options: TilingOptions) -> Pixels:

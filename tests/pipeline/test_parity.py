@@ -13,8 +13,8 @@ from pipeline.device import choose_device
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, ImageSize
 from pipeline.text_encoder import QwenTextEncoder, load_text_encoder
-from pipeline.vae_decoder import FullImageVaeDecoder, load_vae_decoder
-from pipeline.weights import Weights, resolve_weights
+from pipeline.vae_decoder import FullImageVaeDecoder
+from pipeline.weights import Weights, load_vae, resolve_weights
 
 CPU = choose_device("cpu")
 SIZES = [ImageSize(64, 64), ImageSize(128, 128), ImageSize(96, 176)]
@@ -45,7 +45,7 @@ def denoiser(weights: Weights) -> StepLoop:
 
 @pytest.fixture(scope="module")
 def vae_decoder(weights: Weights) -> FullImageVaeDecoder:
-    return load_vae_decoder(weights, CPU)
+    return FullImageVaeDecoder(load_vae(weights, device=CPU.device, dtype=CPU.dtype))
 
 
 def _stock(pipeline: Any, prompt: str, size: ImageSize, *, steps: int, output_type: str) -> Any:

@@ -8,10 +8,14 @@ import torch
 from random_vae import build_vae
 from torch import Tensor
 
+from pipeline.acceleration.options import BlockKernels
+from pipeline.memory import DecodeMode
+from pipeline.vae.fitting import FittingVaeDecoder
 from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.planes import TorchPlaneOps, build_fused_ops
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from pipeline.vae_decoder import FullImageVaeDecoder
+from pipeline.weights import EMBEDDED, load_vae, resolve_weights
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -93,6 +97,23 @@ def test_with_fused_operations_in_tiles_it_computes_the_same(
 
     bound = bound_on(device)
     torch.testing.assert_close(decoded, expected, atol=bound, rtol=bound)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="bfloat16 is computed in on GPUs")
+@pytest.mark.parametrize("mode", [DecodeMode.FULL_IMAGE, DecodeMode.TILED])
+def test_the_embedded_models_decoder_is_the_same_with_fused_operations(mode: DecodeMode) -> None:
+    device = torch.device("cuda")
+    vae = load_vae(resolve_weights(EMBEDDED), device=device, dtype=torch.bfloat16)
+    options = VaeTilingOptions(tile_size=10)
+    modules, fused = (
+        FittingVaeDecoder(vae, mode=mode, kernels=kernels, options=options)
+        for kernels in (BlockKernels.MODULES, BlockKernels.FUSED)
+    )
+    latents = draw_latents(24, 32)
+
+    apart = (fused.decode(latents).float() - modules.decode(latents).float()).abs()
+
+    assert float(apart.mean()) < 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are recorded on GPUs")
