@@ -88,6 +88,7 @@ def test_only_what_died_with_its_picture_is_drawn_again(
     run: FaultRun, num_drawn: Counter[str]
 ) -> None:
     again = [call for call in run.calls if num_drawn[call.trace_id] > 1]
+    logger.info("%d pictures were drawn again", len(again))
 
     # A process that is killed takes with it the spans of the last moment.
     assert len(num_drawn.keys() & {call.trace_id for call in run.calls}) > 0.9 * NUM_REQUESTS
