@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import psutil
 from PIL import Image
+from ray_session import command_of
 from service import Service
 
 GIVES_UP_AFTER_S: Final = 300.0
@@ -139,7 +140,7 @@ class Victim:
     def find(self, service: Service) -> list[psutil.Process]:
         """Return the processes that are to be killed together, or none."""
         family = psutil.Process(service.process.pid).children(recursive=True)
-        roots = [process for process in family if self.mark in _command(process)][:1]
+        roots = [process for process in family if self.mark in command_of(process)][:1]
         if not self.is_node:
             return roots
         return [member for root in roots for member in (root, *root.children(recursive=True))]
@@ -148,13 +149,6 @@ class Victim:
 def replica(deployment: str, *, costs_pictures: bool = False) -> Victim:
     """Name one replica of a deployment; Ray titles processes after the actor they hold."""
     return Victim(deployment, f"ray::ServeReplica:zimage:{deployment}", costs_pictures)
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
 
 
 @dataclass(frozen=True)
