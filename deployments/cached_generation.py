@@ -27,9 +27,10 @@ class CachedGeneration(Generation):
     pictures is not found or has left the store.
     """
 
-    def __init__(self, *stages: Any, results: ResultCache, **options: Any) -> None:
+    def __init__(self, *stages: Any, results: ResultCache, decoding: str, **options: Any) -> None:
         super().__init__(*stages, **options)
         self._results = results
+        self._decoding = decoding
 
     async def draw(
         self,
@@ -53,7 +54,11 @@ class CachedGeneration(Generation):
         drawn = await super().draw(order, on_event, on_route)
         for facts, image in zip(pictures, drawn.images, strict=True):
             result = CachedResult(
-                image.key, image.fingerprint, drawn.route.path, drawn.num_prompt_tokens
+                image.key,
+                image.fingerprint,
+                image.denoiser_fingerprint,
+                drawn.route.path,
+                drawn.num_prompt_tokens,
             )
             await self._results.add(facts, result)
         return drawn
@@ -67,6 +72,7 @@ class CachedGeneration(Generation):
             num_inference_steps=order.num_inference_steps,
             output_format=order.output_format.value,
             output_compression=order.output_compression,
+            decoding=self._decoding,
             owner_prefix=order.owner_prefix,
         )
 
@@ -80,7 +86,14 @@ class CachedGeneration(Generation):
         times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, store_s=read_s, total_s=read_s)
         return DrawnImages(
             images=[
-                DrawnImage(result.key, order.seed + index, file.content, result.fingerprint, times)
+                DrawnImage(
+                    result.key,
+                    order.seed + index,
+                    file.content,
+                    result.fingerprint,
+                    result.denoiser_fingerprint,
+                    times,
+                )
                 for index, (result, file) in enumerate(zip(found, files, strict=True))
             ],
             route=Route(CACHE, found[0].path, 0.0, "found in the result cache"),

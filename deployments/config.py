@@ -9,6 +9,7 @@ from deployments.cache_config import CacheConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
+from pipeline.acceleration.options import AccelerationOptions
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
@@ -121,11 +122,41 @@ class ReplicaConfig(_Section):
         return self
 
 
+KernelNames = Literal["auto", "modules", "fused"]
+PrecisionNames = Literal["auto", "float8", "int8_weights"]
+
+
+class TextEncoderConfig(ReplicaConfig):
+    """The text encoders."""
+
+    kernels: KernelNames = Field(
+        default="auto", description="`fused` layers, `modules`, or what was measured to be best."
+    )
+    precision: PrecisionNames = Field(
+        default="auto",
+        description="`float8` or `int8_weights` halve the weights, and change pictures.",
+    )
+
+    def to_options(self) -> AccelerationOptions:
+        """Return what the pipeline takes."""
+        return AccelerationOptions(self.kernels, self.precision)
+
+
 class StepLoopConfig(_Section):
     """How a denoiser replica shares its device among requests."""
 
     attention: Literal["auto", "sdpa", "cudnn", "varlen", "xformers"] = Field(
         default="auto", description="The attention kernel; one that cannot run is an error."
+    )
+    kernels: KernelNames = Field(
+        default="auto", description="`fused` blocks, `modules`, or what was measured to be best."
+    )
+    precision: PrecisionNames = Field(
+        default="auto",
+        description="`float8` or `int8_weights` halve the weights, and change pictures.",
+    )
+    bfloat16_layers: tuple[str, ...] = Field(
+        default=(), description="With 8 bits: patterns of what stays, as `*.attention.to_out`."
     )
     strict: bool = Field(
         default=True, description="A picture has the same bytes whatever it is batched with."
@@ -143,7 +174,8 @@ class StepLoopConfig(_Section):
         limits = BatchingLimits(
             step_units=self.step_units, max_items=self.max_items, held_units=self.held_units
         )
-        return StepLoopOptions(self.attention, self.strict, limits)
+        acceleration = AccelerationOptions(self.kernels, self.precision, self.bfloat16_layers)
+        return StepLoopOptions(self.attention, self.strict, limits, acceleration)
 
 
 class TilingConfig(_Section):
@@ -193,6 +225,9 @@ class VaeDecoderConfig(ReplicaConfig):
     mode: DecodeMode = Field(
         default=DecodeMode.AUTO,
         description="`full_image`, `tiled`, or `auto`: in tiles where the whole does not fit.",
+    )
+    kernels: KernelNames = Field(
+        default="auto", description="`fused` kernels, `modules`, or what was measured to be best."
     )
 
 
@@ -310,7 +345,7 @@ class AppConfig(_Section):
     model: ModelConfig = ModelConfig()
     limits: LimitsConfig = LimitsConfig()
     router: RouterConfig = RouterConfig()
-    text_encoder: ReplicaConfig = ReplicaConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
     pools: tuple[PoolConfig, ...] = Field(
         default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."
     )

@@ -1,6 +1,7 @@
 """Latents to a finished file."""
 
 import time
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -10,13 +11,18 @@ from pipeline.stages import VaeDecoder
 
 
 def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -> ImageFile:
-    """Decode latents and encode the file, with its provenance inside."""
+    """Decode latents and encode the file, with its provenance inside.
+
+    The order's provenance says how the latents came about; how they were decoded is added.
+    """
     started = time.monotonic()
+    decoder = vae_decoder.fingerprint(order.provenance.size)
+    fingerprint = f"{order.provenance.fingerprint}/decode-{decoder}"
     pixels = vae_decoder.decode(latents)
     decoded = time.monotonic()
     content = encode_image(
         pixels,
-        order.provenance,
+        replace(order.provenance, fingerprint=fingerprint),
         output_format=order.output_format,
         output_compression=order.output_compression,
     )
@@ -24,6 +30,7 @@ def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -
         content=content,
         content_type=order.output_format.content_type,
         extension=order.output_format.extension,
+        fingerprint=fingerprint,
         decode_s=decoded - started,
         file_s=time.monotonic() - decoded,
     )

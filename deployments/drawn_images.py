@@ -31,6 +31,9 @@ class DrawnImage:
     seed: int
     content: bytes
     fingerprint: str
+    """What its bytes depend on beside the call."""
+    denoiser_fingerprint: str
+    """The part of it that a live replica reports."""
     times: StageTimes
     share_s: float = 0.0
     """Seconds of the denoiser's device, the shared part of forwards apportioned by cost."""

@@ -199,12 +199,14 @@ class Generation:
         )
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
-        key, store_s = await self._store_file(order, index, provenance, file)
+        decoded = replace(provenance, fingerprint=file.fingerprint)
+        key, store_s = await self._store_file(order, index, decoded, file)
         return DrawnImage(
             key=key,
             seed=request.seed,
             content=file.content,
-            fingerprint=denoised.fingerprint,
+            fingerprint=file.fingerprint,
+            denoiser_fingerprint=denoised.fingerprint,
             times=StageTimes(
                 encode_s=encoded.run_s,
                 queue_s=denoised.result.queue_s,

@@ -10,7 +10,7 @@ from cluster.storage import FolderImageStore, ImageStore
 from deployments.admission import Admission
 from deployments.cache_config import CacheConfig
 from deployments.call_observer import CallObserver
-from deployments.config import AppConfig
+from deployments.config import AppConfig, VaeDecoderConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
@@ -18,6 +18,7 @@ from deployments.jobs.composition import build_jobs
 from deployments.jobs.record_stores import build_record_store
 from deployments.keys import KeyRing
 from deployments.keys_config import KeysConfig
+from deployments.memory_plan import memory_of
 from deployments.observed_generation import ObservedCachedGeneration, ObservedGeneration
 from deployments.observed_store import ObservedStore
 from deployments.pool_choice import PoolChooser
@@ -79,8 +80,17 @@ def _build_generation(
     prefix = config.store.prefix
     if not config.cache.results:
         return ObservedGeneration(*parts, key_prefix=prefix, observer=observer)
-    results = _open_results(config.cache, read_fingerprints)
-    return ObservedCachedGeneration(*parts, key_prefix=prefix, observer=observer, results=results)
+    return ObservedCachedGeneration(
+        *parts,
+        key_prefix=prefix,
+        observer=observer,
+        results=_open_results(config.cache, read_fingerprints),
+        decoding=_name_decoding(config.vae_decoder),
+    )
+
+
+def _name_decoding(config: VaeDecoderConfig) -> str:
+    return f"{config.mode}/{config.kernels}/{memory_of(config)}"
 
 
 def _signed_files(store: ImageStore) -> SignedFiles | None:

@@ -7,11 +7,23 @@ from functools import partial
 import torch
 
 from deployments.cache_config import CacheConfig
-from deployments.config import PoolConfig, ReplicaConfig, TilingConfig, VaeDecoderConfig
+from deployments.config import (
+    PoolConfig,
+    ReplicaConfig,
+    TextEncoderConfig,
+    TilingConfig,
+    VaeDecoderConfig,
+)
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
 from deployments.memory_plan import memory_of
 from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
+from pipeline.acceleration.options import (
+    AccelerationOptions,
+    BlockKernels,
+    Precision,
+    choose_acceleration,
+)
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
@@ -30,20 +42,20 @@ class StageLoader:
 
     weights: Weights
 
-    def text_encoder(self, config: ReplicaConfig) -> TextEncoder:
+    def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         """Read tokenizer and language model."""
-        return load_text_encoder(self.weights, _choose(config))
+        return load_text_encoder(self.weights, _choose(config), config.to_options())
 
-    def cached_text_encoder(self, config: ReplicaConfig, cache: CacheConfig) -> TextEncoder:
+    def cached_text_encoder(self, config: TextEncoderConfig, cache: CacheConfig) -> TextEncoder:
         """Read tokenizer and language model, and keep what they encode."""
-        compute = _choose(config)
-        text_encoder = load_text_encoder(self.weights, compute)
+        compute, options = _choose(config), config.to_options()
+        text_encoder = load_text_encoder(self.weights, compute, options)
         if not cache.embedding_bytes:
             return text_encoder
         scope = embedding_scope(
             revision=self.weights.revision,
             accelerator=compute.accelerator,
-            precision=compute.precision,
+            precision=_name_computation(compute, options),
             template=text_encoder.template,
             max_tokens=MAX_PROMPT_TOKENS,
         )
@@ -67,22 +79,42 @@ class StageLoader:
         )
 
     def vae_decoder(self, config: VaeDecoderConfig) -> VaeDecoder:
-        """Read the decoder."""
+        """Read the decoder.
+
+        Raises:
+            AccelerationUnavailableError: If this machine cannot run the kernels.
+        """
         compute = _choose(config)
+        chosen = choose_acceleration(AccelerationOptions(config.kernels), compute.device)
         vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
-        return FittingVaeDecoder(vae, mode=config.mode, budget_gib=memory_of(config))
+        return FittingVaeDecoder(
+            vae, mode=config.mode, kernels=chosen.kernels, budget_gib=memory_of(config)
+        )
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     """Name everything beside the request that decides the bytes of a picture."""
     build = f"torch-{torch.__version__}"
-    attention = choose_attention(config.step_loop.attention, compute.device)
-    parts = [config.path.value, compute.accelerator, compute.precision, attention, build]
+    options = config.step_loop.to_options()
+    attention = choose_attention(options.attention, compute.device)
+    computation = _name_computation(compute, options.acceleration)
+    parts = [config.path.value, compute.accelerator, computation, attention, build]
     if compute.device.type == "cpu":
         parts.append(f"threads-{torch.get_num_threads()}")
     if config.path is RenderPath.TILED:
         parts.append(_name_tiling(config.tiling))
     return "/".join(parts)
+
+
+def _name_computation(compute: ComputeDevice, options: AccelerationOptions) -> str:
+    """Name precision and kernels; the model's own modules in its own precision need no word."""
+    chosen = choose_acceleration(options, compute.device)
+    names = [compute.precision]
+    if chosen.kernels is not BlockKernels.MODULES:
+        names.append(chosen.kernels)
+    if chosen.precision is not Precision.BFLOAT16:
+        names.append("+".join((chosen.precision, *sorted(chosen.bfloat16_layers))))
+    return "-".join(names)
 
 
 def _name_tiling(tiling: TilingConfig) -> str:

@@ -6,6 +6,7 @@ from cluster.errors import PlacementError
 from cluster.profiles import get_profile
 from deployments.config import PoolConfig, ReplicaConfig, VaeDecoderConfig
 from deployments.served_model import ServedModel
+from pipeline.acceleration.options import BlockKernels
 from pipeline.memory import max_decode_tokens
 from pipeline.request import PATCH_SIZE, SIZE_MULTIPLE, RenderPath
 
@@ -35,16 +36,21 @@ def max_pixels_in_memory(
     if budget_gib is not None:
         most += _max_denoiser_pixels(pool, model, budget_gib)
     if decoder_gib is not None:
-        tokens = max_decode_tokens(vae_decoder.mode, budget_gib=decoder_gib)
+        # Where `auto` chooses fused kernels, more fits than this lets through.
+        is_fused = vae_decoder.kernels == "fused"
+        kernels = BlockKernels.FUSED if is_fused else BlockKernels.MODULES
+        tokens = max_decode_tokens(vae_decoder.mode, budget_gib=decoder_gib, kernels=kernels)
         most.append(tokens * PIXELS_PER_TOKEN)
     return most
 
 
 def _max_denoiser_pixels(pool: PoolConfig, model: ServedModel, budget_gib: float) -> list[int]:
-    most = model.denoiser_memory.max_tokens(budget_gib)
+    has_8_bits = pool.step_loop.precision != "auto"
+    memory = model.eight_bit_memory if has_8_bits else model.denoiser_memory
+    most = memory.max_tokens(budget_gib)
     needed = _largest_forward(pool)
     if most < needed:
-        peak_gib = model.denoiser_memory.peak_gib(needed)
+        peak_gib = memory.peak_gib(needed)
         raise PlacementError(
             f"memory_gib of pool {pool.name} must be at least {peak_gib:.2f}, got {budget_gib:.2f}"
         )

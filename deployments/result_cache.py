@@ -1,8 +1,8 @@
 """Pictures that were drawn before, found by everything that makes them.
 
-The fingerprint is part of the key, and it is known only after drawing. So a call looks under the
-fingerprints that the ledger's live replicas have now: a picture of a build, a card or a precision
-that no longer serves is not found, and neither is anything while the ledger is away.
+The denoiser's fingerprint is part of the key, and it is known only after drawing. So a call looks
+under the fingerprints that the ledger's live replicas have now: a picture of a build, a card or a
+precision that no longer serves is not found, and neither is anything while the ledger is away.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ class ResultFacts:
     num_inference_steps: int
     output_format: str
     output_compression: int | None
+    decoding: str
+    """How VAE decoders are configured: they report to no ledger."""
     owner_prefix: str
     """A picture belongs to one key: another draws its own."""
 
@@ -45,6 +47,8 @@ class CachedResult:
 
     key: str
     fingerprint: str
+    denoiser_fingerprint: str
+    """The part of it that a live replica reports."""
     path: RenderPath
     num_prompt_tokens: int
 
@@ -121,7 +125,7 @@ class ResultCache:
 
     async def add(self, facts: ResultFacts, result: CachedResult) -> None:
         """Remember a picture that is in the store."""
-        key, content = facts.key(result.fingerprint), result.to_bytes()
+        key, content = facts.key(result.denoiser_fingerprint), result.to_bytes()
         if self._is_remote:
             await asyncio.to_thread(self._index.put, key, content)
         else:
@@ -142,5 +146,5 @@ def _read(content: bytes | None, fingerprint: str, path: RenderPath | None) -> C
     except (ValueError, TypeError, KeyError) as exc:
         logger.warning("the cache holds no result where one should be: %s", type(exc).__name__)
         return None
-    is_asked = result.fingerprint == fingerprint and path in (None, result.path)
+    is_asked = result.denoiser_fingerprint == fingerprint and path in (None, result.path)
     return result if is_asked else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.cost import ForwardCost, for_transformer
-from pipeline.memory import DENOISER_BF16, PeakMemoryModel, scale_denoiser
+from pipeline.memory import DENOISER_BF16, DENOISER_FP8, PeakMemoryModel, scale_denoiser
 from pipeline.request import SIZE_MULTIPLE, ImageSize
 from pipeline.weights import EMBEDDED, Weights
 
@@ -30,6 +30,7 @@ class ServedModel:
     default_steps: int = DEFAULT_STEPS
     denoiser_memory: PeakMemoryModel = DENOISER_BF16
     """In bfloat16, on a GPU."""
+    eight_bit_memory: PeakMemoryModel = DENOISER_FP8
 
 
 def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
@@ -44,7 +45,8 @@ def describe_model(weights: Weights, *, served_name: str | None) -> ServedModel:
         max_height=_EMBEDDED_MAX_SIDE if is_embedded else rows * SIZE_MULTIPLE,
         max_width=_EMBEDDED_MAX_SIDE if is_embedded else columns * SIZE_MULTIPLE,
         forward_cost=_forward_cost(config),
-        denoiser_memory=_denoiser_memory(config),
+        denoiser_memory=_denoiser_memory(config, DENOISER_BF16),
+        eight_bit_memory=_denoiser_memory(config, DENOISER_FP8),
     )
 
 
@@ -55,6 +57,6 @@ def _forward_cost(config: Mapping[str, Any]) -> ForwardCost:
     return for_transformer(dim, num_layers, num_parameters)
 
 
-def _denoiser_memory(config: Mapping[str, Any]) -> PeakMemoryModel:
+def _denoiser_memory(config: Mapping[str, Any], model: PeakMemoryModel) -> PeakMemoryModel:
     num_layers = config.get("n_layers", 30) + 2 * config.get("n_refiner_layers", 2)
-    return scale_denoiser(dim=config.get("dim", 3840), num_layers=num_layers, model=DENOISER_BF16)
+    return scale_denoiser(dim=config.get("dim", 3840), num_layers=num_layers, model=model)

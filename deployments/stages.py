@@ -60,6 +60,8 @@ class ImageFile:
     content: bytes
     content_type: str
     extension: str
+    fingerprint: str
+    """That of the latents, and how they were decoded."""
     decode_s: float
     """Seconds of the VAE."""
     file_s: float

@@ -11,6 +11,7 @@ from enum import StrEnum
 from statistics import linear_regression
 from typing import Final
 
+from pipeline.acceleration.options import BlockKernels
 from pipeline.errors import InvalidRequestError
 from pipeline.request import SIZE_MULTIPLE, ImageSize
 from pipeline.tiling import shrink_to_area
@@ -89,7 +90,13 @@ class DecodeMode(StrEnum):
     TILED = "tiled"
 
 
-def choose_decode(size: ImageSize, mode: DecodeMode, *, budget_gib: float | None) -> DecodeMode:
+def choose_decode(
+    size: ImageSize,
+    mode: DecodeMode,
+    *,
+    budget_gib: float | None,
+    kernels: BlockKernels = BlockKernels.MODULES,
+) -> DecodeMode:
     """Choose how a picture of the size is decoded; no budget is no bound.
 
     Raises:
@@ -98,16 +105,23 @@ def choose_decode(size: ImageSize, mode: DecodeMode, *, budget_gib: float | None
     if budget_gib is None:
         return DecodeMode.FULL_IMAGE if mode is DecodeMode.AUTO else mode
     if mode is DecodeMode.AUTO:
-        is_whole = VAE_FULL.peak_gib(size.num_image_tokens) <= budget_gib
+        is_whole = VAE_WHOLE[kernels].peak_gib(size.num_image_tokens) <= budget_gib
         mode = DecodeMode.FULL_IMAGE if is_whole else DecodeMode.TILED
-    require_fit(size, _VAE_MODELS[mode], budget_gib=budget_gib)
+    (model,) = _models_of(mode, kernels)
+    require_fit(size, model, budget_gib=budget_gib)
     return mode
 
 
-def max_decode_tokens(mode: DecodeMode, *, budget_gib: float) -> int:
+def max_decode_tokens(
+    mode: DecodeMode, *, budget_gib: float, kernels: BlockKernels = BlockKernels.MODULES
+) -> int:
     """Return the image tokens of the largest picture that can be decoded."""
-    modes = _VAE_MODELS if mode is DecodeMode.AUTO else [mode]
-    return max(_VAE_MODELS[one].max_tokens(budget_gib) for one in modes)
+    return max(model.max_tokens(budget_gib) for model in _models_of(mode, kernels))
+
+
+def _models_of(mode: DecodeMode, kernels: BlockKernels) -> list[PeakMemoryModel]:
+    models = {DecodeMode.FULL_IMAGE: VAE_WHOLE[kernels], DecodeMode.TILED: VAE_TILED}
+    return list(models.values()) if mode is DecodeMode.AUTO else [models[mode]]
 
 
 def scale_denoiser(*, dim: int, num_layers: int, model: PeakMemoryModel) -> PeakMemoryModel:
@@ -132,7 +146,10 @@ DENOISER_FP8: Final = fit_peak_memory({1024: 6.2, 16384: 7.3})
 VAE_FULL: Final = fit_peak_memory({1024: 0.8, 4096: 2.6, 16384: 9.7})
 """The untiled VAE decoder in bfloat16, at 512, 1024 and 2048 square."""
 
+VAE_FUSED: Final = fit_peak_memory({1024: 0.58, 4096: 1.51, 16384: 5.27})
+"""The same with fused kernels, which hold a second copy of the weights."""
+
+VAE_WHOLE: Final = {BlockKernels.MODULES: VAE_FULL, BlockKernels.FUSED: VAE_FUSED}
+
 VAE_TILED: Final = PeakMemoryModel(fixed_gib=1.0, kib_per_token=40.0)
 """In tiles of 64 latents: weights, one tile on its way, and 10 KiB a latent of tiles that wait."""
-
-_VAE_MODELS: Final = {DecodeMode.FULL_IMAGE: VAE_FULL, DecodeMode.TILED: VAE_TILED}

@@ -38,7 +38,8 @@ class ImageProvenance:
     num_inference_steps: int
     path: RenderPath
     fingerprint: str
-    """What the same bytes depend on beside the seed: device, build, path, precision, tile plan."""
+    """What the same bytes depend on beside the seed: device, build, path, precision, tile plan,
+    and the same of the decode."""
 
     def __post_init__(self) -> None:
         for name, value in self.to_text().items():

@@ -5,7 +5,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
+from pipeline.request import (
+    DenoiseRequest,
+    DenoiseResult,
+    ImageSize,
+    PromptEncoding,
+    StepEvent,
+)
 
 
 class TextEncoder(Protocol):
@@ -35,4 +41,8 @@ class VaeDecoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode [1, 16, H/8, W/8] float32 latents into [H, W, 3] uint8 pixels on the CPU."""
+        ...
+
+    def fingerprint(self, size: ImageSize) -> str:
+        """Name everything beside the latents that decides the pixels of a picture of the size."""
         ...

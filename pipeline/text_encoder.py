@@ -1,10 +1,17 @@
 """Qwen3 with its chat template: prompt to prompt_embeds."""
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.acceleration.options import (
+    Acceleration,
+    AccelerationOptions,
+    BlockKernels,
+    Precision,
+    choose_acceleration,
+)
 from pipeline.device import ComputeDevice
 from pipeline.errors import InvalidRequestError
 from pipeline.request import PromptEncoding
@@ -14,6 +21,27 @@ MAX_PROMPT_TOKENS: Final = 512
 """`max_sequence_length` of diffusers' `ZImagePipeline`, chat template included."""
 
 
+class PromptLayers(Protocol):
+    """Qwen3's layers, without the last one and the last norm."""
+
+    def encode(self, token_ids: Tensor) -> Tensor:
+        """Return the hidden states, [tokens, dim], of one prompt's [tokens] ids."""
+        ...
+
+
+class ModulePromptLayers:
+    """The model's own modules."""
+
+    def __init__(self, language_model: Any) -> None:
+        self._language_model = language_model
+
+    def encode(self, token_ids: Tensor) -> Tensor:
+        """Run the model."""
+        input_ids = token_ids[None].to(self._language_model.device)
+        hidden: Tensor = self._language_model(input_ids, use_cache=False).last_hidden_state[0]
+        return hidden
+
+
 class QwenTextEncoder:
     """The second-last hidden state of Qwen3, as Z-Image was trained on it.
 
@@ -21,9 +49,9 @@ class QwenTextEncoder:
     attended to, and RoPE is relative. The last layer is never computed.
     """
 
-    def __init__(self, tokenizer: Any, language_model: Any) -> None:
+    def __init__(self, tokenizer: Any, layers: PromptLayers) -> None:
         self._tokenizer = tokenizer
-        self._language_model = _without_last_layer(language_model)
+        self._layers = layers
 
     @property
     def template(self) -> str:
@@ -46,10 +74,10 @@ class QwenTextEncoder:
             raise InvalidRequestError(
                 f"prompt must have at most {MAX_PROMPT_TOKENS} tokens, got {input_ids.shape[1]}"
             )
-        output = self._language_model(input_ids.to(self._language_model.device), use_cache=False)
+        hidden = self._layers.encode(input_ids[0])
         # Out of inference mode, since the tensor is pickled, and used with weights that are not.
         with torch.inference_mode(False):
-            return PromptEncoding(prompt_embeds=output.last_hidden_state[0].cpu().clone())
+            return PromptEncoding(prompt_embeds=hidden.cpu().clone())
 
     def _tokenize(self, prompt: str) -> Tensor:
         templated = self._apply_template(prompt)
@@ -66,10 +94,33 @@ class QwenTextEncoder:
         return templated
 
 
-def load_text_encoder(weights: Weights, compute: ComputeDevice) -> QwenTextEncoder:
-    """Read tokenizer and language model."""
-    language_model = load_language_model(weights, device=compute.device, dtype=compute.dtype)
-    return QwenTextEncoder(load_tokenizer(weights), language_model)
+def load_text_encoder(
+    weights: Weights, compute: ComputeDevice, options: AccelerationOptions | None = None
+) -> QwenTextEncoder:
+    """Read tokenizer and language model.
+
+    Raises:
+        AccelerationUnavailableError: If this machine cannot run the options.
+    """
+    acceleration = choose_acceleration(options or AccelerationOptions(), compute.device)
+    # What is made smaller on the way need not fit the device before.
+    is_smaller = acceleration.precision is not Precision.BFLOAT16
+    device = torch.device("cpu") if is_smaller else compute.device
+    language_model = load_language_model(weights, device=device, dtype=compute.dtype)
+    layers = build_prompt_layers(language_model, acceleration, compute.device)
+    return QwenTextEncoder(load_tokenizer(weights), layers)
+
+
+def build_prompt_layers(
+    language_model: Any, acceleration: Acceleration, device: torch.device
+) -> PromptLayers:
+    """Take a whole `Qwen3Model` and keep what `hidden_states[-2]` needs of it, on the device."""
+    shortened = _without_last_layer(language_model)
+    if acceleration.kernels is BlockKernels.MODULES:
+        return ModulePromptLayers(shortened.to(device))
+    from pipeline.acceleration.fused_qwen import FusedQwen  # its kernels come with CUDA builds only
+
+    return FusedQwen(shortened, acceleration, device)
 
 
 def _without_last_layer(language_model: Any) -> Any:

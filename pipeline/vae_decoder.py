@@ -1,19 +1,38 @@
 """The VAE's decoder half: latents to pixels."""
 
+from typing import Final
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.acceleration.graphs import GraphedForward
 from pipeline.device import ComputeDevice
 from pipeline.errors import OutOfMemoryError
+from pipeline.vae.network import DecoderNetwork
+from pipeline.vae.planes import PlaneOps, TorchPlaneOps
 from pipeline.weights import Weights, load_vae
+
+MAX_RECORDED_LATENTS: Final = 128 * 128
+"""Kernels of larger pictures run longer than the host takes to launch them."""
+_MAX_GRAPHS: Final = 16
 
 
 class FullImageVaeDecoder:
-    """Decodes a picture in one piece."""
+    """Decodes a picture in one piece.
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    With `records`, which needs a GPU, small pictures are decoded by recorded graphs, which share as
+    much memory as the largest of them takes.
+    """
+
+    def __init__(
+        self, vae: AutoencoderKL, ops: PlaneOps | None = None, *, records: bool = False
+    ) -> None:
         self._vae = vae
+        self._network = DecoderNetwork(vae, ops or TorchPlaneOps())
+        self._graphs: GraphedForward[Tensor] | None = None
+        if records:
+            self._graphs = GraphedForward(self._network, max_graphs=_MAX_GRAPHS)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -24,12 +43,23 @@ class FullImageVaeDecoder:
         """
         scaled = to_vae_scale(latents, self._vae).to(self._vae.device, self._vae.dtype)
         try:
-            image = self._vae.decode(scaled, return_dict=False)[0]
+            image = self._run(scaled)
         except torch.OutOfMemoryError as exc:
             raise OutOfMemoryError(
                 f"decoding latents of shape {tuple(latents.shape)} did not fit"
             ) from exc
         return to_uint8(image)
+
+    def forget_recordings(self) -> None:
+        """Give the memory of recorded graphs back."""
+        if self._graphs is not None:
+            self._graphs.forget()
+
+    def _run(self, latents: Tensor) -> Tensor:
+        num_latents = latents.shape[-2] * latents.shape[-1]
+        if self._graphs is None or num_latents > MAX_RECORDED_LATENTS:
+            return self._network(latents)
+        return self._graphs(latents, latents.shape)
 
 
 def load_vae_decoder(weights: Weights, compute: ComputeDevice) -> FullImageVaeDecoder:

@@ -10,6 +10,9 @@ from pipeline.errors import AccelerationUnavailableError
 
 AUTO: Final = "auto"
 
+_MEASURED: Final = ((9, 0),)
+"""Compute capabilities of the GPUs whose fused blocks were measured."""
+
 _Name = TypeVar("_Name", bound=StrEnum)
 
 
@@ -26,26 +29,29 @@ class Precision(StrEnum):
     """What the blocks multiply."""
 
     BFLOAT16 = "bfloat16"
+    """That of the weights: float32 on a CPU."""
     FLOAT8 = "float8"
     """e4m3 weights and inputs with a scale a row, attention and the rest in bfloat16."""
+    INT8_WEIGHTS = "int8_weights"
+    """8-bit integers as weights, a scale a row, and bfloat16 products: for memory, on any GPU."""
 
 
 @dataclass(frozen=True)
 class AccelerationOptions:
     """The names in the configuration."""
 
-    blocks: str = AUTO
-    precision: str = Precision.BFLOAT16
-    """Never chosen by `auto`: it changes the pictures."""
+    kernels: str = AUTO
+    precision: str = AUTO
+    """`auto` is never of 8 bits, which changes the pictures."""
     bfloat16_layers: tuple[str, ...] = ()
-    """With `float8`: patterns of the modules that stay in bfloat16, as `layers.0.*.w2`."""
+    """With 8 bits: patterns of the modules that stay in bfloat16, as `layers.0.*.w2`."""
 
 
 @dataclass(frozen=True)
 class Acceleration:
     """What was chosen for one device."""
 
-    blocks: BlockKernels
+    kernels: BlockKernels
     precision: Precision
     bfloat16_layers: tuple[str, ...] = ()
 
@@ -53,7 +59,8 @@ class Acceleration:
 def choose_acceleration(options: AccelerationOptions, device: torch.device) -> Acceleration:
     """Choose where `auto` may, and check the rest.
 
-    `auto` is the model's own modules everywhere: fused blocks were not measured on any GPU.
+    `auto` is fused blocks on the GPUs where they were measured to be faster, which are Hopper's
+    (`tests/benchmarks/hopper.py`), and the model's own modules elsewhere.
 
     Raises:
         AccelerationUnavailableError: If a name is unknown, or this machine cannot run the option.
@@ -70,26 +77,27 @@ def choose_for_capability(
     Raises:
         AccelerationUnavailableError: If a name is unknown, or such a machine cannot run the option.
     """
-    precision = _parse("precision", options.precision, tuple(Precision))
-    if options.blocks == AUTO:
-        blocks = BlockKernels.MODULES
+    precision = Precision.BFLOAT16
+    if options.precision != AUTO:
+        precision = _parse("precision", options.precision, tuple(Precision))
+    if options.kernels == AUTO:
+        kernels = BlockKernels.FUSED if capability in _MEASURED else BlockKernels.MODULES
     else:
-        blocks = _parse("blocks", options.blocks, tuple(BlockKernels))
-    if blocks is BlockKernels.FUSED and (capability is None or capability < (8, 0)):
+        kernels = _parse("kernels", options.kernels, tuple(BlockKernels))
+    if kernels is BlockKernels.FUSED and (capability is None or capability < (8, 0)):
         raise AccelerationUnavailableError(
-            f"blocks 'fused' needs a GPU of compute capability 8.0, got {_spell(capability)}"
+            f"kernels 'fused' needs a GPU of compute capability 8.0, got {_spell(capability)}"
         )
-    if precision is Precision.FLOAT8:
-        if blocks is not BlockKernels.FUSED:
-            raise AccelerationUnavailableError(
-                f"precision 'float8' needs blocks 'fused', got {str(blocks)!r}"
-            )
-        if capability is None or capability < (8, 9):
-            raise AccelerationUnavailableError(
-                "precision 'float8' needs a GPU of compute capability 8.9, "
-                f"got {_spell(capability)}"
-            )
-    return Acceleration(blocks, precision, options.bfloat16_layers)
+    if precision is not Precision.BFLOAT16 and kernels is not BlockKernels.FUSED:
+        raise AccelerationUnavailableError(
+            f"precision {str(precision)!r} needs kernels 'fused', got {str(kernels)!r}"
+        )
+    if precision is Precision.FLOAT8 and (capability is None or capability < (8, 9)):
+        raise AccelerationUnavailableError(
+            "precision 'float8' needs a GPU of compute capability 8.9, "
+            f"got {_spell(capability)}; 'int8_weights' needs 8.0"
+        )
+    return Acceleration(kernels, precision, options.bfloat16_layers)
 
 
 def _parse(option: str, value: str, names: tuple[_Name, ...]) -> _Name:

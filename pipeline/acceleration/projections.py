@@ -1,4 +1,4 @@
-"""Matrix products of a block in bfloat16 or float8, several linears merged into one."""
+"""Matrix products of a block in 16 or 8 bits, several linears merged into one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.acceleration.options import Precision
 from pipeline.errors import AccelerationUnavailableError
 
 FLOAT8: Final = torch.float8_e4m3fn
 FLOAT8_MAX: Final = 448.0
 """The largest number of e4m3."""
+INT8_MAX: Final = 127.0
 FLOAT8_MULTIPLE: Final = 16
 """Sides of a float8 product divide by this, see `torch._scaled_mm`."""
 
@@ -102,7 +104,30 @@ class Float8Projection:
         return product
 
 
-def merge(linears: Sequence[nn.Linear], *, is_quantized: bool, keeps_source: bool) -> Projection:
+class Int8WeightProjection:
+    """Weight in 8-bit integers with a scale for each output, input and products in 16 bits.
+
+    It halves the weights on any GPU; they are widened before each product, to numbers that bfloat16
+    holds exactly.
+    """
+
+    takes_quantized = False
+
+    def __init__(self, weight: Tensor) -> None:
+        largest = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+        scales = largest / INT8_MAX
+        self._weight = (weight.float() / scales).round().to(torch.int8)
+        self._scales = scales[:, 0].to(weight.dtype)
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply."""
+        if isinstance(rows, QuantizedRows):
+            raise TypeError("rows must not be quantised for a product of 8-bit weights alone")
+        return F.linear(rows, self._weight.to(rows.dtype)) * self._scales
+
+
+def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: bool) -> Projection:
     """Merge linears without bias that read the same rows, their outputs side by side.
 
     The 16-bit linears become views of the merged weight. Quantised ones keep theirs only with
@@ -111,8 +136,11 @@ def merge(linears: Sequence[nn.Linear], *, is_quantized: bool, keeps_source: boo
     weight = linears[0].weight.data
     if len(linears) > 1:
         weight = torch.cat([linear.weight.data for linear in linears])
-    if is_quantized:
-        projection = Float8Projection(weight)
+    if precision is not Precision.BFLOAT16:
+        is_float8 = precision is Precision.FLOAT8
+        projection: Projection = (
+            Float8Projection(weight) if is_float8 else Int8WeightProjection(weight)
+        )
         if not keeps_source:
             for linear in linears:
                 linear.weight.data = weight.new_empty(0)

@@ -82,8 +82,16 @@ def rotate_normed_(
     """Normalise and turn query and key in place, in rows of [query, key, value].
 
     `rotary` is [rows, head_dim / 2, 2] float32, cosine and sine. A pair is two neighbours, or with
-    `are_halves` an element of the first half and one of the second (Qwen3).
+    `are_halves` an element of the first half and one of the second (Qwen3). A block of Triton's is
+    a power of two: heads of another size take PyTorch's operations.
     """
+    if head_dim != triton.next_power_of_2(head_dim):
+        queries, keys = num_heads * head_dim, num_key_heads * head_dim
+        parts = (merged[:, :queries], query_norm), (merged[:, queries : queries + keys], key_norm)
+        for part, norm in parts:
+            heads = part.view(len(part), -1, head_dim)
+            heads.copy_(_turn(norm(heads).float(), rotary[:, None], are_halves=are_halves))
+        return
     _rotate_normed_kernel[(merged.shape[0], 2)](
         merged,
         query_norm.weight,
@@ -98,6 +106,15 @@ def rotate_normed_(
         are_halves=are_halves,
         num_warps=4,
     )
+
+
+def _turn(values: Tensor, rotary: Tensor, *, are_halves: bool) -> Tensor:
+    cosine, sine = rotary.unbind(-1)
+    pairs = values.view(*values.shape[:-1], *((2, -1) if are_halves else (-1, 2)))
+    dim = -2 if are_halves else -1
+    first, second = pairs.unbind(dim)
+    turned = (first * cosine - second * sine, first * sine + second * cosine)
+    return torch.stack(turned, dim).flatten(-2)
 
 
 def gate_halves(merged: Tensor, *, is_quantized: bool = False) -> Rows:

@@ -83,23 +83,38 @@ class Assembler:
         """Build the inputs of one forward."""
         fixed = self._layouts.get_or_make(layout, lambda: self._build_layout(layout))
         modulations = [self._modulation(item.model_time) for item in items]
-        num_items = layout.bucket.num_items
-        images = [self._image_rotary(item) for item in items]
-        captions = [self.caption_rotary(item.caption.num_rows) for item in items]
-        joint = [part for pair in zip(images, captions, strict=True) for part in pair]
         bucket = layout.bucket
+        image_rotary, joint_rotary = self._rotaries(items, layout)
         return ForwardInputs(
             patches=self._patches(items, layout),
             is_image_pad=fixed.is_image_pad,
             captions=_concatenate([item.caption.rows for item in items], bucket.caption_rows),
             join_index=fixed.join_index,
-            modulation=_stack([modulation.blocks for modulation in modulations], num_items),
-            final_scale=_stack([modulation.final for modulation in modulations], num_items),
-            image=PackedRows(
-                fixed.image, fixed.image_item, _concatenate(images, bucket.image_rows)
-            ),
-            joint=PackedRows(fixed.joint, fixed.joint_item, _concatenate(joint, bucket.joint_rows)),
+            modulation=_stack([each.blocks for each in modulations], bucket.num_items),
+            final_scale=_stack([each.final for each in modulations], bucket.num_items),
+            image=PackedRows(fixed.image, fixed.image_item, image_rotary),
+            joint=PackedRows(fixed.joint, fixed.joint_item, joint_rotary),
         )
+
+    def _rotaries(self, items: Sequence[PackedItem], layout: PackedLayout) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of the image's rows and of the joint ones, kept for the company."""
+        key = (layout, tuple(item.positions for item in items))
+
+        def join() -> Tensor:
+            parts = [
+                part
+                for item in items
+                for part in (self._image_rotary(item), self.caption_rotary(item.caption.num_rows))
+            ]
+            return _concatenate(parts, layout.bucket.joint_rows)
+
+        image = self._rotary.get_or_make(
+            ("image", *key),
+            lambda: _concatenate(
+                [self._image_rotary(item) for item in items], layout.bucket.image_rows
+            ),
+        )
+        return image, self._rotary.get_or_make(("joint", *key), join)
 
     def caption_rotary(self, num_rows: int) -> Tensor:
         """Return the rotary embedding of a caption, on the device."""
@@ -132,6 +147,8 @@ class Assembler:
         model = self._model
         patch_dim = model.all_x_embedder[PATCH_KEY].in_features
         shape = (layout.bucket.image_rows, patch_dim)
+        if len(items) == 1 and layout.shapes[0].num_patches == shape[0]:
+            return patchify(items[0].latents.to(model.device, model.dtype))
         patches = torch.zeros(shape, dtype=model.dtype, device=model.device)
         for index, item in enumerate(items):
             patches[layout.patch_rows(index)] = patchify(item.latents.to(model.device, model.dtype))
@@ -194,10 +211,14 @@ def _item_of_row(lengths: Sequence[int]) -> Tensor:
 
 def _concatenate(parts: Sequence[Tensor], num_rows: int) -> Tensor:
     missing = num_rows - sum(part.shape[0] for part in parts)
+    if not missing and len(parts) == 1:
+        return parts[0]
     return torch.cat([*parts, parts[0].new_zeros(missing, *parts[0].shape[1:])])
 
 
 def _stack(parts: Sequence[Tensor], num_items: int) -> Tensor:
+    if len(parts) == num_items == 1:
+        return parts[0][None]
     stacked = torch.stack(list(parts))
     missing = num_items - len(parts)
     return torch.cat([stacked, stacked.new_zeros(missing, *stacked.shape[1:])])

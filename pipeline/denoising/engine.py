@@ -5,10 +5,11 @@ out what they made. Requests join and leave between any two steps.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Final
 
@@ -19,7 +20,7 @@ from pipeline.denoising.batching import BatchingLimits, Demand, choose_batch, ch
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.forward_report import ForwardListener, ForwardReport
-from pipeline.denoising.isolation import IsolatedForward, describe_failure
+from pipeline.denoising.isolation import IsolatedForward, LaunchedForward, describe_failure
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.roster import Backlog, Roster, Ticket
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
@@ -28,6 +29,7 @@ from pipeline.denoising.work import (
     DenoisingRun,
     Listener,
     Outcome,
+    Tell,
     VelocityCall,
     VelocityRequest,
     Work,
@@ -46,9 +48,29 @@ _logger = logging.getLogger(__name__)
 
 _CAPTION_CACHE_BYTES: Final = 512 * 2**20
 
+_AHEAD_UNITS: Final = 5.0
+"""A longer step than that of a 1024x1024 keeps a GPU busy long enough, and who joins waits long."""
+
+
+@dataclass(frozen=True, eq=False)
+class _RunningStep:
+    """A step that the device may still run."""
+
+    works: tuple[Work, ...]
+    units: tuple[float, ...]
+    sizes: tuple[ImageSize, ...]
+    tells: list[Tell | None]
+    """None where there is no velocity."""
+    forward: LaunchedForward
+    begun_s: float
+
 
 class StepLoop:
     """Denoises many requests at once. Any thread may call it.
+
+    Where the device runs by itself (`runs_ahead`, by default on a GPU), a short step is launched
+    before the one before it has ended, so that the device does not wait for the host: a step's
+    outcomes are told one step later, and who joins waits for one short step more.
 
     Satisfies `pipeline.stages.Denoiser`.
     """
@@ -62,8 +84,13 @@ class StepLoop:
         schedule_of: Callable[[int], Schedule] = build_schedule,
         num_threads: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        runs_ahead: bool | None = None,
     ) -> None:
         self._transformer = transformer
+        is_asynchronous = transformer.device.type == "cuda"
+        self._runs_ahead = is_asynchronous if runs_ahead is None else runs_ahead
+        self._running: _RunningStep | None = None
+        self._ended_s = -math.inf
         self._forward = IsolatedForward(transformer)
         self._limits = limits or BatchingLimits()
         self._preview = preview
@@ -199,7 +226,10 @@ class StepLoop:
 
     def _take_step(self) -> None:
         self._let_go()
-        waiting = {work.id: work for work in self._roster.works()}
+        waiting = {work.id: work for work in self._roster.works() if work.steps_left}
+        if not waiting:
+            self._settle()
+            return
         step_units = min(self._limits.step_units, self._forward.max_units)
         chosen = choose_batch(
             [work.to_candidate() for work in waiting.values()],
@@ -207,7 +237,11 @@ class StepLoop:
         )
         running = [waiting.pop(candidate.id) for candidate in chosen]
         self._pass_over(list(waiting.values()))
-        self._run_forward(running)
+        launched = self._launch(running)
+        self._settle()
+        self._running = launched
+        if launched and not (self._runs_ahead and sum(launched.units) <= _AHEAD_UNITS):
+            self._settle()
 
     def _let_go(self) -> None:
         for work in self._roster.take_cancelled():
@@ -225,22 +259,36 @@ class StepLoop:
         for candidate in choose_offloads(sizes, self._limits):
             holding[candidate.id].offload()
 
-    def _run_forward(self, running: Sequence[Work]) -> None:
+    def _launch(self, running: Sequence[Work]) -> "_RunningStep | None":
         begun_s = self._clock()
         prepared = [(work, item) for work in running if (item := self._prepare(work, begun_s))]
         if not prepared:
-            return
+            return None
         works, items = zip(*prepared, strict=True)
-        units = [work.admission.demand.step_units for work in works]
-        velocities = self._forward.predict(items, units)
-        ended_s = self._clock()
-        # Measured before anyone is told, so that whoever hears of a step finds its rate.
+        units = tuple(work.admission.demand.step_units for work in works)
+        forward = self._forward.launch(items, units)
+        tells = [
+            work.take(velocity) if isinstance(velocity, Tensor) else None
+            for work, velocity in zip(works, forward.velocities, strict=True)
+        ]
         sizes = tuple(_size_of(item) for item in items)
-        self._roster.measure(sizes, sum(units), ended_s - begun_s)
-        ids = tuple(work.id for work in works)
-        self._on_forward(ForwardReport(ids, tuple(units), sizes, ended_s - begun_s))
-        for work, velocity in zip(works, velocities, strict=True):
-            self._deliver(work, velocity, ended_s)
+        return _RunningStep(works, units, sizes, tells, forward, begun_s)
+
+    def _settle(self) -> None:
+        """Wait for the step that runs, and tell what it made."""
+        step, self._running = self._running, None
+        if step is None:
+            return
+        velocities = step.forward.wait()
+        begun_s = max(step.begun_s, self._ended_s)
+        ended_s = self._ended_s = self._clock()
+        # Measured before anyone is told, so that whoever hears of a step finds its rate.
+        self._roster.measure(step.sizes, sum(step.units), ended_s - begun_s)
+        ids = tuple(work.id for work in step.works)
+        self._on_forward(ForwardReport(ids, step.units, step.sizes, ended_s - begun_s))
+        for work, tell, velocity in zip(step.works, step.tells, velocities, strict=True):
+            if not work.is_gone:
+                self._deliver(work, tell, velocity, ended_s)
 
     def _prepare(self, work: Work, now_s: float) -> PackedItem | None:
         work.passed_over = 0
@@ -262,17 +310,20 @@ class StepLoop:
 
         return self._captions.get_or_make(admission.caption_key, encode)
 
-    def _deliver(self, work: Work, velocity: Tensor | PipelineError, now_s: float) -> None:
+    def _deliver(
+        self, work: Work, tell: Tell | None, velocity: Tensor | PipelineError, now_s: float
+    ) -> None:
         if isinstance(velocity, PipelineError):
             self._leave(work, velocity)
             return
-        outcomes = work.take(velocity, now_s)
-        if work.steps_left:
+        outcomes = [] if tell is None else tell(now_s)
+        if all(isinstance(outcome, StepEvent) for outcome in outcomes):
             self._tell(work, outcomes)
         else:
             self._leave(work, *outcomes)
 
     def _leave(self, work: Work, *outcomes: Outcome) -> None:
+        work.is_gone = True
         self._roster.remove(work)
         self._tell(work, outcomes)
 
@@ -283,6 +334,7 @@ class StepLoop:
         except Exception:
             # Its own code failed, so there is nobody left to tell.
             _logger.exception("the listener of %s failed, and its request is dropped", work.id)
+            work.is_gone = True
             self._roster.remove(work)
 
 

@@ -5,7 +5,7 @@ can be recorded once and replayed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Self
 
 import torch
@@ -36,6 +36,8 @@ class ForwardInputs:
     """[items, dim]."""
     image: PackedRows
     joint: PackedRows
+    sources: list[Tensor] = field(default_factory=list)
+    """What was copied here last. Held, since only then the same object is the same content."""
 
     def clone(self) -> Self:
         """Copy every tensor."""
@@ -43,9 +45,16 @@ class ForwardInputs:
         return cloned
 
     def copy_(self, other: Self) -> None:
-        """Overwrite every tensor with another's of the same shape."""
-        for mine, its in zip(_tensors(self), _tensors(other), strict=True):
-            mine.copy_(its)
+        """Overwrite every tensor with another's of the same shape, which nobody may change later.
+
+        Steps have most of their tensors in common: what is there already is not copied again.
+        """
+        mine, its = _tensors(self), _tensors(other)
+        last = self.sources or mine
+        for target, source, known in zip(mine, its, last, strict=True):
+            if source is not known:
+                target.copy_(source)
+        self.sources[:] = its
 
 
 Residuals = Mapping[int, Sequence[tuple[slice, Tensor]]]

@@ -44,11 +44,14 @@ FusedBlocks = dict[int, FusedBlock]
 
 
 @torch.no_grad()
-def fuse_blocks(model: Any, acceleration: Acceleration, *, keeps_source: bool) -> FusedBlocks:
-    """Merge and quantise the weights of all blocks, one block after another.
+def fuse_blocks(
+    model: Any, acceleration: Acceleration, device: torch.device, *, keeps_source: bool
+) -> FusedBlocks:
+    """Bring all blocks to the device, merge and quantise their weights, one block after another.
 
-    The context refiner stays in bfloat16: it runs once a request. With `keeps_source` the model's
-    own modules work afterwards; in float8 that costs the memory of both.
+    So a device that does not hold the model in 16 bits can hold it in 8. The context refiner stays
+    in 16: it runs once a request. With `keeps_source` the model's own modules work afterwards; in 8
+    bits that costs the memory of both.
     """
     named = {
         **{f"context_refiner.{i}": block for i, block in enumerate(model.context_refiner)},
@@ -56,7 +59,7 @@ def fuse_blocks(model: Any, acceleration: Acceleration, *, keeps_source: bool) -
         **{f"layers.{i}": block for i, block in enumerate(model.layers)},
     }
     return {
-        id(block): _fuse_block(name, block, acceleration, keeps_source=keeps_source)
+        id(block): _fuse_block(name, block.to(device), acceleration, keeps_source=keeps_source)
         for name, block in named.items()
     }
 
@@ -67,12 +70,11 @@ def _fuse_block(
     attention, feed_forward = block.attention, block.feed_forward
 
     def build(path: str, *linears: Any) -> Projection:
-        is_quantized = (
-            acceleration.precision is Precision.FLOAT8
-            and not name.startswith("context_refiner")
-            and not any(fnmatch(f"{name}.{path}", each) for each in acceleration.bfloat16_layers)
+        stays = name.startswith("context_refiner") or any(
+            fnmatch(f"{name}.{path}", each) for each in acceleration.bfloat16_layers
         )
-        return merge(linears, is_quantized=is_quantized, keeps_source=keeps_source)
+        precision = Precision.BFLOAT16 if stays else acceleration.precision
+        return merge(linears, precision, keeps_source=keeps_source)
 
     return FusedBlock(
         block,

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,37 @@ class PredictsVelocity(Protocol):
         ...
 
 
+class LaunchedForward:
+    """A forward that may still run on the device."""
+
+    def __init__(self, velocities: Sequence[Tensor | PipelineError]) -> None:
+        self.velocities = list(velocities)
+        """One for each item; those that are not finite are not known yet."""
+        predicted = [each for each in velocities if isinstance(each, Tensor)]
+        self._flags: Tensor | None = None
+        self._end: Any = None
+        if not predicted:
+            return
+        flags = torch.stack([velocity.isfinite().all() for velocity in predicted])
+        self._flags = flags
+        if flags.device.type == "cuda":
+            self._flags = torch.empty(len(flags), dtype=torch.bool, pin_memory=True)
+            self._flags.copy_(flags, non_blocking=True)
+            self._end = torch.cuda.current_stream(flags.device).record_event()
+
+    def wait(self) -> list[Tensor | PipelineError]:
+        """Wait for the device; a velocity that is not finite becomes its item's error."""
+        if self._end is not None:
+            self._end.synchronize()
+        flags = iter([] if self._flags is None else self._flags.tolist())
+        return [
+            each
+            if isinstance(each, PipelineError) or next(flags)
+            else NumericalError("the velocity must be finite, and is not")
+            for each in self.velocities
+        ]
+
+
 class IsolatedForward:
     """Runs forwards, finds the item at fault, and learns how much fits in memory."""
 
@@ -35,6 +66,14 @@ class IsolatedForward:
     ) -> list[Tensor | PipelineError]:
         """Predict each item's velocity, or say why there is none.
 
+        Raises:
+            torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
+        """
+        return self.launch(items, units).wait()
+
+    def launch(self, items: Sequence[PackedItem], units: Sequence[float]) -> LaunchedForward:
+        """Begin to predict each item's velocity.
+
         Args:
             items: What shares the forward.
             units: The cost of each, in cost units.
@@ -43,19 +82,19 @@ class IsolatedForward:
             torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
         """
         try:
-            return _check_finite(self._transformer.predict_velocity(items))
+            return LaunchedForward(self._transformer.predict_velocity(items))
         except torch.AcceleratorError:
             raise
         except torch.OutOfMemoryError as exc:
             if len(items) == 1:
-                return [self._predict_after_release(items[0], exc)]
-            return self._predict_halves(items, units)
+                return LaunchedForward([self._predict_after_release(items[0], exc)])
+            return LaunchedForward(self._predict_halves(items, units))
         except Exception as exc:  # noqa: BLE001 - whatever one item provokes must not fail others
             if len(items) == 1:
-                return [describe_failure(exc)]
+                return LaunchedForward([describe_failure(exc)])
             _logger.warning("a forward of %d items failed, each runs alone: %s", len(items), exc)
             alone = zip(items, units, strict=True)
-            return [self.predict([item], [cost])[0] for item, cost in alone]
+            return LaunchedForward([self.predict([item], [cost])[0] for item, cost in alone])
 
     def _predict_halves(
         self, items: Sequence[PackedItem], units: Sequence[float]
@@ -77,21 +116,13 @@ class IsolatedForward:
         # What other shapes left in the allocator's cache may be what is missing.
         _release_memory()
         try:
-            return _check_finite(self._transformer.predict_velocity([item]))[0]
+            return LaunchedForward(self._transformer.predict_velocity([item])).wait()[0]
         except torch.OutOfMemoryError:
             error = OutOfMemoryError(
                 f"latents must fit on the device, got {list(item.latents.shape)}"
             )
             error.__cause__ = cause
             return error
-
-
-def _check_finite(velocities: Sequence[Tensor]) -> list[Tensor | PipelineError]:
-    finite = torch.stack([velocity.isfinite().all() for velocity in velocities]).tolist()
-    return [
-        velocity if is_finite else NumericalError("the velocity must be finite, and is not")
-        for velocity, is_finite in zip(velocities, finite, strict=True)
-    ]
 
 
 def describe_failure(exc: Exception) -> PipelineError:

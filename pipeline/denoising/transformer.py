@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.acceleration.attention import AttentionKernel
+from pipeline.acceleration.graphs import GraphedForward
 from pipeline.acceleration.options import Acceleration, BlockKernels
 from pipeline.denoising.assembly import (
     Assembler,
@@ -21,9 +22,8 @@ from pipeline.denoising.assembly import (
 )
 from pipeline.denoising.captions import CaptionState, check_prompt_embeds
 from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost, pad_tokens
-from pipeline.denoising.forward import TransformerForward
-from pipeline.denoising.graphs import GraphedForward
-from pipeline.denoising.packing import BucketGrid, group_forwards
+from pipeline.denoising.forward import ForwardInputs, TransformerForward
+from pipeline.denoising.packing import BucketGrid, PackedLayout, group_forwards
 from pipeline.denoising.sameness import (
     build_row_ops,
     choose_row_ops,
@@ -44,15 +44,16 @@ class SharingLimits:
     """Tokens of a shared forward."""
 
 
-# A GPU is full from a megapixel up. A CPU gains while what a block makes of the rows stays in its
-# cache: with the embedded model 2,000 rows at once were slower than one item after another.
-_LIMITS: Final = {"cuda": SharingLimits(4096, 16384), "cpu": SharingLimits(512, 1024)}
+# Recorded, a GPU is as fast with a picture of 512x512 alone as with several. A CPU gains while what
+# a block makes of the rows stays in its cache: with the embedded model 2,000 rows at once were
+# slower than one item after another.
+_LIMITS: Final = {"cuda": SharingLimits(1024, 4096), "cpu": SharingLimits(512, 1024)}
 _BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
 
 _EXACT: Final = BucketGrid()
 
-_GRAPH_ROWS: Final = 4096
-"""Up to here a GPU is done with a kernel before the host has launched the next."""
+_GRAPH_ROWS: Final = 4608
+"""Larger forwards are not recorded: the host launches kernels faster than a GPU runs them."""
 
 
 @dataclass
@@ -78,7 +79,8 @@ class PackedTransformer:
     One thread owns it.
 
     `acceleration` is how blocks are computed, the model's own modules if None. Fusing takes the
-    weights of the model's linears away, except with `keeps_source`.
+    weights of the model's linears away, except with `keeps_source`, and brings the model to
+    `device`, block by block, from wherever it is.
     """
 
     def __init__(
@@ -92,14 +94,15 @@ class PackedTransformer:
         buckets: BucketGrid | None = None,
         acceleration: Acceleration | None = None,
         keeps_source: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self._model = model
+        self._device = device or model.device
         self._assembler = Assembler(model)
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
         solo_attention = solo_attention or attention
-        self._solo_graphs: GraphedForward | None = None
-        if acceleration is None or acceleration.blocks is BlockKernels.MODULES:
+        if acceleration is None or acceleration.kernels is BlockKernels.MODULES:
             ops, self.shares_forwards = choose_row_ops(
                 model, is_strict=is_strict, max_rows=self._limits.max_rows
             )
@@ -107,7 +110,13 @@ class PackedTransformer:
             self._solo = TransformerForward(model, build_row_ops(self.device), solo_attention)
         else:
             self._fuse(acceleration, attention, solo_attention, is_strict, keeps_source)
-        self._graphed = GraphedForward(self._shared) if self.device.type == "cuda" else None
+        self._shared_graphs: GraphedForward[ForwardInputs] | None = None
+        self._solo_graphs: GraphedForward[ForwardInputs] | None = None
+        if self.device.type == "cuda":
+            self._shared_graphs = GraphedForward(self._shared)
+            self._solo_graphs = GraphedForward(
+                self._solo, pool=self._shared_graphs.pool, num_copies=2
+            )
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
 
@@ -123,7 +132,8 @@ class PackedTransformer:
         from pipeline.denoising.fused_forward import FusedForward, fuse_blocks
 
         model, max_rows = self._model, self._limits.max_rows
-        blocks = fuse_blocks(model, acceleration, keeps_source=keeps_source)
+        blocks = fuse_blocks(model, acceleration, self.device, keeps_source=keeps_source)
+        model.to(self.device)
         ops, are_exact = choose_row_ops(
             model,
             is_strict=is_strict,
@@ -137,14 +147,11 @@ class PackedTransformer:
         )
         self._shared = FusedForward(model, blocks, ops, attention)
         self._solo = FusedForward(model, blocks, build_row_ops(self.device), solo_attention)
-        if self.device.type == "cuda":
-            self._solo_graphs = GraphedForward(self._solo)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self._model.device
-        return device
+        """Where it computes."""
+        return self._device
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         """Refuse prompt embeddings that the caption path cannot read.
@@ -202,19 +209,23 @@ class PackedTransformer:
         return self._limits.solo_rows if self.shares_forwards else 0
 
     def _predict_solo(self, item: PackedItem) -> list[Tensor]:
-        layout = _EXACT.lay_out([item.shape])
-        inputs = self._assembler.assemble([item], layout)
-        residuals = collect_residuals([item], layout)
-        if self._solo_graphs is None or residuals:
-            return split_velocities(self._solo(inputs, residuals), layout)
-        return split_velocities(self._solo_graphs(inputs, layout.bucket), layout)
+        return self._run([item], _EXACT.lay_out([item.shape]), self._solo, self._solo_graphs)
 
     def _predict_shared(self, items: Sequence[PackedItem]) -> list[Tensor]:
         layout = self._buckets.lay_out([item.shape for item in items])
-        inputs = self._assembler.assemble(items, layout)
-        residuals = collect_residuals(items, layout)
         self.shared_rows.owned += sum(item.shape.num_joint_rows for item in items)
         self.shared_rows.run += layout.bucket.joint_rows
-        if self._graphed is None or residuals or layout.bucket.joint_rows > _GRAPH_ROWS:
-            return split_velocities(self._shared(inputs, residuals), layout)
-        return split_velocities(self._graphed(inputs, layout.bucket), layout)
+        return self._run(items, layout, self._shared, self._shared_graphs)
+
+    def _run(
+        self,
+        items: Sequence[PackedItem],
+        layout: PackedLayout,
+        forward: TransformerForward,
+        graphs: GraphedForward[ForwardInputs] | None,
+    ) -> list[Tensor]:
+        inputs = self._assembler.assemble(items, layout)
+        residuals = collect_residuals(items, layout)
+        if graphs is None or residuals or layout.bucket.joint_rows > _GRAPH_ROWS:
+            return split_velocities(forward(inputs, residuals), layout)
+        return split_velocities(graphs(inputs, layout.bucket), layout)

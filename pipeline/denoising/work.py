@@ -44,6 +44,9 @@ class VelocityResult:
 
 
 Outcome = StepEvent | DenoiseResult | VelocityResult | PipelineError
+Tell = Callable[[float], list[Outcome]]
+"""Makes a step's outcomes when its forward has ended, at the given time on the loop's clock."""
+
 Listener = Callable[[Outcome], None]
 """Told of every outcome, by the loop's own thread: it must return at once."""
 
@@ -72,6 +75,8 @@ class Work(ABC):
         self.caption: CaptionState | None = None
         self.passed_over = 0
         self.started_s: float | None = None
+        self.is_gone = False
+        """Whether the listener has been told the last."""
 
     @property
     def id(self) -> str:
@@ -88,8 +93,8 @@ class Work(ABC):
         """Return what the next forward needs."""
 
     @abstractmethod
-    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
-        """Use what the forward predicted, and return what the listener is told."""
+    def take(self, velocity: Tensor) -> Tell:
+        """Use what a forward predicts, which may still run on the device."""
 
     @property
     @abstractmethod
@@ -164,24 +169,29 @@ class DenoisingRun(Work):
         self._latents = latents.to(caption.rows.device)
         return PackedItem(self._latents, self._schedule.model_time(self._step), caption)
 
-    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
+    def take(self, velocity: Tensor) -> Tell:
         """Take an Euler step."""
         if self._latents is None:
             raise PipelineError("a step needs latents, and this run has drawn none")
         before, sigma = self._latents, self._schedule.sigmas[self._step]
-        self._latents = self._schedule.advance(before, velocity, self._step)
+        after = self._latents = self._schedule.advance(before, velocity, self._step)
         self._step += 1
-        outcomes: list[Outcome] = [self._event(before, sigma, velocity)]
-        if not self.steps_left:
-            outcomes.append(self._result(self._latents, now_s))
-        return outcomes
+        step, is_last = self._step, not self.steps_left
 
-    def _event(self, before: Tensor, sigma: float, velocity: Tensor) -> StepEvent:
-        wanted = self._preview if self._step in self._preview_steps else None
+        def tell(now_s: float) -> list[Outcome]:
+            outcomes: list[Outcome] = [self._event(step, before, sigma, velocity)]
+            if is_last:
+                outcomes.append(self._result(after, now_s))
+            return outcomes
+
+        return tell
+
+    def _event(self, step: int, before: Tensor, sigma: float, velocity: Tensor) -> StepEvent:
+        wanted = self._preview if step in self._preview_steps else None
         return StepEvent(
-            step=self._step,
+            step=step,
             num_inference_steps=self._schedule.num_inference_steps,
-            sigma=self._schedule.sigmas[self._step],
+            sigma=self._schedule.sigmas[step],
             preview=None if wanted is None else wanted.draw(before - sigma * velocity),
         )
 
@@ -220,7 +230,7 @@ class VelocityCall(Work):
         latents = request.latents[0].to(caption.rows.device)
         return PackedItem(latents, request.model_time, caption, request.positions)
 
-    def take(self, velocity: Tensor, now_s: float) -> list[Outcome]:
+    def take(self, velocity: Tensor) -> Tell:
         """Hand the velocity over."""
         self._is_done = True
-        return [VelocityResult(velocity.cpu().unsqueeze(0))]
+        return lambda now_s: [VelocityResult(velocity.cpu().unsqueeze(0))]

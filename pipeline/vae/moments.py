@@ -48,12 +48,20 @@ def merge_moments(parts: Sequence[GroupMoments]) -> GroupMoments:
     return GroupMoments(total, mean, squares.sum(0) + between)
 
 
-def normalise(hidden: Tensor, norm: nn.GroupNorm, moments: GroupMoments) -> Tensor:
-    """Apply `norm` to [1, C, h, w] with merged statistics, computed in float32."""
-    weight, bias = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
-    inverse = (moments.squares / moments.count + norm.eps).rsqrt()
-    per_channel = norm.num_channels // norm.num_groups
-    scale = weight * inverse.repeat_interleave(per_channel)
-    shift = bias - scale * moments.mean.repeat_interleave(per_channel)
-    scale, shift = (part.float().to(hidden.device)[:, None, None] for part in (scale, shift))
-    return torch.addcmul(shift, hidden, scale).to(hidden.dtype)
+@dataclass(frozen=True, eq=False)
+class ChannelMap:
+    """A norm whose statistics are known: `factor * hidden + term`, [C] float32 on the device."""
+
+    factor: Tensor
+    term: Tensor
+
+    @classmethod
+    def of_norm(cls, norm: nn.GroupNorm, moments: GroupMoments) -> "ChannelMap":
+        """Work out `norm` with merged statistics, in float64 on the CPU."""
+        weight, bias = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
+        inverse = (moments.squares / moments.count + norm.eps).rsqrt()
+        per_channel = norm.num_channels // norm.num_groups
+        factor = weight * inverse.repeat_interleave(per_channel)
+        term = bias - factor * moments.mean.repeat_interleave(per_channel)
+        device = norm.weight.device
+        return cls(factor.float().to(device), term.float().to(device))

@@ -8,10 +8,10 @@ tiles can be anywhere as long as they exchange moments.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.vae.moments import GroupMoments, normalise
+from pipeline.vae.moments import ChannelMap
+from pipeline.vae.planes import Plane, PlaneOps
 from pipeline.vae.tiles import Margins
 
 
@@ -19,9 +19,9 @@ from pipeline.vae.tiles import Margins
 class TileState:
     """A tile between two segments."""
 
-    hidden: Tensor
-    """[1, C, h, w], margins included."""
-    residual: Tensor | None
+    hidden: Plane
+    """Margins included."""
+    residual: Plane | None
     """What the open resnet adds at its end."""
     margins: Margins
 
@@ -38,10 +38,11 @@ class TileState:
     @property
     def nbytes(self) -> int:
         """Bytes that the state takes."""
-        return self.hidden.nbytes + (0 if self.residual is None else self.residual.nbytes)
+        planes = [self.hidden] if self.residual is None else [self.hidden, self.residual]
+        return sum(plane.hidden.nbytes for plane in planes)
 
     @property
-    def core(self) -> Tensor:
+    def core(self) -> Plane:
         """The hidden state without its margins."""
         return _trim(self.hidden, self.margins, Margins(0, 0, 0, 0))
 
@@ -55,71 +56,76 @@ class Segment(Protocol):
         """Return the margin that the segment needs to leave `margin` right pixels behind."""
         ...
 
-    def run(self, state: TileState, moments: GroupMoments) -> TileState:
-        """Take a tile through the segment."""
+    def run(self, state: TileState, channels: ChannelMap) -> TileState:
+        """Take a tile through the segment, whose norm has the whole picture's statistics."""
         ...
 
 
 class ResnetEntry:
     """First half of a resnet block: norm, SiLU, convolution."""
 
-    def __init__(self, resnet: Any) -> None:
+    def __init__(self, resnet: Any, ops: PlaneOps) -> None:
         self.norm: nn.GroupNorm = resnet.norm1
         self._resnet = resnet
+        self._ops = ops
 
     def reach(self, margin: int) -> int:
         """Return `margin` and the pixel of a 3x3 convolution."""
         return margin + 1
 
-    def run(self, state: TileState, moments: GroupMoments) -> TileState:
+    def run(self, state: TileState, channels: ChannelMap) -> TileState:
         """Open the resnet; its shortcut is taken here, where it may have fewer channels."""
-        shortcut = self._resnet.conv_shortcut
-        residual = state.hidden if shortcut is None else shortcut(state.hidden)
-        hidden = self._resnet.conv1(_activate(state.hidden, self.norm, moments))
+        ops, shortcut = self._ops, self._resnet.conv_shortcut
+        residual = state.hidden if shortcut is None else ops.convolve(shortcut, state.hidden)
+        hidden = ops.convolve(self._resnet.conv1, ops.norm_with(state.hidden, channels))
         return TileState(hidden, residual, state.margins)
 
 
 class ResnetExit:
     """Second half of a resnet block, and the upsampler where the up block ends."""
 
-    def __init__(self, resnet: Any, upsampler: Any | None) -> None:
+    def __init__(self, resnet: Any, upsampler: Any | None, ops: PlaneOps) -> None:
         self.norm: nn.GroupNorm = resnet.norm2
         self._resnet = resnet
         self._upsampler = upsampler
+        self._ops = ops
 
     def reach(self, margin: int) -> int:
         """Return `margin`, at half the resolution after an upsampler, and a pixel a convolution."""
         below = margin if self._upsampler is None else (margin + 2) // 2
         return below + 1
 
-    def run(self, state: TileState, moments: GroupMoments) -> TileState:
+    def run(self, state: TileState, channels: ChannelMap) -> TileState:
         """Close the resnet, and upsample."""
-        hidden = self._resnet.conv2(_activate(state.hidden, self.norm, moments))
-        hidden += state.residual
+        ops = self._ops
+        normed = ops.norm_with(state.hidden, channels, overwrites=True)
+        hidden = ops.convolve(self._resnet.conv2, normed)
+        if state.residual is not None:
+            hidden = ops.add(hidden, state.residual)
         if self._upsampler is None:
             return TileState(hidden, None, state.margins)
-        return TileState(self._upsampler(hidden), None, state.margins.doubled())
+        return TileState(ops.upsample(self._upsampler, hidden), None, state.margins.doubled())
 
 
 class Output:
     """The last norm, SiLU and the convolution to colours."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, ops: PlaneOps) -> None:
         self.norm: nn.GroupNorm = decoder.conv_norm_out
         self._conv = decoder.conv_out
+        self._ops = ops
 
     def reach(self, margin: int) -> int:
         """Return `margin` and the pixel of a 3x3 convolution."""
         return margin + 1
 
-    def run(self, state: TileState, moments: GroupMoments) -> TileState:
+    def run(self, state: TileState, channels: ChannelMap) -> TileState:
         """Turn the last hidden state into pixels."""
-        return TileState(
-            self._conv(_activate(state.hidden, self.norm, moments)), None, state.margins
-        )
+        normed = self._ops.norm_with(state.hidden, channels, overwrites=True)
+        return TileState(Plane(self._ops.finish(self._conv, normed)), None, state.margins)
 
 
-def build_segments(decoder: Any) -> tuple[Segment, ...]:
+def build_segments(decoder: Any, ops: PlaneOps) -> tuple[Segment, ...]:
     """Cut the up blocks and the output of a diffusers `Decoder` into segments.
 
     Raises:
@@ -129,10 +135,13 @@ def build_segments(decoder: Any) -> tuple[Segment, ...]:
     for block in decoder.up_blocks:
         upsampler = None if block.upsamplers is None else block.upsamplers[0]
         for resnet in block.resnets:
-            _require_plain(resnet)
+            require_plain(resnet)
             is_last = resnet is block.resnets[-1]
-            segments += [ResnetEntry(resnet), ResnetExit(resnet, upsampler if is_last else None)]
-    return (*segments, Output(decoder))
+            segments += [
+                ResnetEntry(resnet, ops),
+                ResnetExit(resnet, upsampler if is_last else None, ops),
+            ]
+    return (*segments, Output(decoder, ops))
 
 
 def plan_margins(segments: tuple[Segment, ...]) -> tuple[int, ...]:
@@ -143,7 +152,12 @@ def plan_margins(segments: tuple[Segment, ...]) -> tuple[int, ...]:
     return tuple(reversed(needed[1:]))
 
 
-def _require_plain(resnet: Any) -> None:
+def require_plain(resnet: Any) -> None:
+    """Refuse a resnet of another kind.
+
+    Raises:
+        ValueError: If it is not made of GroupNorm, SiLU and convolutions.
+    """
     is_plain = (
         isinstance(resnet.norm1, nn.GroupNorm)
         and isinstance(resnet.nonlinearity, nn.SiLU)
@@ -154,12 +168,8 @@ def _require_plain(resnet: Any) -> None:
         raise ValueError(f"resnets must be GroupNorm, SiLU and convolutions, got {resnet}")
 
 
-def _activate(hidden: Tensor, norm: nn.GroupNorm, moments: GroupMoments) -> Tensor:
-    return F.silu(normalise(hidden, norm, moments), inplace=True)
-
-
-def _trim(hidden: Tensor, margins: Margins, wanted: Margins) -> Tensor:
-    height, width = hidden.shape[-2:]
+def _trim(plane: Plane, margins: Margins, wanted: Margins) -> Plane:
+    height, width = plane.hidden.shape[-2:]
     top, left = margins.top - wanted.top, margins.left - wanted.left
     bottom, right = margins.bottom - wanted.bottom, margins.right - wanted.right
-    return hidden[..., top : height - bottom, left : width - right]
+    return plane.window(slice(top, height - bottom), slice(left, width - right))

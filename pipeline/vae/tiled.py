@@ -12,9 +12,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pipeline.vae.mid_block import Attention, attend_in_chunks, run_mid_block
-from pipeline.vae.moments import GroupMoments, gather_moments, merge_moments
+from pipeline.vae.moments import ChannelMap, GroupMoments, merge_moments
+from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.parking import ParkedState
+from pipeline.vae.planes import Plane, PlaneOps, TorchPlaneOps
 from pipeline.vae.segments import TileState, build_segments, plan_margins
 from pipeline.vae.tiles import DecodeTile, plan_decode_tiles
 
@@ -49,9 +50,12 @@ class VaeTilingOptions:
 class TileShare:
     """The tiles of one picture that one card decodes: `start`, `advance` to the end, `pixels`."""
 
-    def __init__(self, decoder: Any, options: VaeTilingOptions | None = None) -> None:
+    def __init__(
+        self, decoder: Any, ops: PlaneOps, options: VaeTilingOptions | None = None
+    ) -> None:
         options = options or VaeTilingOptions()
-        self._segments = build_segments(decoder)
+        self._ops = ops
+        self._segments = build_segments(decoder, ops)
         self._margins = plan_margins(self._segments)
         if options.halo < self._margins[0]:
             raise ValueError(f"halo must be at least {self._margins[0]}, got {options.halo}")
@@ -66,8 +70,8 @@ class TileShare:
         return self._next == len(self._segments)
 
     @torch.inference_mode()
-    def start(self, tiles: Sequence[DecodeTile], windows: Sequence[Tensor]) -> list[GroupMoments]:
-        """Take [1, C, h, w] windows of the mid block's output; return their moments."""
+    def start(self, tiles: Sequence[DecodeTile], windows: Sequence[Plane]) -> list[GroupMoments]:
+        """Take windows of the mid block's output; return their moments."""
         self._tiles, self._next = tuple(tiles), 0
         states = [
             TileState(window, None, tile.margins)
@@ -85,9 +89,10 @@ class TileShare:
         """
         segment, margin = self._segments[self._next], self._margins[self._next]
         self._next += 1
+        channels = ChannelMap.of_norm(segment.norm, moments)
         gathered = []
         for index, tile in enumerate(self._tiles):
-            state = segment.run(self._parked[index].fetch().trimmed(margin), moments)
+            state = segment.run(self._parked[index].fetch().trimmed(margin), channels)
             self._parked[index] = self._park(state, tile)
             if not self.is_done:
                 gathered.append(self._gather(state))
@@ -97,12 +102,12 @@ class TileShare:
     @torch.inference_mode()
     def pixels(self) -> list[Tensor]:
         """Return the core of each tile, [3, H, W] float32 on the CPU, and forget the tiles."""
-        cores = [parked.fetch().core[0].float().cpu() for parked in self._parked]
+        cores = [parked.fetch().core.hidden[0].float().cpu() for parked in self._parked]
         self._tiles, self._parked = (), []
         return cores
 
     def _gather(self, state: TileState) -> GroupMoments:
-        return gather_moments(state.core, self._segments[self._next].norm.num_groups)
+        return self._ops.gather(state.core, self._segments[self._next].norm.num_groups)
 
     def _park(self, state: TileState, tile: DecodeTile) -> ParkedState:
         room = self._device_bytes_per_latent * tile.height * tile.width
@@ -110,17 +115,15 @@ class TileShare:
 
 
 class TiledVaeDecoder:
-    """A `VaeDecoder` over diffusers' `AutoencoderKL`, in tiles on one card."""
+    """Decodes latents of diffusers' `AutoencoderKL`, in tiles on one card."""
 
     def __init__(
-        self,
-        vae: Any,
-        options: VaeTilingOptions | None = None,
-        attend: Attention = attend_in_chunks,
+        self, vae: Any, options: VaeTilingOptions | None = None, ops: PlaneOps | None = None
     ) -> None:
         self._vae = vae
         self._options = options or VaeTilingOptions()
-        self._attend = attend
+        self._ops = ops or TorchPlaneOps(attends_in_chunks=True)
+        self._network = DecoderNetwork(vae, self._ops)
         self.open_share()  # a decoder or an option that does not do is refused here
 
     def plan(self, latents: Tensor) -> tuple[DecodeTile, ...]:
@@ -131,17 +134,15 @@ class TiledVaeDecoder:
 
     def open_share(self) -> TileShare:
         """Return a share that runs the up blocks of any tiles on this card."""
-        return TileShare(self._vae.decoder, self._options)
+        return TileShare(self._vae.decoder, self._ops, self._options)
 
     @torch.inference_mode()
-    def run_whole(self, latents: Tensor) -> Tensor:
-        """Run what sees the whole plane: [1, 16, h, w] latents to [1, C, h, w], on the device."""
+    def run_whole(self, latents: Tensor) -> Plane:
+        """Run what sees the whole plane of [1, 16, h, w] latents, on the device."""
         vae = self._vae
-        plane = latents.to(vae.device, vae.dtype)
-        plane = plane / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        if vae.post_quant_conv is not None:
-            plane = vae.post_quant_conv(plane)
-        return run_mid_block(vae.decoder.mid_block, vae.decoder.conv_in(plane), self._attend)
+        scaled = latents.to(vae.device, vae.dtype)
+        scaled = scaled / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        return self._network.open(scaled)
 
     def decode_image(self, latents: Tensor) -> Tensor:
         """Decode [1, 16, h, w] latents into [3, H, W] float32 on the CPU, about -1 to 1."""
@@ -160,10 +161,10 @@ class TiledVaeDecoder:
         return image.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
 
 
-def cut_window(plane: Tensor, tile: DecodeTile) -> Tensor:
-    """Cut a tile's window out of [1, C, h, w]."""
+def cut_window(plane: Plane, tile: DecodeTile) -> Plane:
+    """Cut a tile's window out of the plane of latents."""
     rows, columns = tile.window
-    return plane[..., rows, columns]
+    return plane.window(rows, columns)
 
 
 def join_pixels(

@@ -90,7 +90,7 @@ async def draw(index: int, observer: CallObserver, watch: ForwardWatch) -> None:
             watch.let_go(order.id, followed)
         with StageTelemetry("decode").span(to_carrier(), {}) as stage:
             stage.run(int)
-        image = DrawnImage("images/1.png", 7, b"", "fingerprint", TIMES, followed.share_s)
+        image = DrawnImage("images/1.png", 7, b"", "all", "denoiser", TIMES, followed.share_s)
         call.succeed(DrawnImages([image], ROUTE, 20))
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import OutOfMemoryError
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding
 from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import TilingOptions, plan_passes
-from pipeline.vae.mid_block import attend_fused
+from pipeline.vae.planes import build_fused_ops
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from tests.benchmarks.tiled_models import build_transformer, build_vae
 
@@ -147,11 +147,10 @@ def build_decode(vae: Any, way: str) -> Callable[[Tensor], Tensor]:
     if way == "full":
         return lambda latents: decode_untiled(vae, latents)
     on_device = VaeTilingOptions(device_bytes_per_latent=ALL_ON_DEVICE)
-    return {
-        "tiled": TiledVaeDecoder(vae),
-        "fused": TiledVaeDecoder(vae, attend=attend_fused),
-        "on-device": TiledVaeDecoder(vae, on_device),
-    }[way].decode_image
+    if way == "tiled":
+        return TiledVaeDecoder(vae).decode_image
+    ops = build_fused_ops(vae) if way == "fused" else None
+    return TiledVaeDecoder(vae, on_device, ops).decode_image
 
 
 @torch.inference_mode()

@@ -1,17 +1,27 @@
 """Stages in one process draw on the path of the pool that they are asked for."""
 
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 import torch
 from observed_service import GENERATIONS, build_local_api, load_stages, open_client, to_config
 
-from deployments.config import AppConfig, PoolConfig, TilingConfig
-from deployments.loading import fingerprint
+from deployments.config import (
+    AppConfig,
+    PoolConfig,
+    StepLoopConfig,
+    TilingConfig,
+    VaeDecoderConfig,
+)
+from deployments.loading import StageLoader, fingerprint
 from deployments.local_stages import LocalStages
 from deployments.stages import Denoised
 from pipeline.device import choose_device
+from pipeline.errors import AccelerationUnavailableError
+from pipeline.image_file import read_provenance
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
+from pipeline.weights import resolve_weights
 
 POOLS = [
     {"name": "whole"},
@@ -69,6 +79,35 @@ async def test_a_call_is_drawn_on_the_path_it_pins(
     assert answer["fingerprint"].startswith(path)
 
 
+async def test_the_answer_and_the_file_say_how_the_picture_was_decoded(
+    config: AppConfig, stages: LocalStages
+) -> None:
+    body = {
+        "prompt": "a red circle",
+        "size": "64x64",
+        "num_inference_steps": 2,
+        "path": RenderPath.FULL_IMAGE,
+        "response_format": "b64_json",
+    }
+
+    async with open_client(build_local_api(config, stages)) as client:
+        answer = (await client.post(GENERATIONS, json=body)).json()
+    provenance = read_provenance(b64decode(answer["data"][0]["b64_json"]))
+
+    denoiser, _, decoder = answer["fingerprint"].partition("/decode-")
+    assert denoiser == fingerprint(choose_device("auto"), PoolConfig())
+    assert decoder.startswith("full_image/modules/")
+    assert provenance.fingerprint == answer["fingerprint"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may run them")
+def test_kernels_that_a_machine_cannot_run_are_refused_at_start(tiny_model: Path) -> None:
+    load = StageLoader(resolve_weights(str(tiny_model)))
+
+    with pytest.raises(AccelerationUnavailableError, match="needs a GPU of compute capability"):
+        load.vae_decoder(VaeDecoderConfig(kernels="fused"))
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -96,3 +135,10 @@ def test_a_whole_picture_does_not_depend_on_how_tiles_would_be_cut() -> None:
     )
 
     assert one == another
+
+
+def test_a_denoiser_that_cannot_run_its_kernels_is_refused() -> None:
+    pool = PoolConfig(step_loop=StepLoopConfig(kernels="fused"))
+
+    with pytest.raises(AccelerationUnavailableError, match="kernels 'fused' needs a GPU"):
+        fingerprint(choose_device("cpu"), pool)

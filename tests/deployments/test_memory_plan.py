@@ -10,7 +10,15 @@ from local_service import local_config
 from cluster.accelerators import Precision
 from cluster.errors import PlacementError
 from cluster.memory import denoiser_peak_gib, vae_decoder_peak_gib
-from deployments.config import AppConfig, PoolConfig, ReplicaConfig, TilingConfig, VaeDecoderConfig
+from deployments.config import (
+    AppConfig,
+    KernelNames,
+    PoolConfig,
+    ReplicaConfig,
+    StepLoopConfig,
+    TilingConfig,
+    VaeDecoderConfig,
+)
 from deployments.image_api import build_api
 from deployments.loading import StageLoader
 from deployments.local_stages import load_local_stages
@@ -20,20 +28,21 @@ from deployments.pools import to_known_pool
 from deployments.readiness import Readiness
 from deployments.routing.paths import RoutingPolicy
 from deployments.served_model import ServedModel, describe_model
-from pipeline.memory import DENOISER_BF16, VAE_FULL, DecodeMode
+from pipeline.memory import DENOISER_BF16, DENOISER_FP8, VAE_FULL, DecodeMode
 from pipeline.request import RenderPath
 from pipeline.weights import EMBEDDED, resolve_weights
 
 CONSUMER = PoolConfig(profile="consumer-16gb", path=RenderPath.TILED, num_gpus=1)
 WHOLE_CONSUMER = PoolConfig(profile="consumer-16gb", num_gpus=1)
 ON_CPU = VaeDecoderConfig()
+KERNELS: tuple[KernelNames, ...] = ("auto", "modules", "fused")
 
 
 @pytest.fixture(scope="module")
 def turbo() -> ServedModel:
     """The embedded model's description with the true transformer's memory."""
     described = describe_model(resolve_weights(EMBEDDED), served_name=None)
-    return replace(described, denoiser_memory=DENOISER_BF16)
+    return replace(described, denoiser_memory=DENOISER_BF16, eight_bit_memory=DENOISER_FP8)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +75,14 @@ def test_the_largest_full_image_takes_no_more_than_the_card(turbo: ServedModel) 
     assert DENOISER_BF16.peak_gib(most // 256) <= 14.75 < DENOISER_BF16.peak_gib(most // 256 + 1)
 
 
+def test_float8_holds_larger_pictures(turbo: ServedModel) -> None:
+    halved = WHOLE_CONSUMER.model_copy(update={"step_loop": StepLoopConfig(precision="float8")})
+    (most,) = max_pixels_in_memory(halved, ON_CPU, turbo)
+
+    assert DENOISER_FP8.peak_gib(most // 256) <= 14.75 < DENOISER_FP8.peak_gib(most // 256 + 1)
+    assert [most] > max_pixels_in_memory(WHOLE_CONSUMER, ON_CPU, turbo)
+
+
 def test_a_decoder_that_may_tile_takes_larger_pictures(turbo: ServedModel) -> None:
     decoder = VaeDecoderConfig(memory_gib=4)
     (in_tiles,) = max_pixels_in_memory(PoolConfig(), decoder, turbo)
@@ -74,6 +91,20 @@ def test_a_decoder_that_may_tile_takes_larger_pictures(turbo: ServedModel) -> No
 
     assert VAE_FULL.peak_gib(whole // 256) <= 4
     assert in_tiles >= 4096 * 4096 > whole
+
+
+def test_a_decoder_is_let_through_what_its_kernels_hold(turbo: ServedModel) -> None:
+    auto, modules, fused = (
+        max_pixels_in_memory(
+            PoolConfig(),
+            VaeDecoderConfig(mode=DecodeMode.FULL_IMAGE, memory_gib=6, kernels=kernels),
+            turbo,
+        )
+        for kernels in KERNELS
+    )
+
+    assert auto == modules
+    assert fused[0] > 2048 * 2048 > modules[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from local_service import build_api_over, local_config
 
-from deployments.config import PoolConfig, ReplicaConfig, TilingConfig
+from deployments.config import PoolConfig, TextEncoderConfig, TilingConfig
 from deployments.loading import StageLoader
 from deployments.local_stages import load_local_stages
 from deployments.served_model import describe_model
@@ -60,7 +60,7 @@ class CountingLoader(StageLoader):
     captions: list[object] = field(default_factory=list)
     tiles: list[VelocityRequest] = field(default_factory=list)
 
-    def text_encoder(self, config: ReplicaConfig) -> TextEncoder:
+    def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         counting = CountingTextEncoder(super().text_encoder(config))
         self.text_encoders.append(counting)
         return counting

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.acceleration.options import BlockKernels
 from pipeline.errors import InvalidRequestError
-from pipeline.memory import VAE_FULL, VAE_TILED, DecodeMode
-from pipeline.vae.fitting import FittingVaeDecoder
-from pipeline.vae.tiled import TiledVaeDecoder, VaeTilingOptions
+from pipeline.memory import VAE_FULL, VAE_FUSED, VAE_TILED, DecodeMode, choose_decode
+from pipeline.request import ImageSize
+from pipeline.vae.fitting import FittingVaeDecoder, plan_waiting
+from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from pipeline.vae_decoder import FullImageVaeDecoder
 from pipeline.weights import load_vae, resolve_weights
 
@@ -68,3 +70,43 @@ def test_a_picture_that_fits_in_no_way_is_refused(vae: Any) -> None:
 
     with pytest.raises(InvalidRequestError, match=r"size must fit in 1\.10 GiB, the largest of"):
         decoder.decode(draw_latents(512, 512))
+
+
+@pytest.mark.parametrize("budget_gib", [4.0, 6.0, 11.5])
+def test_tiles_that_wait_fill_what_the_budget_leaves(budget_gib: float) -> None:
+    size = ImageSize(4096, 4096)
+    waiting = plan_waiting(size, VaeTilingOptions(), budget_gib=budget_gib)
+    waiting_gib = waiting * 512 * 512 / 2**30
+
+    assert VAE_TILED.fixed_gib + waiting_gib <= budget_gib
+    assert waiting >= VaeTilingOptions().device_bytes_per_latent
+
+
+def test_without_a_budget_all_tiles_wait_on_the_device() -> None:
+    waiting = plan_waiting(ImageSize(64, 64), VaeTilingOptions(), budget_gib=None)
+
+    assert waiting == ALL_ON_DEVICE
+
+
+def test_fused_kernels_decode_whole_what_modules_decode_in_tiles() -> None:
+    size = ImageSize(2048, 2048)
+    modes = [
+        choose_decode(size, DecodeMode.AUTO, budget_gib=6.0, kernels=kernels)
+        for kernels in (BlockKernels.MODULES, BlockKernels.FUSED)
+    ]
+
+    assert modes == [DecodeMode.TILED, DecodeMode.FULL_IMAGE]
+
+
+@pytest.mark.parametrize("num_tokens", [1024, 4096, 16384, 65536])
+def test_what_is_let_through_for_modules_also_fits_fused_kernels(num_tokens: int) -> None:
+    assert VAE_FUSED.peak_gib(num_tokens) < VAE_FULL.peak_gib(num_tokens)
+
+
+def test_the_fingerprint_says_how_a_size_is_decoded(vae: Any) -> None:
+    decoder = FittingVaeDecoder(vae, budget_gib=BUDGET_GIB, options=OPTIONS)
+    small, large = (decoder.fingerprint(ImageSize(side, side)) for side in (256, 704))
+
+    assert small.startswith("full_image/modules/cpu-")
+    assert large.startswith("tiled/modules/cpu-")
+    assert small.endswith(f"/float32/threads-{torch.get_num_threads()}")

@@ -19,6 +19,9 @@ class GreyVaeDecoder:
         height, width = latents.shape[2] * 8, latents.shape[3] * 8
         return torch.full((height, width, 3), 128, dtype=torch.uint8)
 
+    def fingerprint(self, size: ImageSize) -> str:
+        return "grey"
+
 
 class SteppedStages:
     """Takes a step whenever the test lets it; every step has a preview until they are all made.

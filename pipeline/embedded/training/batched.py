@@ -102,10 +102,15 @@ class BatchedTransformer:
 
     transformer: ZImageTransformer2DModel
     run_block: Block = run_block
-    _rotations: dict[tuple[int, int, int], tuple[Rotation, Rotation]] = field(default_factory=dict)
+    _rotations: dict[tuple[int, ...], tuple[Rotation, Rotation]] = field(default_factory=dict)
 
     def __call__(
-        self, latents: Tensor, model_time: Tensor, prompt_embeds: Tensor, lengths: Tensor
+        self,
+        latents: Tensor,
+        model_time: Tensor,
+        prompt_embeds: Tensor,
+        lengths: Tensor,
+        origin: tuple[int, int] = (0, 0),
     ) -> Tensor:
         """Predict the velocity with its sign flipped, like the class.
 
@@ -114,10 +119,13 @@ class BatchedTransformer:
             model_time: [B], 1 - sigma.
             prompt_embeds: [B, L, dim], L a multiple of 32.
             lengths: [B], tokens of each prompt; what is beyond counts as padding.
+            origin: Row and column of the first patch in a larger picture.
         """
         height, width = latents.shape[2] // _PATCH, latents.shape[3] // _PATCH
         num_patches = height * width
-        image_rotation, caption_rotation = self._rotate_for(height, width, prompt_embeds.shape[1])
+        image_rotation, caption_rotation = self._rotate_for(
+            height, width, prompt_embeds.shape[1], origin
+        )
         conditioning = self.transformer.t_embedder(model_time * self.transformer.t_scale)
         conditioning = conditioning.to(latents.dtype)
         x = self._embed_image(latents)
@@ -169,12 +177,14 @@ class BatchedTransformer:
         _mark_dynamic(x, rotation, modulation)
         return self.run_block(x, rotation, modulation, _weights_of(block))
 
-    def _rotate_for(self, height: int, width: int, length: int) -> tuple[Rotation, Rotation]:
+    def _rotate_for(
+        self, height: int, width: int, length: int, origin: tuple[int, int]
+    ) -> tuple[Rotation, Rotation]:
         """Return the rotations of the padded picture and of the padded caption."""
-        key = (height, width, length)
+        key = (height, width, length, *origin)
         if key not in self._rotations:
             device = self.transformer.x_pad_token.device
-            image = _image_positions(height, width, length + 1)
+            image = _image_positions(height, width, length + 1, origin)
             caption = torch.zeros(length, 3, dtype=torch.int32)
             caption[:, 0] = torch.arange(1, length + 1)
             self._rotations[key] = (
@@ -188,9 +198,12 @@ class BatchedTransformer:
         return Rotation(turns.real.contiguous(), turns.imag.contiguous())
 
 
-def _image_positions(height: int, width: int, frame: int) -> Tensor:
+def _image_positions(height: int, width: int, frame: int, origin: tuple[int, int]) -> Tensor:
     """Return [tokens, 3]: frame, row and column of each patch, zeros for padding."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    sides = (
+        torch.arange(side) + first for side, first in zip((height, width), origin, strict=True)
+    )
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     places = torch.stack([torch.full_like(rows, frame), rows, columns], dim=-1).flatten(0, 1)
     return F.pad(places, (0, 0, 0, -len(places) % SEQUENCE_MULTIPLE)).int()
 

@@ -1,12 +1,14 @@
 """Train text encoder and transformer together, by flow matching at the sigmas that are used."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from torch import Tensor, nn
 from transformers import Qwen3Model
@@ -14,13 +16,24 @@ from transformers import Qwen3Model
 from pipeline.embedded.scenes.rendering import render
 from pipeline.embedded.training.batched import BatchedTransformer, run_block
 from pipeline.embedded.training.batched_encoder import BatchedEncoder, run_layer
-from pipeline.embedded.training.feed import NATIVE_PATCHES, PATCH_PIXELS, CaptionedBatch
+from pipeline.embedded.training.feed import (
+    NATIVE_PATCHES,
+    PATCH_LATENTS,
+    PATCH_PIXELS,
+    CaptionedBatch,
+)
 from pipeline.embedded.training.optimizer import FlatOptimizer, OptimizerSettings
 from pipeline.embedded.training.progress import Progress
 from pipeline.embedded.training.ranks import Ranks
 from pipeline.embedded.training.rates import trapezoid_rate
 from pipeline.embedded.training.shelf import EncodedBatch, Shelf
-from pipeline.embedded.training.trajectories import Walk, draw_sigmas, noise_pictures
+from pipeline.embedded.training.trajectories import (
+    Walk,
+    draw_restart_sigmas,
+    draw_sigmas,
+    noise_pictures,
+    restart_pictures,
+)
 from pipeline.embedded.training.vae import encode
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +43,12 @@ _LOOK_EVERY: Final = 20
 """Steps between two looks at the clock."""
 
 _NATIVE: Final = NATIVE_PATCHES * PATCH_PIXELS
+
+_WHOLE_SHARE: Final = 0.5
+"""Of steps whose restarted pictures are seen whole, where they are larger than a tile."""
+
+_WINDOW_STRIDE: Final = 4
+"""Latent pixels between places of tiles."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,8 @@ class DenoiserSettings:
     """Of pictures noised to one of the eight sigmas of the schedule; others anywhere between."""
     walk_share: float = 0.5
     """Of pictures that start from what the network itself has drawn so far."""
+    restart_share: float = 0.15
+    """Of pictures that go on from a smaller drawing of theirs, half of the larger ones in tiles."""
     walk_from: float = 0.2
     """How far the run has come when walks begin."""
     walk_cap: float = 0.2
@@ -83,6 +104,7 @@ class DenoiserTraining:
         self.step = 0
         self.batches_taken = 0
         self.progress = 0.0
+        self._rng = random.Random(f"{settings.seed}/windows")
 
     def run(
         self,
@@ -135,10 +157,13 @@ class DenoiserTraining:
         device = self._ranks.device
         images = render(batch.drawing, batch.shape.height, batch.shape.width, device)
         is_native = batch.shape.height == batch.shape.width == _NATIVE
+        latents = encode(
+            self._vae, images, encoder=self._native_encoder if is_native else None
+        ).bfloat16()
+        coarse = encode(self._vae, F.avg_pool2d(images, 2)).float()
         return EncodedBatch(
-            encode(
-                self._vae, images, encoder=self._native_encoder if is_native else None
-            ).bfloat16(),
+            latents,
+            F.interpolate(coarse, latents.shape[2:], mode="bicubic").bfloat16(),
             torch.from_numpy(batch.token_ids).to(device),
             torch.from_numpy(batch.lengths).to(device),
             torch.from_numpy(batch.choices).to(device),
@@ -147,11 +172,13 @@ class DenoiserTraining:
     def _loss(self, batch: EncodedBatch) -> Tensor:
         """Return the error of the velocity towards the picture, from where each picture is."""
         settings, latents = self._settings, batch.latents.float()
+        num_restarted = int(len(latents) * settings.restart_share)
+        num_whole = len(latents) - num_restarted
         num_walking = int(len(latents) * settings.walk_share)
         if self.progress < settings.walk_from:
             num_walking = 0
-        fresh = slice(num_walking, None)
-        sigma = draw_sigmas(len(latents) - num_walking, settings.exact_sigma_share, latents.device)
+        fresh = slice(num_walking, num_whole)
+        sigma = draw_sigmas(num_whole - num_walking, settings.exact_sigma_share, latents.device)
         noisy = noise_pictures(latents[fresh], batch.choices[fresh], sigma)
         walked = latents[:num_walking], batch.choices[:num_walking]
         if num_walking:
@@ -159,14 +186,57 @@ class DenoiserTraining:
             sigma = torch.cat([batch.walk.sigma, sigma])
             noisy = torch.cat([batch.walk.latents, noisy])
         embeds = self._embed(batch.token_ids)
-        dtype = self._predict.transformer.dtype
-        predicted = self._predict(noisy.to(dtype), 1 - sigma, embeds, batch.lengths).float()
-        target = (latents - noisy) / sigma[:, None, None, None]
-        errors = (predicted - target).square().mean(dim=(1, 2, 3))
+        predicted, errors = self._compare(
+            latents[:num_whole], noisy, sigma, embeds[:num_whole], batch.lengths[:num_whole]
+        )
         if batch.walk is not None:
             batch.walk.advance(predicted[:num_walking].detach(), *walked)
         weights = (settings.walk_cap / errors[:num_walking].detach()).clamp(max=1.0)
-        return torch.cat([weights * errors[:num_walking], errors[fresh]]).mean()
+        parts = [weights * errors[:num_walking], errors[num_walking:]]
+        if num_restarted:
+            parts.append(self._restart(batch, embeds, slice(num_whole, None)))
+        return torch.cat(parts).mean()
+
+    def _restart(self, batch: EncodedBatch, embeds: Tensor, members: slice) -> Tensor:
+        """Return the errors of pictures that go on from a smaller drawing, whole or in a tile."""
+        latents, coarse = batch.latents[members].float(), batch.coarse[members].float()
+        top, left, height, width = self._draw_window(*latents.shape[2:])
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        sigma = draw_restart_sigmas(len(latents), latents.device)
+        noisy = restart_pictures(latents, coarse, sigma)
+        window = (..., rows, columns)
+        origin = (top // PATCH_LATENTS, left // PATCH_LATENTS)
+        _, errors = self._compare(
+            latents[window], noisy[window], sigma, embeds[members], batch.lengths[members], origin
+        )
+        return errors
+
+    def _draw_window(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Choose row, column, height and width of what is seen, in latent pixels."""
+        most = NATIVE_PATCHES * PATCH_LATENTS
+        if self._rng.random() < _WHOLE_SHARE:
+            return 0, 0, height, width
+        sides = min(height, most), min(width, most)
+        top, left = (
+            self._rng.randrange(0, whole - side + 1, _WINDOW_STRIDE)
+            for whole, side in zip((height, width), sides, strict=True)
+        )
+        return top, left, *sides
+
+    def _compare(
+        self,
+        latents: Tensor,
+        noisy: Tensor,
+        sigma: Tensor,
+        embeds: Tensor,
+        lengths: Tensor,
+        origin: tuple[int, int] = (0, 0),
+    ) -> tuple[Tensor, Tensor]:
+        """Return the predicted velocity, and each picture's error against the true one, [B]."""
+        dtype = self._predict.transformer.dtype
+        predicted = self._predict(noisy.to(dtype), 1 - sigma, embeds, lengths, origin).float()
+        target = (latents - noisy) / sigma[:, None, None, None]
+        return predicted, (predicted - target).square().mean(dim=(1, 2, 3))
 
 
 class _Log:

@@ -28,10 +28,12 @@ from pipeline.embedded.training.coupling import NUM_CHOICES, Choices
 from pipeline.embedded.training.tokenizer import tokenize_prompt
 
 PATCH_PIXELS: Final = 16
+PATCH_LATENTS: Final = 2
 MIN_PATCHES: Final = 8
 MAX_PATCHES: Final = 32
 NATIVE_PATCHES: Final = 16
-_NATIVE_SHARE: Final = 0.7
+_NATIVE_SHARE: Final = 0.45
+_LARGEST_SHARE: Final = 0.2
 _CAPTION_LENGTHS: Final = (32,) * 8 + (64,) * 12 + (96,)
 _FILLERS: Final = {32: (0,), 64: (0, 0, 0, 0, 1, 2), 96: (4, 5, 6, 7, 8)}
 """Clauses that say nothing about the scene, by caption length."""
@@ -70,17 +72,25 @@ class CaptionedBatch:
 
 
 def shape_of_batch(number: int, seed: int, max_tokens: int) -> BatchShape:
-    """Choose the shape of the n-th batch: often the native size, else any size of the domain."""
+    """Choose the shape of the n-th batch: often the native or largest size, else any."""
     rng = random.Random(f"{seed}/shape/{number}")
     length = rng.choice(_CAPTION_LENGTHS)
-    rows, columns = NATIVE_PATCHES, NATIVE_PATCHES
-    if rng.random() > _NATIVE_SHARE:
-        rows, columns = _any_size(rng)
+    rows, columns = _choose_size(rng)
     count = max_tokens // (rows * columns + length)
     # Slices of 64 keep the compiled encoder to one shape, and matrix products on fast kernels.
     multiple = 64 if count >= 64 else 8
     count = max(1, count // multiple * multiple)
     return BatchShape(rows * PATCH_PIXELS, columns * PATCH_PIXELS, length, count)
+
+
+def _choose_size(rng: random.Random) -> tuple[int, int]:
+    """Return rows and columns of patches."""
+    drawn = rng.random()
+    if drawn < _NATIVE_SHARE:
+        return NATIVE_PATCHES, NATIVE_PATCHES
+    if drawn < _NATIVE_SHARE + _LARGEST_SHARE:
+        return MAX_PATCHES, MAX_PATCHES
+    return _any_size(rng)
 
 
 def _any_size(rng: random.Random) -> tuple[int, int]:

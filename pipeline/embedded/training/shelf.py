@@ -18,6 +18,8 @@ class EncodedBatch:
 
     latents: Tensor
     """[B, 16, h, w], bfloat16."""
+    coarse: Tensor
+    """Those of the pictures at half the size, enlarged to the same shape."""
     token_ids: Tensor
     lengths: Tensor
     choices: Tensor

@@ -1,4 +1,4 @@
-"""Where training looks: noised pictures, and pictures half drawn by the network itself."""
+"""Where training looks: noised pictures, those half drawn by the network itself, and restarts."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +16,11 @@ _STEP_SHARES: Final = (0.20, 0.20, 0.16, 0.12, 0.10, 0.08, 0.07, 0.07)
 
 _MIN_SIGMA: Final = 0.03
 
+_FIRST_RESTART: Final = 4
+"""The step from whose sigma on, .75, a canvas may go on from a base pass."""
+
+_EXACT_RESTARTS: Final = 0.7
+
 
 def draw_sigmas(count: int, exact_share: float, device: torch.device) -> Tensor:
     """Draw [count] sigmas: those of the eight steps, or any, shifted as they are."""
@@ -31,6 +36,26 @@ def noise_pictures(latents: Tensor, choices: Tensor, sigma: Tensor) -> Tensor:
     """Mix [B, 16, h, w] float32 with as much noise as `sigma` [B] says, coupled to the layout."""
     mix = sigma[:, None, None, None]
     return (1 - mix) * latents + mix * couple(torch.randn_like(latents), choices)
+
+
+def draw_restart_sigmas(count: int, device: torch.device) -> Tensor:
+    """Draw [count] sigmas of a canvas that a base pass has begun: a step's own, or any below."""
+    sigmas = _sigmas(device)
+    exact = sigmas[torch.randint(_FIRST_RESTART, NUM_STEPS, (count,), device=device)]
+    between = torch.rand(count, device=device) * sigmas[_FIRST_RESTART]
+    is_exact = torch.rand(count, device=device) < _EXACT_RESTARTS
+    return torch.where(is_exact, exact, between.clamp(min=_MIN_SIGMA))
+
+
+def restart_pictures(latents: Tensor, coarse: Tensor, sigma: Tensor) -> Tensor:
+    """Noise a picture that was drawn small and enlarged, as the tiled path restarts its canvas.
+
+    The noise says nothing of the layout, which the picture shows by then. How far it has been
+    sharpened since, from `coarse` towards `latents` [B, 16, h, w], is drawn for each picture.
+    """
+    sharpened = torch.rand(len(latents), device=latents.device)[:, None, None, None]
+    mix = sigma[:, None, None, None]
+    return (1 - mix) * torch.lerp(coarse, latents, sharpened) + mix * torch.randn_like(latents)
 
 
 @dataclass

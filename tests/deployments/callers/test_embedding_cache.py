@@ -9,7 +9,7 @@ import torch
 from redis_server import RedisServer
 
 from deployments.cache_config import CacheConfig
-from deployments.config import ReplicaConfig
+from deployments.config import TextEncoderConfig
 from deployments.embedding_cache import CachedTextEncoder, embedding_key, embedding_scope
 from deployments.loading import StageLoader
 from deployments.shared_cache import SharedCache
@@ -143,7 +143,7 @@ def test_a_replica_loads_with_the_cache_unless_it_is_off(tiny_model: Path) -> No
     load = StageLoader(resolve_weights(str(tiny_model)))
 
     loaded = [
-        type(load.cached_text_encoder(ReplicaConfig(), CacheConfig(embedding_bytes=size)))
+        type(load.cached_text_encoder(TextEncoderConfig(), CacheConfig(embedding_bytes=size)))
         for size in (2**20, 0)
     ]
 

@@ -101,6 +101,19 @@ async def test_a_build_that_serves_no_more_is_not_answered_from(build: BuildApp)
     assert keys_of(second) != keys_of(first)
 
 
+@pytest.mark.parametrize("build", ["redis"], indirect=True)
+async def test_a_picture_that_is_decoded_otherwise_is_not_answered_from(build: BuildApp) -> None:
+    prompt = f"decoded of {id(build)}"
+    decoders = [{}, {"kernels": "modules"}, {"memory_gib": 4}, {}]
+    answers = [
+        (await ask(build(vae_decoder=decoder), prompt=prompt)).json() for decoder in decoders
+    ]
+    keys = [tuple(keys_of(answer)) for answer in answers]
+
+    assert len(set(keys[:3])) == 3
+    assert keys[3] == keys[0]
+
+
 async def test_a_picture_that_has_left_the_store_is_drawn_again(
     build: BuildApp, tmp_path: Path
 ) -> None:

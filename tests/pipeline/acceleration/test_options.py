@@ -12,16 +12,26 @@ from pipeline.acceleration.options import (
 from pipeline.errors import AccelerationUnavailableError
 
 
-@pytest.mark.parametrize("capability", [None, (8, 6), (9, 0)])
-def test_auto_chooses_only_what_was_measured(capability: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize(
+    ("capability", "kernels"),
+    [
+        (None, BlockKernels.MODULES),
+        ((8, 6), BlockKernels.MODULES),
+        ((8, 9), BlockKernels.MODULES),
+        ((9, 0), BlockKernels.FUSED),
+    ],
+)
+def test_auto_chooses_only_what_was_measured(
+    capability: tuple[int, int] | None, kernels: BlockKernels
+) -> None:
     chosen = choose_for_capability(AccelerationOptions(), capability)
 
-    assert chosen == Acceleration(BlockKernels.MODULES, Precision.BFLOAT16)
+    assert chosen == Acceleration(kernels, Precision.BFLOAT16)
 
 
 def test_layers_that_stay_in_bfloat16_are_passed_on() -> None:
     options = AccelerationOptions(
-        blocks="fused", precision="float8", bfloat16_layers=("layers.0.*",)
+        kernels="fused", precision="float8", bfloat16_layers=("layers.0.*",)
     )
 
     assert choose_for_capability(options, (8, 9)).bfloat16_layers == ("layers.0.*",)
@@ -30,12 +40,21 @@ def test_layers_that_stay_in_bfloat16_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("options", "capability", "message"),
     [
-        (AccelerationOptions(blocks="magic"), (9, 0), "one of modules, fused, got 'magic'"),
-        (AccelerationOptions(precision="int3"), (9, 0), "one of bfloat16, float8, got 'int3'"),
-        (AccelerationOptions(blocks="fused"), None, "compute capability 8.0, got a CPU"),
-        (AccelerationOptions(precision="float8"), None, "needs blocks 'fused', got 'modules'"),
+        (AccelerationOptions(kernels="magic"), (9, 0), "one of modules, fused, got 'magic'"),
         (
-            AccelerationOptions(blocks="fused", precision="float8"),
+            AccelerationOptions(precision="int3"),
+            (9, 0),
+            "one of bfloat16, float8, int8_weights, got 'int3'",
+        ),
+        (AccelerationOptions(kernels="fused"), None, "compute capability 8.0, got a CPU"),
+        (AccelerationOptions(precision="float8"), None, "needs kernels 'fused', got 'modules'"),
+        (
+            AccelerationOptions(precision="int8_weights"),
+            (8, 6),
+            "'int8_weights' needs kernels 'fused', got 'modules'",
+        ),
+        (
+            AccelerationOptions(kernels="fused", precision="float8"),
             (8, 6),
             "compute capability 8.9, got 8.6",
         ),

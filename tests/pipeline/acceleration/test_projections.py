@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.acceleration.options import Precision
 from pipeline.acceleration.projections import merge, quantize_rows
 from pipeline.errors import AccelerationUnavailableError
 
@@ -11,7 +12,7 @@ def test_a_merged_product_has_the_outputs_side_by_side() -> None:
     rows = torch.randn(5, 32)
     expected = torch.cat([linear(rows) for linear in linears], dim=1)
 
-    merged = merge(linears, is_quantized=False, keeps_source=True)
+    merged = merge(linears, Precision.BFLOAT16, keeps_source=True)
 
     assert torch.allclose(merged(rows), expected, atol=1e-6)
     assert torch.allclose(linears[1](rows), expected[:, 16:], atol=1e-6)
@@ -27,10 +28,26 @@ def test_quantised_rows_stand_for_what_they_were() -> None:
     assert ((restored - rows).abs() <= rows.abs() / 16 + quantized.scales / 512).all()
 
 
+def test_eight_bit_weights_err_by_half_a_step_and_free_the_source() -> None:
+    torch.manual_seed(0)
+    linears = [nn.Linear(64, width, bias=False) for width in (16, 48)]
+    rows = torch.randn(5, 64)
+    weight = torch.cat([linear.weight.data for linear in linears])
+    steps = weight.abs().amax(dim=1) / 127
+
+    merged = merge(linears, Precision.INT8_WEIGHTS, keeps_source=False)
+
+    worst = rows.abs().sum(dim=1)[:, None] * steps / 2
+    assert ((merged(rows) - rows @ weight.t()).abs() <= worst * 1.001).all()
+    assert merged.shape == (64, 64)
+    assert not merged.takes_quantized
+    assert all(linear.weight.numel() == 0 for linear in linears)
+
+
 def test_a_weight_that_float8_cannot_multiply_is_refused_and_left_alone() -> None:
     linear = nn.Linear(340, 64, bias=False)
 
     with pytest.raises(AccelerationUnavailableError, match=r"divide by 16, got a weight of"):
-        merge([linear], is_quantized=True, keeps_source=False)
+        merge([linear], Precision.FLOAT8, keeps_source=False)
 
     assert linear.weight.shape == (64, 340)

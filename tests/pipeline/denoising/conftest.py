@@ -29,12 +29,19 @@ def transformer(model: ZImageTransformer2DModel) -> PackedTransformer:
 BuildLoop = Callable[..., StepLoop]
 
 
+@pytest.fixture(params=[0, 1], ids=["in_step", "runs_ahead"])
+def steps_ahead(request: pytest.FixtureRequest) -> int:
+    """How many steps are launched before the one that listeners hear of."""
+    return int(request.param)
+
+
 @pytest.fixture
-def build_loop(transformer: PackedTransformer) -> Iterator[BuildLoop]:
+def build_loop(transformer: PackedTransformer, steps_ahead: int) -> Iterator[BuildLoop]:
     """Builds loops of one thread, and closes them."""
     loops: list[StepLoop] = []
 
     def build(packed: PackedTransformer = transformer, **options: object) -> StepLoop:
+        options = {"runs_ahead": steps_ahead > 0, **options}
         loops.append(StepLoop(packed, num_threads=1, **options))  # type: ignore[arg-type]
         return loops[-1]
 

@@ -201,7 +201,9 @@ def test_a_listener_that_fails_loses_its_request_only(build_loop: BuildLoop) -> 
     assert loop.backlog().num_held == 0
 
 
-def test_a_request_leaves_at_the_step_after_its_deadline(build_loop: BuildLoop) -> None:
+def test_a_request_leaves_at_the_step_after_its_deadline(
+    build_loop: BuildLoop, steps_ahead: int
+) -> None:
     clock = HandClock()
     loop = build_loop(clock=clock)
     late = Recorder({3: lambda: clock.advance(10.1)})
@@ -210,7 +212,9 @@ def test_a_request_leaves_at_the_step_after_its_deadline(build_loop: BuildLoop) 
     outcome = late.last()
 
     assert isinstance(outcome, DeadlineError)
-    assert str(outcome) == "the picture must be finished within 10.0 s, 9 of 12 steps are left"
+    left = 9 - steps_ahead
+    message = f"the picture must be finished within 10.0 s, {left} of 12 steps are left"
+    assert str(outcome) == message
     assert len(late.events) == 3
 
 
@@ -238,7 +242,7 @@ def test_a_full_loop_refuses_at_once(build_loop: BuildLoop) -> None:
     assert refused == [True]
 
 
-def test_an_interactive_request_pauses_a_batch_one(build_loop: BuildLoop) -> None:
+def test_an_interactive_request_pauses_a_batch_one(build_loop: BuildLoop, steps_ahead: int) -> None:
     loop = build_loop(limits=ONE_AT_A_TIME)
     order: list[str] = []
     urgent_request = build_request("urgent", num_inference_steps=3, seed=1)
@@ -255,16 +259,19 @@ def test_an_interactive_request_pauses_a_batch_one(build_loop: BuildLoop) -> Non
     loop.submit(batch, patient)
     result = patient.result()
 
-    assert order == ["patient"] * 2 + ["urgent"] * 3 + ["patient"] * 2
+    before, after = 2 + steps_ahead, 2 - steps_ahead
+    assert order == ["patient"] * before + ["urgent"] * 3 + ["patient"] * after
     assert torch.equal(result.latents, build_loop().denoise(batch).latents)
 
 
-def test_a_small_picture_overtakes_a_large_one_that_is_running(build_loop: BuildLoop) -> None:
+def test_a_small_picture_overtakes_a_large_one_that_is_running(
+    build_loop: BuildLoop, steps_ahead: int
+) -> None:
     loop, small = build_loop(limits=ONE_AT_A_TIME), Recorder()
     small_request = build_request("small", num_inference_steps=4)
     ends: list[int] = []
     large = Recorder({2: lambda: loop.submit(small_request, small)})
-    large.at_step[3] = lambda: ends.append(len(small.events))
+    large.at_step[3 + steps_ahead] = lambda: ends.append(len(small.events))
 
     loop.submit(build_request("large", height=512, width=512, num_inference_steps=8), large)
 
@@ -357,7 +364,7 @@ def test_single_forwards_of_the_wrong_channels_fail_alone(build_loop: BuildLoop)
     assert healthy.result().latents.isfinite().all()
 
 
-def test_the_backlog_counts_what_is_left(build_loop: BuildLoop) -> None:
+def test_the_backlog_counts_what_is_left(build_loop: BuildLoop, steps_ahead: int) -> None:
     loop, seen = build_loop(limits=ONE_AT_A_TIME), []
     waiting, running = Recorder(), Recorder()
 
@@ -369,7 +376,7 @@ def test_the_backlog_counts_what_is_left(build_loop: BuildLoop) -> None:
     ticket = loop.submit(build_request("running", num_inference_steps=4), running)
     waiting_result = running.result() and waiting.result()
 
-    assert seen[0].running_units == pytest.approx(ticket.units / 4)
+    assert seen[0].running_units == pytest.approx((1 - steps_ahead) * ticket.units / 4)
     assert seen[0].waiting_units == pytest.approx(ticket.units)
     assert seen[0].num_held == 2
     assert waiting_result.queue_s >= 0

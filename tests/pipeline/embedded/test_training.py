@@ -5,6 +5,9 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor, nn
 
+from pipeline.acceleration.attention import build_attention
+from pipeline.denoising.positions import PositionGrid
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
 from pipeline.embedded import EMBEDDED_MODEL
 from pipeline.embedded.training.batched import BatchedTransformer
 from pipeline.embedded.training.batched_encoder import BatchedEncoder
@@ -31,8 +34,10 @@ from pipeline.embedded.training.rates import cosine_rate, trapezoid_rate
 from pipeline.embedded.training.trajectories import (
     NUM_STEPS,
     Walk,
+    draw_restart_sigmas,
     draw_sigmas,
     noise_pictures,
+    restart_pictures,
 )
 from pipeline.schedule import build_schedule
 from tests.pipeline.embedded.pictures import read_choices
@@ -54,6 +59,23 @@ def test_the_batched_forward_is_the_class_own_forward(height: int, width: int) -
     )[0]
     batched = BatchedTransformer(transformer)(latents, model_time, captions, torch.tensor(lengths))
     torch.testing.assert_close(batched, torch.stack(listed).squeeze(2), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_tile_stands_at_its_place_in_the_picture() -> None:
+    torch.manual_seed(0)
+    transformer = build_transformer()
+    latents, embeds = torch.randn(1, 16, 8, 12), torch.randn(1, 32, 192)
+    batched = BatchedTransformer(transformer)(
+        latents, torch.tensor([0.5]), embeds, torch.tensor([32]), origin=(4, 7)
+    )
+    packed = PackedTransformer(transformer, build_attention("sdpa", torch.device("cpu")))
+    tile = PackedItem(
+        latents[0], 0.5, packed.encode_caption(embeds[0]), PositionGrid(row_origin=4, col_origin=7)
+    )
+    expected = packed.predict_velocity([tile])[0]
+    # `predict_velocity` has the schedule's sign, the class the opposite one.
+    torch.testing.assert_close(batched[0], -expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -195,14 +217,33 @@ def test_a_walk_begins_again_from_noise_that_tells_the_layout() -> None:
     torch.testing.assert_close(read_choices(walk.latents), choices, rtol=1e-3, atol=1e-4)
 
 
+def test_a_restart_mixes_both_drawings_with_noise_that_tells_nothing() -> None:
+    torch.manual_seed(0)
+    pictures, coarse = torch.ones(200, 16, 8, 8), torch.zeros(200, 16, 8, 8)
+    sigma = draw_restart_sigmas(200, torch.device("cpu"))
+    assert sigma.max() <= build_schedule(NUM_STEPS).sigmas[4]
+    assert sigma.min() > 0
+
+    restarted = restart_pictures(pictures, coarse, sigma)
+    clean = restart_pictures(pictures, coarse, torch.zeros(200))
+    noise = restart_pictures(pictures, coarse, torch.ones(200))
+
+    assert clean.min() >= 0
+    assert clean.max() <= 1
+    assert clean.flatten(1).std(dim=1).max() < 1e-6
+    assert clean.flatten(1).mean(dim=1).std() > 0.2
+    assert abs(float(read_choices(noise).mean()) - 0.5) < 0.05
+    assert float(restarted.std()) > float(clean.std())
+
+
 def test_training_stops_at_the_end_and_its_state_holds_what_it_learned() -> None:
     torch.manual_seed(0)
     maker = CaptionedBatchMaker(EMBEDDED_MODEL / "tokenizer", rank=0, seed=0)
-    batches = [maker.make(0, 1300)] * 100
+    batches = [maker.make(16, 2000)] * 100
     training, resumed = build_training(), build_training()
-    training.run(iter(batches), by_steps(40))
+    training.run(iter(batches), by_steps(20))
     assert training.progress == 1.0
-    assert training.step == 40
+    assert training.step == 20
     assert training.batches_taken > 1
     resumed.load_state_dict(copy.deepcopy(training.state_dict()))
     torch.testing.assert_close(flatten(resumed), flatten(training))

@@ -1,0 +1,158 @@
+"""Qwen3's forward in few kernels, for one prompt at a time on a GPU.
+
+A layer is eight launches and its attention, as `fused_forward` does for the denoiser: query, key
+and value in one product, turned in place; output; sum and norm; both halves of the feed-forward in
+one product; gate; its second product; and sum with the next layer's norm. A forward is recorded for
+every multiple of 32 tokens, since the host launches more slowly than the kernels run.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.acceleration import triton_rows
+from pipeline.acceleration.graphs import GraphedForward
+from pipeline.acceleration.options import Acceleration, Precision
+from pipeline.acceleration.projections import Projection, Rows, merge
+
+TOKEN_MULTIPLE: Final = 32
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """One prompt, padded at its end: attention is causal, so no token sees the padding."""
+
+    token_ids: Tensor
+    """[rows] int64."""
+    rotary: Tensor
+    """[rows, head_dim / 2, 2] float32, cosine and sine."""
+
+    def clone(self) -> Self:
+        """Copy every tensor."""
+        return type(self)(self.token_ids.clone(), self.rotary.clone())
+
+    def copy_(self, other: Self) -> None:
+        """Overwrite every tensor with another's of the same shape."""
+        self.token_ids.copy_(other.token_ids)
+        self.rotary.copy_(other.rotary)
+
+
+@dataclass(frozen=True, eq=False)
+class _FusedLayer:
+    module: Any
+    to_qkv: Projection
+    to_out: Projection
+    to_gate: Projection
+    from_gate: Projection
+
+
+class FusedQwen:
+    """The layers of a `Qwen3Model`, without its last norm. One thread owns it.
+
+    Takes the weights of the model's linears away.
+    """
+
+    def __init__(
+        self, language_model: Any, acceleration: Acceleration, device: torch.device
+    ) -> None:
+        """Bring the layers to the device, one after another."""
+        config = language_model.config
+        self.device = device
+        self._embed = language_model.embed_tokens
+        self._rotary = language_model.rotary_emb
+        self._num_heads = int(config.num_attention_heads)
+        self._num_key_heads = int(config.num_key_value_heads)
+        self._head_dim = int(config.head_dim)
+        self._layers = [
+            _fuse(layer.to(device), acceleration.precision) for layer in language_model.layers
+        ]
+        language_model.to(device)
+        self._graphs: GraphedForward[TokenRows] | None = None
+        if self.device.type == "cuda":
+            self._graphs = GraphedForward(self.run)
+
+    @torch.inference_mode()
+    def encode(self, token_ids: Tensor) -> Tensor:
+        """Return the hidden states, [tokens, dim], of one prompt's [tokens] ids.
+
+        They hold until the next call.
+        """
+        num_tokens = len(token_ids)
+        padded = F.pad(token_ids, (0, -num_tokens % TOKEN_MULTIPLE)).to(self.device)
+        rows = TokenRows(padded, self._turns(len(padded)))
+        hidden = self.run(rows) if self._graphs is None else self._graphs(rows, len(padded))
+        return hidden[:num_tokens]
+
+    def run(self, rows: TokenRows) -> Tensor:
+        """Run all layers over the padded prompt."""
+        hidden: Tensor = self._embed(rows.token_ids)
+        first = self._layers[0]
+        hidden, normed = triton_rows.add_and_norm(
+            hidden,
+            norm=first.module.input_layernorm,
+            is_quantized=first.to_qkv.takes_quantized,
+        )
+        for layer, following in zip(self._layers, [*self._layers[1:], None], strict=True):
+            hidden, normed = triton_rows.add_and_norm(
+                hidden,
+                update=layer.to_out(self._attend(layer, normed, rows)),
+                norm=layer.module.post_attention_layernorm,
+                is_quantized=layer.to_gate.takes_quantized,
+            )
+            gated = triton_rows.gate_halves(
+                layer.to_gate(normed), is_quantized=layer.from_gate.takes_quantized
+            )
+            hidden, normed = triton_rows.add_and_norm(
+                hidden,
+                update=layer.from_gate(gated),
+                norm=None if following is None else following.module.input_layernorm,
+                is_quantized=following is not None and following.to_qkv.takes_quantized,
+            )
+        return hidden
+
+    def _attend(self, layer: _FusedLayer, normed: Rows, rows: TokenRows) -> Rows:
+        module = layer.module.self_attn
+        merged = layer.to_qkv(normed)
+        triton_rows.rotate_normed_(
+            merged,
+            rows.rotary,
+            module.q_norm,
+            module.k_norm,
+            num_heads=self._num_heads,
+            num_key_heads=self._num_key_heads,
+            head_dim=self._head_dim,
+            are_halves=True,
+        )
+        heads = merged.view(len(merged), -1, self._head_dim).transpose(0, 1)[None]
+        counts = [self._num_heads, self._num_key_heads, self._num_key_heads]
+        query, key, value = torch.split(heads, counts, dim=1)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=True
+        )
+        flat = attended[0].transpose(0, 1).flatten(1)
+        return triton_rows.quantize(flat) if layer.to_out.takes_quantized else flat
+
+    def _turns(self, num_rows: int) -> Tensor:
+        positions = torch.arange(num_rows, device=self.device)[None]
+        single = torch.empty(0, dtype=torch.float32, device=self.device)
+        cosine, sine = (
+            table[0, :, : self._head_dim // 2] for table in self._rotary(single, positions)
+        )
+        return torch.stack([cosine, sine], dim=-1)
+
+
+def _fuse(layer: Any, precision: Precision) -> _FusedLayer:
+    attention, feed_forward = layer.self_attn, layer.mlp
+    groups = (
+        (attention.q_proj, attention.k_proj, attention.v_proj),
+        (attention.o_proj,),
+        (feed_forward.gate_proj, feed_forward.up_proj),
+        (feed_forward.down_proj,),
+    )
+    return _FusedLayer(
+        layer,
+        *(merge(linears, precision, keeps_source=False) for linears in groups),
+    )
