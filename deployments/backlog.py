@@ -89,6 +89,9 @@ class PoolBacklog:
     interactive_backlog_units: float = 0.0
     max_backlog_units: float = 0.0
     units_per_s: float = 0.0
+    wait_s: float = 0.0
+    """Until its replicas together have done what is left of it; infinite where there is none."""
+    interactive_wait_s: float = 0.0
     least_wait_s: float = 0.0
     """Until the replica with the least work has done it."""
     least_interactive_wait_s: float = 0.0
@@ -99,16 +102,6 @@ class PoolBacklog:
     def is_healthy(self) -> bool:
         """False if replicas are there and none of them is healthy; an empty pool is only cold."""
         return self.num_replicas > 0 or self.num_unhealthy == 0
-
-    @property
-    def backlog_s(self) -> float:
-        """Seconds that the pool needs for what it holds; infinite for work that nobody runs."""
-        return _seconds(self.backlog_units, self.units_per_s)
-
-    @property
-    def interactive_backlog_s(self) -> float:
-        """Seconds that the pool needs for the interactive part."""
-        return _seconds(self.interactive_backlog_units, self.units_per_s)
 
 
 def _seconds(units: float, units_per_s: float) -> float:
@@ -178,6 +171,9 @@ def summarise_pool(
     adrift = [work for work in since if work.replica_id is None]
     units_per_s = sum(report.rate.overall.units_per_s for report in charged)
     is_lost = bool(since) and not takers
+    told = [aged.report for aged in takers]
+    interactive = [work for work in since if work.is_interactive]
+    age_s = sum(aged.age_s for aged in takers) / max(1, len(takers))
     return PoolBacklog(
         pool=pool,
         num_replicas=len(takers),
@@ -189,12 +185,33 @@ def summarise_pool(
         + _sum_interactive(since),
         max_backlog_units=sum(aged.report.max_backlog_units for aged in takers),
         units_per_s=units_per_s,
+        wait_s=left_s(sum(r.backlog_units for r in told), age_s, since, units_per_s),
+        interactive_wait_s=left_s(
+            sum(r.interactive_backlog_units for r in told), age_s, interactive, units_per_s
+        ),
         least_wait_s=inf if is_lost else _least_wait_s(charged, adrift, units_per_s),
         least_interactive_wait_s=(
             inf if is_lost else _least_interactive_wait_s(charged, adrift, units_per_s)
         ),
         rates=tuple(aged.report.rate for aged in takers),
     )
+
+
+def left_s(units: float, age_s: float, sent: Iterable[SentWork], units_per_s: float) -> float:
+    """Return the seconds that are left of a backlog, whose owner went on working since.
+
+    Args:
+        units: What it was.
+        age_s: When that was.
+        sent: What came on top, each at its own time.
+        units_per_s: How fast it is worked off; where nobody does, it is never done.
+    """
+    left, at_s = units, age_s
+    for work in sorted(sent, key=lambda work: -work.age_s):
+        since_s = min(work.age_s, at_s)
+        left = max(0.0, left - units_per_s * (at_s - since_s)) + work.units
+        at_s = since_s
+    return _seconds(max(0.0, left - units_per_s * at_s), units_per_s)
 
 
 def _find_since(

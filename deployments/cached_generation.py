@@ -5,14 +5,12 @@ import time
 from typing import Any, Final
 
 from cluster.errors import ImageNotFoundError
+from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.generation import (
-    DrawnImage,
-    DrawnImages,
     EventListener,
     Generation,
     ImagesOrder,
     RouteListener,
-    StageTimes,
 )
 from deployments.log import logger
 from deployments.pool_choice import Route

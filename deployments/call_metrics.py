@@ -13,8 +13,11 @@ from cluster.telemetry import (
     STAGE_DURATION,
     Outcome,
 )
+from deployments.drawn_images import DrawnImages
 from deployments.errors import DeadlineExceededError
-from deployments.generation import DrawnImages, ImagesOrder
+from deployments.generation import (
+    ImagesOrder,
+)
 from deployments.pool_choice import Route
 
 _NO_PATH: Final = "none"

@@ -31,7 +31,10 @@ from cluster.telemetry import (
     Outcome,
 )
 from deployments.call_metrics import measure_end, measure_success
-from deployments.generation import DrawnImages, ImagesOrder
+from deployments.drawn_images import DrawnImages
+from deployments.generation import (
+    ImagesOrder,
+)
 from deployments.log import logger
 from deployments.outcomes import classify
 from deployments.pool_choice import Route

@@ -14,22 +14,30 @@ SLOW_S: Final = 60.0
 
 @dataclass
 class RateMeter:
-    """Units a second by two exponential averages: a burst shows at once, and fades slowly."""
+    """Units a second by two exponential averages: a burst shows at once, and fades slowly.
+
+    An average alone never fades to nothing, and who waits for that never lets the last replica go:
+    where nothing has come for `SLOW_S`, the rate is zero.
+    """
 
     begun_s: float
     """When it began to measure."""
     _fast: float = 0.0
     _slow: float = 0.0
     _last_s: float = -inf
+    _last_added_s: float = -inf
 
     def add(self, units: float, now_s: float) -> None:
         """Count work that arrives."""
         self._decay(now_s)
+        self._last_added_s = now_s
         self._fast += units / FAST_S
         self._slow += units / SLOW_S
 
     def units_per_s(self, now_s: float) -> float:
         """Return the rate, which is the higher of the two averages."""
+        if now_s - self._last_added_s > SLOW_S:
+            return 0.0
         self._decay(now_s)
         # An average over a minute that has seen ten seconds is too low by what it has not seen.
         seen = 1 - exp(-max(now_s - self.begun_s, FAST_S) / SLOW_S)

@@ -14,6 +14,7 @@ from cluster.cost import full_image_units
 from cluster.errors import StoreError
 from cluster.storage import ImageStore, build_key
 from deployments.concurrency import gather_or_cancel
+from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.errors import (
     RETRY_AFTER_S,
     DeadlineExceededError,
@@ -21,6 +22,7 @@ from deployments.errors import (
     InternalError,
 )
 from deployments.log import logger
+from deployments.other_stages import OtherStages
 from deployments.pool_choice import PoolChooser, Route
 from deployments.retries import try_again
 from deployments.routing.decisions import RequestFacts
@@ -38,8 +40,6 @@ from pipeline.request import (
 )
 
 SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
-
-
 EventListener = Callable[[int, StepEvent], Awaitable[None]]
 """Is told the index of a picture and its step."""
 RouteListener = Callable[[Route], Awaitable[None]]
@@ -79,6 +79,11 @@ class ImagesOrder:
         size = self.size
         return self.num_images * full_image_units(size.height, size.width, self.num_inference_steps)
 
+    @property
+    def num_pixels(self) -> int:
+        """Of all pictures."""
+        return self.num_images * self.size.height * self.size.width
+
     def to_facts(self) -> RequestFacts:
         """Say what the choice of a pool depends on; several pictures count as their steps."""
         return RequestFacts(
@@ -106,45 +111,6 @@ class ImagesOrder:
         )
 
 
-@dataclass(frozen=True)
-class StageTimes:
-    """Seconds by stage, of the stage's own work: what is between them is in the total only."""
-
-    encode_s: float
-    queue_s: float
-    denoise_s: float
-    decode_s: float
-    file_s: float
-    store_s: float
-    total_s: float
-
-
-@dataclass(frozen=True)
-class DrawnImage:
-    """A picture that is in the store."""
-
-    key: str
-    seed: int
-    content: bytes
-    fingerprint: str
-    """What its bytes depend on beside the call."""
-    denoiser_fingerprint: str
-    """The part of it that a live replica reports."""
-    times: StageTimes
-    share_s: float = 0.0
-    """Seconds of the denoiser's device, the shared part of forwards apportioned by cost."""
-    peak_memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class DrawnImages:
-    """All pictures of a call."""
-
-    images: list[DrawnImage]
-    route: Route
-    num_prompt_tokens: int
-
-
 class Generation:
     """Draws and stores the pictures of a call."""
 
@@ -162,6 +128,7 @@ class Generation:
         self._store = store
         self._model = model
         self._key_prefix = key_prefix
+        self._other_stages = OtherStages()
 
     async def draw(
         self,
@@ -178,7 +145,7 @@ class Generation:
             PipelineError: If a stage refused or failed.
         """
         started = time.monotonic()
-        route = self._chooser.choose(order.to_facts())
+        route = self._choose(order)
         if on_route is not None:
             await on_route(route)
         try:
@@ -195,6 +162,9 @@ class Generation:
             raise DeadlineExceededError(
                 f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
             ) from exc
+        if not route.is_cold:
+            last = max((image.times for image in images), key=lambda times: times.total_s)
+            self._other_stages.observe(order.num_pixels, last.other_s)
         return DrawnImages(
             images=images, route=route, num_prompt_tokens=encoded.encoding.num_tokens
         )
@@ -202,6 +172,15 @@ class Generation:
     def sign(self, key: str, *, lifetime_s: int) -> str:
         """Return a URL of a stored picture."""
         return self._store.sign(key, lifetime_s=lifetime_s).url
+
+    def _choose(self, order: ImagesOrder) -> Route:
+        """Choose a pool, which answers for denoising; the estimate is of the whole call.
+
+        What the other stages took lately turns nobody away: nobody would be left to measure by.
+        """
+        route = self._chooser.choose(order.to_facts())
+        other_s = self._other_stages.estimate_s(order.num_pixels)
+        return replace(route, estimate_s=route.estimate_s + other_s)
 
     async def _draw_one(
         self,

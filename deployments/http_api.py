@@ -15,13 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.admission import Admission, Charge, may_use, to_order
+from deployments.drawn_images import DrawnImage, DrawnImages
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, NotFoundError
 from deployments.event_response import EventStreamResponse
 from deployments.files import SignedFiles
 from deployments.generation import (
-    DrawnImage,
-    DrawnImages,
     EventListener,
     Generation,
     ImagesOrder,

@@ -16,12 +16,15 @@ from deployments.ledger import Ledger, LedgerView
 ACTOR_NAME: Final = "zimage-ledger"
 NAMESPACE: Final = "zimage"
 _ANSWER_WITHIN_S: Final = 2.0
+_HEAD_NODE: Final = {"node:__internal_head__": 0.001}
+"""A resource that every head node has, and nobody else. Elsewhere the ledger would keep a pool's
+node alive that has nothing to do, and die with it."""
 
 logger = logging.getLogger("ray.serve.zimage")
 
 
 def open_ledger() -> Any:
-    """Return the cluster's one ledger, started by whoever asks first."""
+    """Return the cluster's one ledger, started by whoever asks first, on the head node."""
     return (
         ray.remote(Ledger)
         .options(
@@ -31,6 +34,7 @@ def open_ledger() -> Any:
             lifetime="detached",
             max_restarts=-1,
             num_cpus=0,
+            resources=_HEAD_NODE,
         )
         .remote()
     )

@@ -5,8 +5,8 @@ from typing import Any
 
 from deployments.cached_generation import CachedGeneration
 from deployments.call_observer import CallObserver, ObservedCall
+from deployments.drawn_images import DrawnImages
 from deployments.generation import (
-    DrawnImages,
     EventListener,
     Generation,
     ImagesOrder,

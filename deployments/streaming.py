@@ -7,8 +7,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Self
 
+from deployments.drawn_images import DrawnImages
 from deployments.error_mapping import to_api_error
-from deployments.generation import DrawnImages, EventListener, ImagesOrder
+from deployments.generation import (
+    EventListener,
+    ImagesOrder,
+)
 from deployments.partial_images import encode_partial_image
 from deployments.pending_steps import PendingStep, PendingSteps
 from deployments.schemas import ImagesResponse

@@ -20,7 +20,10 @@ from cluster.usage import (
     load_secret,
 )
 from cluster.usage.record import to_text
-from deployments.generation import DrawnImage, DrawnImages, ImagesOrder
+from deployments.drawn_images import DrawnImage, DrawnImages
+from deployments.generation import (
+    ImagesOrder,
+)
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
 from deployments.telemetry_config import (

@@ -2,13 +2,10 @@
 
 from typing import Final, Protocol
 
+from cluster.rates import guess_rate
 from deployments.generation import ImagesOrder
 
-_SMOOTHING: Final = 0.2
-_FIRST_GUESS_S: Final = 0.5
-"""Seconds a megapixel and step, until something was measured."""
-_MIN_MEGAPIXELS: Final = 0.05
-"""Below this a step costs no less."""
+_FIRST_GUESS_UNITS_PER_S: Final = 8.0
 
 
 class Estimate(Protocol):
@@ -20,24 +17,22 @@ class Estimate(Protocol):
 
 
 class MeasuredEstimate:
-    """An average of the seconds a megapixel and step that lately were measured in this router."""
+    """The rate of work that lately was measured in this router, by the size of pictures."""
 
     def __init__(self) -> None:
-        self._seconds_per_unit = _FIRST_GUESS_S
+        self._rate = guess_rate(_FIRST_GUESS_UNITS_PER_S)
 
     def __call__(self, order: ImagesOrder) -> float:
         """Return seconds, without waiting in a queue."""
-        return self._seconds_per_unit * _units(order)
+        return self._rate.estimate_s(order.cost_units, _count_forwards(order))
 
     def observe(self, order: ImagesOrder, seconds: float) -> None:
         """Learn from an order that was drawn."""
-        measured = seconds / _units(order)
-        self._seconds_per_unit += _SMOOTHING * (measured - self._seconds_per_unit)
+        self._rate = self._rate.observe(order.cost_units, _count_forwards(order), seconds)
 
 
-def _units(order: ImagesOrder) -> float:
-    megapixels = max(_MIN_MEGAPIXELS, order.size.height * order.size.width / 1e6)
-    return megapixels * order.num_inference_steps * order.num_images
+def _count_forwards(order: ImagesOrder) -> int:
+    return order.num_images * order.num_inference_steps
 
 
 def wait_s(own_s: float, num_ahead: int, num_slots: int) -> float:

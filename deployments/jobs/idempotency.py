@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from opentelemetry import context as otel_context
 from pydantic import BaseModel
 
 from cluster.errors import ClusterError, LeaseLostError, RecordStoreUnavailableError
@@ -70,11 +71,12 @@ class Idempotency:
     ) -> StoredOutcome:
         """Execute where the caller's disconnect does not reach: it may ask again for the outcome.
 
-        In a context of its own, since Serve cancels what was called in that of the request.
+        In a context of its own, since Serve cancels what was called in that of the request; of the
+        request's, it keeps the trace.
         """
-        execution = asyncio.create_task(
-            self._execute(call, lease, nonce, execute), context=contextvars.Context()
-        )
+        context = contextvars.Context()
+        context.run(otel_context.attach, otel_context.get_current())
+        execution = asyncio.create_task(self._execute(call, lease, nonce, execute), context=context)
         self._executions.add(execution)
         execution.add_done_callback(self._forget)
         return await asyncio.shield(execution)

@@ -130,9 +130,9 @@ def build_state(
         num_replicas=backlog.num_replicas,
         num_idle_replicas=backlog.num_idle_replicas,
         backlog_units=backlog.backlog_units + waiting_units,
-        wait_s=backlog.least_wait_s if is_least_loaded else backlog.backlog_s,
+        wait_s=backlog.least_wait_s if is_least_loaded else backlog.wait_s,
         interactive_wait_s=(
-            backlog.least_interactive_wait_s if is_least_loaded else backlog.interactive_backlog_s
+            backlog.least_interactive_wait_s if is_least_loaded else backlog.interactive_wait_s
         ),
         max_backlog_units=backlog.max_backlog_units,
         units_per_s=backlog.units_per_s,

@@ -204,11 +204,16 @@ class Simulation:
         self._push(replica.loop.add(part, now_s), pool, replica, replica.version)
 
     def _finish(self, pool: SimulatedPool, replica: SimulatedReplica, now_s: float) -> None:
-        part = replica.loop.finish(now_s)
+        part = replica.loop.finish()
         replica.version += 1
-        pool.release(replica, now_s, is_batch=part.is_batch)
+        if part is not None:
+            pool.release(replica, now_s, is_batch=part.is_batch)
         if replica.loop.held:
-            self._push(replica.loop.go_on(now_s), pool, replica, replica.version)
+            self._push(replica.loop.go_on(), pool, replica, replica.version)
+        if part is not None:
+            self._complete(pool, part, now_s)
+
+    def _complete(self, pool: SimulatedPool, part: HeldPart, now_s: float) -> None:
         request = part.request
         if request in self._parts_left:
             self._parts_left[request] -= 1

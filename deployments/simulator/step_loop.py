@@ -1,18 +1,33 @@
-"""A replica's step loop, at the resolution of requests.
+"""A replica's step loop, at the resolution of changes of company.
 
-Who shares a step is chosen as the engine chooses (`pipeline.denoising.batching`): interactive work
-first, then by due time, as many as the budget of a step allows. Between two changes of company all
-that run advance one forward a step, so a change is the only event.
+Who shares a step is chosen as the engine chooses (`pipeline.denoising.batching`): whoever was
+passed over too often, then interactive work, then by due time, as many as the budget of a step
+allows. Whoever comes while a step runs joins the next one. Between two changes of company all that
+run advance one forward a step, so a change is the only event.
 """
 
 from bisect import insort
+from math import ceil
 from operator import attrgetter
+from typing import Final
+
+from pipeline.denoising.batching import BatchingLimits
+
+_LIMITS: Final = BatchingLimits()
 
 
 class HeldPart:
     """A request, or the tiles of it that one replica draws, in a replica."""
 
-    __slots__ = ("forward_s", "forward_units", "forwards_left", "is_batch", "rank", "request")
+    __slots__ = (
+        "forward_s",
+        "forward_units",
+        "forwards_left",
+        "is_batch",
+        "passed_over",
+        "rank",
+        "request",
+    )
 
     def __init__(
         self,
@@ -29,6 +44,8 @@ class HeldPart:
         self.forward_units = forward_units
         self.forward_s = forward_s
         self.is_batch = is_batch
+        self.passed_over = 0
+        """Steps taken by others since its own last step, or since it came."""
         self.rank = (is_batch, due_s, request)
 
 
@@ -39,7 +56,7 @@ _ROUNDING = 1e-9
 class StepLoop:
     """What one replica holds, and how far it is."""
 
-    __slots__ = ("_last_s", "_running", "_step_s", "_step_units", "held")
+    __slots__ = ("_begun_s", "_num_steps", "_running", "_step_s", "_step_units", "held")
 
     def __init__(self, step_units: float) -> None:
         self.held: list[HeldPart] = []
@@ -47,55 +64,86 @@ class StepLoop:
         self._running: list[HeldPart] = []
         self._step_units = step_units
         self._step_s = 1.0
-        self._last_s = 0.0
+        self._num_steps = 0.0
+        """That this company takes, unless somebody comes."""
+        self._begun_s = 0.0
+        """When its first step begins, which may be later than now: a step is not interrupted."""
 
     def add(self, part: HeldPart, now_s: float) -> float:
-        """Take a part in and return when the next one will be done."""
-        self._advance(now_s)
+        """Take a part in and return when the company changes next."""
         if self.held:
+            self._advance(ceil((now_s - self._begun_s) / self._step_s - _ROUNDING))
             insort(self.held, part, key=_RANK)
         else:
+            self._begun_s = now_s
             self.held.append(part)
-        return self._rearrange(now_s)
+        return self.go_on()
 
-    def finish(self, now_s: float) -> HeldPart:
-        """Let the part go that is done at `now_s`."""
-        self._advance(now_s)
-        done = self._running[0]
+    def finish(self) -> HeldPart | None:
+        """Let a part go that is done now; None if only the company changes."""
+        self._advance(self._num_steps)
         for part in self._running:
-            if part.forwards_left < done.forwards_left - _ROUNDING:
-                done = part
-        self.held.remove(done)
-        return done
+            if part.forwards_left <= _ROUNDING:
+                self._running.remove(part)
+                self.held.remove(part)
+                return part
+        return None
 
-    def go_on(self, now_s: float) -> float:
-        """Return when the next part will be done; there must be one."""
-        return self._rearrange(now_s)
+    def go_on(self) -> float:
+        """Return when the company changes next; there must be a part."""
+        self._num_steps = 0.0
+        # Whoever is done leaves before the next step is chosen.
+        if not any(part.forwards_left <= _ROUNDING for part in self._running):
+            self._rearrange()
+        return self._begun_s + self._num_steps * self._step_s
 
-    def _advance(self, now_s: float) -> None:
-        num_steps = (now_s - self._last_s) / self._step_s
+    def _advance(self, num_steps: float) -> None:
+        num_steps = min(num_steps, self._num_steps)
+        if num_steps <= 0:
+            return
+        self._begun_s += num_steps * self._step_s
+        self._num_steps -= num_steps
+        if len(self._running) < len(self.held):
+            for part in self.held:
+                part.passed_over += ceil(num_steps)
         for part in self._running:
             part.forwards_left -= num_steps
-        self._last_s = now_s
+            part.passed_over = 0
 
-    def _rearrange(self, now_s: float) -> float:
+    def _rearrange(self) -> None:
         held = self.held
-        self._running = running = held[:] if len(held) == 1 else choose_step(held, self._step_units)
-        step_s = 0.0
-        least = running[0].forwards_left
-        for part in running:
-            step_s += part.forward_s
-            least = min(least, part.forwards_left)
-        self._step_s = step_s
-        return now_s + max(0.0, least) * step_s
+        if len(held) == 1:
+            self._running = held[:]
+            self._step_s = held[0].forward_s
+            self._num_steps = held[0].forwards_left
+            return
+        self._running = running = choose_step(held, self._step_units)
+        self._step_s = sum(part.forward_s for part in running)
+        self._num_steps = min(part.forwards_left for part in running)
+        if len(running) < len(held):
+            self._num_steps = min(self._num_steps, self._count_steps_to_a_turn())
+
+    def _count_steps_to_a_turn(self) -> int:
+        """Return the steps until somebody has been passed over too often, or has had its turn."""
+        longest = max(part.passed_over for part in self.held)
+        return max(1, _LIMITS.max_passed_over - longest)
 
 
 def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:
     """Choose who shares the next step: the most urgent, and whoever fits beside it."""
-    running = [held[0]]
-    units = held[0].forward_units
-    for part in held[1:]:
-        if units + part.forward_units <= step_units:
+    in_order = _put_in_order(held)
+    running = [in_order[0]]
+    units = in_order[0].forward_units
+    for part in in_order[1:]:
+        if units + part.forward_units <= step_units and len(running) < _LIMITS.max_items:
             running.append(part)
             units += part.forward_units
     return running
+
+
+def _put_in_order(held: list[HeldPart]) -> list[HeldPart]:
+    aged = [part for part in held if part.passed_over >= _LIMITS.max_passed_over]
+    if not aged:
+        return held
+    aged.sort(key=lambda part: (-part.passed_over, part.rank))
+    return aged + [part for part in held if part.passed_over < _LIMITS.max_passed_over]

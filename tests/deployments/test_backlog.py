@@ -14,6 +14,7 @@ from deployments.backlog import (
     add_sent,
     find_takers,
     is_newer,
+    left_s,
     summarise_pool,
 )
 
@@ -45,7 +46,7 @@ def test_a_pool_is_the_sum_of_its_replicas() -> None:
     assert (pool.num_replicas, pool.num_idle_replicas) == (2, 1)
     assert (pool.backlog_units, pool.interactive_backlog_units) == (40.0, 10.0)
     assert pool.max_backlog_units == 800.0
-    assert pool.backlog_s == pytest.approx(40.0 / 87.4)
+    assert pool.wait_s == pytest.approx(40.0 / 87.4 - 0.1)
 
 
 def test_a_stale_replica_is_counted_but_not_relied_on() -> None:
@@ -78,13 +79,13 @@ def test_a_pool_whose_replicas_are_all_unhealthy_is_unhealthy_and_an_empty_one_i
     ]
 
 
-def test_an_empty_pool_has_no_backlog_seconds() -> None:
-    assert summarise_pool("h800", []).backlog_s == 0.0
+def test_an_empty_pool_has_no_wait() -> None:
+    assert summarise_pool("h800", []).wait_s == 0.0
 
 
 def test_work_for_a_pool_without_replicas_never_ends() -> None:
     sent = SentWork("h800", 8.0, is_interactive=True, age_s=0.0)
-    assert summarise_pool("h800", [], [sent]).backlog_s == float("inf")
+    assert summarise_pool("h800", [], [sent]).wait_s == float("inf")
 
 
 def test_what_was_sent_since_the_report_is_added() -> None:
@@ -126,3 +127,34 @@ def test_no_work_sent_since_the_report_is_forgotten(
     sent = [SentWork("h800", units, is_interactive=False, age_s=age) for units, age in sends]
     pool = summarise_pool("h800", [aged(OTHER, report_age_s)], sent)
     assert pool.backlog_units >= sum(units for units, age in sends if age <= report_age_s)
+
+
+def test_a_backlog_is_worked_off_while_nobody_tells() -> None:
+    assert left_s(43.7, 0.25, [], 43.7) == pytest.approx(0.75)
+    assert left_s(43.7, 2.0, [], 43.7) == 0.0
+
+
+def test_what_came_on_top_is_worked_off_from_when_it_came() -> None:
+    late = SentWork("h800", 43.7, is_interactive=True, age_s=0.5)
+    # Idle from 1.0 s to 0.5 s ago.
+    assert left_s(43.7, 2.0, [late], 43.7) == pytest.approx(0.5)
+    # At work without a pause.
+    assert left_s(4 * 43.7, 2.0, [late], 43.7) == pytest.approx(3.0)
+
+
+def test_work_that_is_sent_while_its_report_is_on_the_way_counts_whole() -> None:
+    sent = SentWork("h800", 43.7, is_interactive=True, age_s=0.11)
+    assert left_s(0.0, 0.1, [sent], 43.7) == pytest.approx(0.9)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 2)), max_size=20),
+    st.floats(0, 100),
+    st.floats(0, 2),
+)
+def test_a_wait_is_between_all_that_was_told_and_that_less_the_time_since(
+    sends: list[tuple[float, float]], units: float, age_s: float
+) -> None:
+    sent = [SentWork("h800", units, is_interactive=False, age_s=age) for units, age in sends]
+    whole_s = (units + sum(work.units for work in sent)) / 43.7
+    assert whole_s - age_s - 1e-9 <= left_s(units, age_s, sent, 43.7) <= whole_s + 1e-9

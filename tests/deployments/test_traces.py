@@ -98,6 +98,20 @@ async def test_a_request_is_one_tree_below_the_gateways_span(
     assert {by_name(spans)[name].parent_span_id for name in STAGES} == {generate}
 
 
+async def test_a_request_under_an_idempotency_key_is_one_tree_too(
+    api: ASGIApp, receiver: OtlpReceiver
+) -> None:
+    trace_id, headers = new_trace()
+    headers["Idempotency-Key"] = trace_id
+    async with open_client(api) as client:
+        await client.post(GENERATIONS, json={"prompt": "x", "size": "64x64"}, headers=headers)
+
+    spans = receiver.await_trace(trace_id, *ALL)
+
+    assert sorted(span.name for span in spans) == sorted(ALL)
+    assert find_orphans(spans, root_parent=bytes.fromhex(GATEWAY_SPAN)) == []
+
+
 async def test_a_request_without_a_gateway_is_one_tree_with_one_root(
     api: ASGIApp, receiver: OtlpReceiver
 ) -> None:

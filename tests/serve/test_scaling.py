@@ -9,9 +9,10 @@ import httpx
 import psutil
 import pytest
 import yaml
+from ray_session import command_of
 from service import Service, run_service
 
-pytestmark = [pytest.mark.serve, pytest.mark.slow]
+pytestmark = [pytest.mark.serve, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONFIG = {
     "text_encoder": {"min_replicas": 1, "max_replicas": 2},
@@ -27,7 +28,7 @@ CONFIG = {
         }
     ],
 }
-SLEEPS_WITHIN_S = 120.0
+SLEEPS_WITHIN_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def _count_denoisers(service: Service) -> int:
     processes = psutil.Process(service.process.pid).children(recursive=True)
-    return sum("DenoiserDeployment-cold" in " ".join(each.cmdline()) for each in processes)
+    return sum("DenoiserDeployment-cold" in command_of(each) for each in processes)
 
 
 def _wait_for_denoisers(service: Service, count: int) -> None:

@@ -12,10 +12,18 @@ from service import Service
 def find_session(service: Service) -> Path:
     """Return the session's folder, which Ray's own processes have in their arguments."""
     for process in psutil.Process(service.process.pid).children(recursive=True):
-        match = re.search(r"/tmp/zimage-[^/\s]+/session_[^/\s]+", " ".join(process.cmdline()))
+        match = re.search(r"/tmp/zimage-[^/\s]+/session_[^/\s]+", command_of(process))
         if match is not None:
             return Path(match[0])
     raise AssertionError("no process of Ray's names a session")
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line, by which Ray tells the actor in it; empty at its end."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def await_lines(service: Service, text: str, *, within_s: float = 20.0) -> list[str]:

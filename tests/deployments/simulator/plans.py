@@ -9,8 +9,23 @@ BIG_UNITS_PER_S = 43.7
 UNITS_1024 = 34.48
 
 
-def big_pool(least: int, most: int, *, price: float = 2.5, name: str = "big") -> PoolPlan:
-    traits = PoolTraits(name, RenderPath.FULL_IMAGE, 76.0, 2048 * 2048, 60.0, most)
+def big_pool(
+    least: int,
+    most: int,
+    *,
+    price: float = 2.5,
+    name: str = "big",
+    held_units: float = 512.0,
+) -> PoolPlan:
+    traits = PoolTraits(
+        name,
+        RenderPath.FULL_IMAGE,
+        76.0,
+        2048 * 2048,
+        60.0,
+        most,
+        max_held_units=held_units,
+    )
     return PoolPlan(traits, BIG_UNITS_PER_S, price, ScalingPolicy(least, most))
 
 

@@ -81,7 +81,7 @@ def test_a_replica_that_is_retired_leaves_when_its_work_is_done() -> None:
     replica.loop.add(HeldPart(0, 1, 1.0, 5.0, 9.0, is_batch=False), 0.0)
     pool.retire(1.0)
     assert (pool.num_replicas, pool.paid_s) == (0, 0.0)
-    replica.loop.finish(5.0)
+    replica.loop.finish()
     pool.release(replica, 5.0, is_batch=False)
     assert pool.paid_s == 5.0
 

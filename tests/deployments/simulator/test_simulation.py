@@ -153,7 +153,8 @@ def test_interactive_requests_do_not_wait_for_batch_ones() -> None:
     times = np.array([0.0] * 10 + [0.1])
     trace = Trace(times, np.array([0] * 10 + [1], dtype=np.int32), (batch, LARGE))
     outcome = simulate(service(big_pool(1, 1)), trace)
-    assert outcome.latency_s[-1] == pytest.approx(OWN_S, rel=0.02)
+    # At most the step that runs is waited for.
+    assert OWN_S <= outcome.latency_s[-1] <= OWN_S * (1 + 1 / LARGE.num_inference_steps) * 1.001
 
 
 def test_a_large_picture_is_spread_over_idle_cards() -> None:

@@ -23,9 +23,9 @@ def part(
 def run_out(loop: StepLoop, next_s: float) -> list[tuple[int, float]]:
     done = []
     while loop.held:
-        now_s = next_s
-        done.append((loop.finish(now_s).request, round(now_s, 6)))
-        next_s = loop.go_on(now_s) if loop.held else now_s
+        finished = loop.finish()
+        done += [(finished.request, round(next_s, 6))] if finished is not None else []
+        next_s = loop.go_on() if loop.held else next_s
     return done
 
 
@@ -58,6 +58,21 @@ def test_a_request_that_is_due_sooner_overtakes() -> None:
     assert run_out(loop, loop.add(part(2, due_s=3.6), 0.5)) == [(2, 1.3), (1, 4.8)]
 
 
+def test_who_comes_while_a_step_runs_joins_the_next_one() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1, num_forwards=2, forward_units=24.7, forward_s=1.0, is_batch=True), 0.0)
+    assert run_out(loop, loop.add(part(2, num_forwards=1), 0.3)) == [(2, 1.1), (1, 2.1)]
+
+
+def test_who_was_passed_over_too_often_has_a_turn() -> None:
+    loop = StepLoop(8.0)
+    loop.add(part(1, num_forwards=1, forward_units=8.0, is_batch=True), 0.0)
+    loop.add(part(2, num_forwards=40, forward_units=8.0), 0.0)
+    done = dict(run_out(loop, loop.go_on()))
+    assert done[1] == pytest.approx(1.7)
+    assert done[2] == pytest.approx(4.1)
+
+
 PARTS = st.tuples(
     st.floats(0, 5), st.integers(1, 12), st.sampled_from([0.25, 1.0, 4.3, 24.7]), st.booleans()
 )
@@ -74,9 +89,8 @@ def test_a_replica_is_busy_exactly_as_long_as_its_work(
     finished: list[float] = []
     for arrival_s, index in arrivals:
         while next_s <= arrival_s:
-            finished.append(next_s)
-            loop.finish(next_s)
-            next_s = loop.go_on(next_s) if loop.held else float("inf")
+            finished += [next_s] if loop.finish() is not None else []
+            next_s = loop.go_on() if loop.held else float("inf")
         _, num_forwards, units, is_batch = drawn[index]
         free_s = max(free_s, arrival_s) + num_forwards * units * 0.1
         added = part(
