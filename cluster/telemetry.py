@@ -11,6 +11,8 @@ from typing import Final
 SPAN_GENERATE: Final = "zimage.generate"
 SPAN_ENCODE: Final = "zimage.encode"
 SPAN_DENOISE: Final = "zimage.denoise"
+SPAN_TILE: Final = "zimage.tile"
+"""One tile of one step of a tiled picture, in its replica; sampled as steps are."""
 SPAN_DECODE: Final = "zimage.decode"
 SPAN_STORE: Final = "zimage.store"
 SPAN_FORWARD: Final = "zimage.forward"
@@ -161,7 +163,7 @@ CACHE_LOOKUPS: Final = Metric(
     "zimage.cache.lookups",
     MetricKind.COUNTER,
     "{lookup}",
-    "Look-ups by whether they hit.",
+    "Look-ups of embeddings and results: hit, shared_hit (found in Redis alone) or miss.",
     ("cache", "result"),
 )
 STEP_DURATION: Final = Metric(
@@ -185,6 +187,13 @@ STEP_UNITS: Final = Metric(
     MetricKind.COUNTER,
     "{unit}",
     "Work that step loops did.",
+    ("pool",),
+)
+TILES: Final = Metric(
+    "zimage.tiles",
+    MetricKind.COUNTER,
+    "{tile}",
+    "Tiles that replicas predicted, one a step each.",
     ("pool",),
 )
 UNWARMED_SHAPES: Final = Metric(

@@ -29,7 +29,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 from event_reader import ReceivedEvent, StreamRefusedError, read_events
 from paced_models import STEP
 from paced_service import run_paced_service
-from ray_processes import memory_by_kind
+from ray_processes import ProcessUse, use_by_kind
 from stage_log import StageLogs
 
 from deployments.config import AppConfig
@@ -64,11 +64,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with run_paced_service(_to_config(options, folder), folder / "steps") as service:
-            idle = memory_by_kind(psutil.Process())
-            received, peak = asyncio.run(_run(options, service.port))
-            after = memory_by_kind(psutil.Process())
+            idle = use_by_kind(psutil.Process())
+            print(f"{options.clients} clients come", flush=True)
+            received, most_kib = asyncio.run(_run(options, service.port))
+            after = use_by_kind(psutil.Process())
             steps = _read_steps(service.logs)
-    _report_memory(idle, peak, after)
+    _report_use(idle, most_kib, after)
     return _report(options, received, steps)
 
 
@@ -96,18 +97,19 @@ def _to_config(options: argparse.Namespace, folder: Path) -> AppConfig:
 
 
 async def _run(options: argparse.Namespace, port: int) -> tuple[Received, dict[str, int]]:
+    """Read all pictures; return the most KiB of memory by kind of process, too."""
     received = Received()
     clients = [
         asyncio.create_task(_read_pictures(options, port, received, index))
         for index in range(options.clients)
     ]
-    peak: dict[str, int] = defaultdict(int)
+    most: dict[str, int] = defaultdict(int)
     while any(not client.done() for client in clients):
         await asyncio.wait(clients, timeout=SAMPLE_S)
-        for kind, kib in (await asyncio.to_thread(memory_by_kind, psutil.Process())).items():
-            peak[kind] = max(peak[kind], kib)
+        for kind, use in (await asyncio.to_thread(use_by_kind, psutil.Process())).items():
+            most[kind] = max(most[kind], use.memory_kib)
     await asyncio.gather(*clients)
-    return received, dict(peak)
+    return received, dict(most)
 
 
 async def _read_pictures(
@@ -130,7 +132,7 @@ async def _read_pictures(
         started = time.monotonic()
         try:
             async for event in read_events(port, body):
-                received.events.append((seed, event))
+                received.events.append((seed, event.without_picture()))
             received.latencies_s.append(time.monotonic() - started)
         except (StreamRefusedError, OSError, EOFError) as exc:
             received.errors.append(f"{seed}: {type(exc).__name__} {exc}")
@@ -185,10 +187,19 @@ def _report(
     return 1 if errors or num_completed < num_pictures or is_late else 0
 
 
-def _report_memory(*samples: dict[str, int]) -> None:
-    print(f"{'anonymous memory, MiB':60} {'idle':>8} {'most':>8} {'after':>8}")
-    for kind in sorted({kind for sample in samples for kind in sample}):
-        print(f"{kind:60} " + " ".join(f"{sample.get(kind, 0) / 1024:8.1f}" for sample in samples))
+def _report_use(
+    before: dict[str, ProcessUse], most_kib: dict[str, int], after: dict[str, ProcessUse]
+) -> None:
+    print(f"{'':60} {'anonymous memory, MiB':>26}")
+    print(f"{'process':60} {'before':>8} {'most':>8} {'after':>8} {'CPU s':>8}")
+    for kind in sorted(after):
+        begun, ended = before.get(kind, ProcessUse()), after[kind]
+        memory = (begun.memory_kib, most_kib[kind], ended.memory_kib)
+        print(
+            f"{kind:60} "
+            + " ".join(f"{kib / 1024:8.1f}" for kib in memory)
+            + f" {ended.cpu_s - begun.cpu_s:8.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 PATH = "/v1/images/generations"
@@ -18,13 +18,18 @@ class ReceivedEvent:
     data: bytes
     received_s: float
 
-    def fields(self) -> dict[str, Any]:
-        """Return what it says beside its picture, which is cut out before it is parsed."""
+    def without_picture(self) -> "ReceivedEvent":
+        """Return it without its base64, which would fill the memory of who keeps many."""
         start = self.data.find(b'"b64_json":"')
         if start < 0:
-            return dict(json.loads(self.data))
-        end = self.data.index(b'"', start + len(b'"b64_json":"'))
-        return dict(json.loads(self.data[:start] + b'"b64_json":"' + self.data[end:]))
+            return self
+        start += len(b'"b64_json":"')
+        end = self.data.index(b'"', start)
+        return replace(self, data=self.data[:start] + self.data[end:])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what it says."""
+        return dict(json.loads(self.data))
 
 
 class StreamRefusedError(Exception):

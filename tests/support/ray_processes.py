@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -44,18 +45,32 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def memory_by_kind(parent: psutil.Process) -> dict[str, int]:
-    """Return KiB of anonymous resident memory of a process and all below it, summed by name."""
-    memory: dict[str, int] = defaultdict(int)
+@dataclass(frozen=True)
+class ProcessUse:
+    """What all processes of a name hold and have used."""
+
+    memory_kib: int = 0
+    """Anonymous resident memory."""
+    cpu_s: float = 0.0
+
+    def __add__(self, other: "ProcessUse") -> "ProcessUse":
+        return ProcessUse(self.memory_kib + other.memory_kib, self.cpu_s + other.cpu_s)
+
+
+def use_by_kind(parent: psutil.Process) -> dict[str, ProcessUse]:
+    """Return what a process and all below it use, summed by name."""
+    uses: dict[str, ProcessUse] = defaultdict(ProcessUse)
     for process in [parent, *parent.children(recursive=True)]:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
+            times = process.cpu_times()
+        except (OSError, psutil.NoSuchProcess):
             continue  # it has ended in between
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
         if "RssAnon" in fields:
-            memory[name_process(process)] += int(fields["RssAnon"].split()[0])
-    return dict(memory)
+            memory_kib = int(fields["RssAnon"].split()[0])
+            uses[name_process(process)] += ProcessUse(memory_kib, times.user + times.system)
+    return dict(uses)
 
 
 def name_process(process: psutil.Process) -> str:
