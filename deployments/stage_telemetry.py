@@ -106,7 +106,7 @@ class StageTelemetry:
         self, trace: Carrier | None, attributes: Attributes, *, detail_ratio: float
     ) -> Iterator[StageRun]:
         """Trace one tile, if its picture's trace is among those that get detail."""
-        span = INVALID_SPAN
+        span: Span = INVALID_SPAN
         if is_sent_chosen(trace, detail_ratio):
             known = {**self._identity, **attributes}
             span = start_span(SPAN_TILE, known, context=from_carrier(trace))

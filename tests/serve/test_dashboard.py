@@ -18,6 +18,7 @@ NEVER_HAPPENED = ("retries", "usage", "telemetry_dropped")
 CALLS = (
     ({"size": "64x64"}, 200),
     ({"size": "64x64", "n": 2, "response_format": "b64_json"}, 200),
+    ({"size": "64x64", "stream": True, "partial_images": 1}, 200),
     ({"size": "512x512", "num_inference_steps": 50, "timeout_s": 0.05}, 504),
 )
 
