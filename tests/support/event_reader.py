@@ -17,6 +17,9 @@ class ReceivedEvent:
     name: str
     data: bytes
     received_s: float
+    """By the clock that processes share."""
+    received_at: float
+    """Unix seconds."""
 
     def without_picture(self) -> "ReceivedEvent":
         """Return it without its base64, which would fill the memory of who keeps many."""
@@ -75,5 +78,8 @@ def _to_request(body: dict[str, Any]) -> bytes:
 def _to_event(text: bytes) -> ReceivedEvent:
     name, _, data = text.partition(b"\n")
     return ReceivedEvent(
-        name.removeprefix(b"event: ").decode(), data.removeprefix(b"data: "), time.monotonic()
+        name.removeprefix(b"event: ").decode(),
+        data.removeprefix(b"data: "),
+        time.monotonic(),
+        time.time(),
     )
