@@ -31,14 +31,14 @@ FOLDER = Path(__file__).parents[2] / "k8s" / "dashboards" / "pictures"
 CALLERS = (2, 4, 6, 3)
 """How many call at once, in each quarter of the time."""
 MIX: tuple[tuple[float, dict[str, Any]], ...] = (
-    (0.45, {"size": "256x256"}),
-    (0.20, {"size": "128x128", "stream": True, "partial_images": 2}),
-    (0.15, {"size": "256x256", "priority": "batch"}),
-    (0.15, {"size": "384x384", "path": "tiled"}),
-    (0.05, {"size": "512x512", "num_inference_steps": 20}),
+    (0.50, {"size": "64x64"}),
+    (0.20, {"size": "64x64", "stream": True, "partial_images": 2}),
+    (0.15, {"size": "128x128", "priority": "batch"}),
+    (0.10, {"size": "192x192", "path": "tiled"}),
+    (0.05, {"size": "256x256"}),
 )
-NUM_PROMPTS = 40
-BURST = (0.55, 0.65)
+NUM_PROMPTS = 100
+BURST = (0.45, 0.75)
 """Part of the time in which every third call has no time."""
 
 
@@ -64,14 +64,14 @@ def main() -> None:
             started = time.time()
             statuses = _load(service, options.seconds)
             time.sleep(10)  # Ray exports each 10 s
-            shown = TimeRange(started, time.time(), "30s")
+            shown = TimeRange(started, time.time(), "60s")
             for file in draw_dashboard(prometheus, shown, options.to):
                 print(f"{file} {file.stat().st_size / 1000:.0f} kB")
     print({status: statuses.count(status) for status in sorted(set(statuses))})
 
 
 def _to_config(folder: Path) -> dict[str, Any]:
-    tiling = {"tile_size": 32, "overlap": 8, "base_max_pixels": 256 * 256}
+    tiling = {"tile_size": 16, "overlap": 4, "base_max_pixels": 96 * 96}
     return {
         "pools": [
             {"name": "full", "num_threads": 1},
@@ -114,7 +114,7 @@ def _call(client: httpx.Client, service: Service, draw: random.Random, part: flo
     [fields] = draw.choices([body for _, body in MIX], [share for share, _ in MIX])
     body = {"prompt": f"a red circle, {draw.randrange(NUM_PROMPTS)}", **fields}
     if BURST[0] <= part < BURST[1] and draw.random() < 1 / 3:
-        body["timeout_s"] = 0.1
+        body["timeout_s"] = 0.05
     return client.post(f"{service.url}/v1/images/generations", json=body).status_code
 
 

@@ -23,6 +23,8 @@ _DPI: Final = 110
 _INK: Final = {"page": "#111217", "panel": "#181b1f", "text": "#ccccdc", "grid": "#2c3036"}
 _COLOURS: Final = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#e02f44", "#b877d9", "#8ab8ff")
 _NUM_POINTS: Final = 240
+_EXPORT_S: Final = 10.0
+"""How often Ray exports; between, a line would show nothing but steps."""
 _STYLE: Final[Any] = {"font.family": "DejaVu Sans", "font.size": 7.5, "axes.linewidth": 0.6}
 
 
@@ -87,7 +89,7 @@ def _draw_row(
             fontsize=8.5,
         )
         series = list(_query(panel, prometheus, shown))
-        inner = frame.inset_axes((0.115, 0.26, 0.865, 0.56))
+        inner = frame.inset_axes((0.115, 0.29, 0.865, 0.55))
         draw = _draw_stat if panel["type"] == "stat" else _draw_lines
         draw(inner, series, panel, shown)
     return figure
@@ -96,7 +98,7 @@ def _draw_row(
 def _query(
     panel: dict[str, Any], prometheus: PrometheusServer, shown: TimeRange
 ) -> Iterator[tuple[str, "np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]:
-    step_s = max(1.0, (shown.end_s - shown.start_s) / _NUM_POINTS)
+    step_s = max(_EXPORT_S, (shown.end_s - shown.start_s) / _NUM_POINTS)
     for target in panel["targets"]:
         expression = target["expr"].replace("$__rate_interval", shown.rate_interval)
         for one in prometheus.query_range(
@@ -123,20 +125,22 @@ def _draw_lines(axes: Axes, series: list[Any], panel: dict[str, Any], shown: Tim
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(_formatter(_unit_of(panel))))
     seen = [one for one in series if np.isfinite(one[2]).any()]
+    # `or vector(0)` is for a panel that would be empty, and adds nothing to one that is not.
+    seen = [one for one in seen if one[0]] or seen
     if not seen:
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, color="#8e8e9a", ha="center")
         axes.set_yticks([])
         return
     for colour, (name, seconds, values) in zip(_cycle(len(seen)), seen, strict=True):
-        axes.plot(seconds, values, color=colour, linewidth=1.2, label=name or "value")
+        axes.plot(seconds, values, color=colour, linewidth=1.2, label=name or "none")
         axes.fill_between(seconds, 0, np.nan_to_num(values), color=colour, alpha=0.08, linewidth=0)
     axes.set_ylim(bottom=0)
-    if axes.get_ylim()[1] < 1e-9:
+    if not any(np.nan_to_num(values).any() for _, _, values in seen):
         axes.set_ylim(0, 1)
     legend = axes.legend(
         loc="upper left",
         bbox_to_anchor=(-0.1, -0.16),
-        ncols=min(4, len(seen)),
+        ncols=min(3, len(seen)),
         frameon=False,
         fontsize=7,
         handlelength=1.0,

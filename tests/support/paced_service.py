@@ -40,6 +40,8 @@ def run_paced_service(
     """Run a service in a cluster of its own until the context ends; `logs` is made."""
     load, port = PacedLoader.to_folder(logs, times), free_port()
     with pytest.MonkeyPatch.context() as environment:
+        # Ray's workers would stand back behind the callers, who share the machine in tests alone.
+        environment.setenv("RAY_worker_niceness", "0")
         # Replicas import the paced models by name.
         environment.setenv("PYTHONPATH", f"{_SUPPORT}{os.pathsep}{_SUPPORT.parents[1]}")
         with ray_cluster(None):
