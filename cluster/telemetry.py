@@ -1,7 +1,8 @@
 """The words of telemetry: names of spans, attributes and metrics, each written here and only here.
 
 Metrics keep their dots in OpenTelemetry; Ray's exporter writes `zimage.requests` as
-`ray_zimage_requests_total`. Labels have few values each: no ids, no sizes, no prompts.
+`ray_zimage_requests_total`. Labels have few values each: no ids, no sizes, no prompts. Ray guesses
+the sum of a histogram from the middles of its buckets, so what is summed has a counter of its own.
 """
 
 from dataclasses import dataclass
@@ -115,6 +116,13 @@ STAGE_DURATION: Final = Metric(
     ("stage", "path"),
     _SECONDS,
 )
+STAGE_BUSY: Final = Metric(
+    "zimage.stage.busy",
+    MetricKind.COUNTER,
+    "s",
+    "Sum of what `zimage.stage.duration` observes.",
+    ("stage", "path"),
+)
 FIRST_PREVIEW: Final = Metric(
     "zimage.first_preview.duration",
     MetricKind.HISTOGRAM,
@@ -170,9 +178,23 @@ STEP_DURATION: Final = Metric(
     "zimage.step.duration",
     MetricKind.HISTOGRAM,
     "s",
-    "One batched forward of a step loop; its sum over time is utilisation.",
+    "One batched forward of a step loop.",
     ("pool",),
     _SECONDS,
+)
+STEP_BUSY: Final = Metric(
+    "zimage.step.busy",
+    MetricKind.COUNTER,
+    "s",
+    "Time that step loops spent in forwards; its rate is utilisation.",
+    ("pool",),
+)
+STEP_REQUESTS: Final = Metric(
+    "zimage.step.requests",
+    MetricKind.COUNTER,
+    "{request}",
+    "Requests in forwards, each counted in every one; over forwards, the mean batch.",
+    ("pool",),
 )
 BATCH_SIZE: Final = Metric(
     "zimage.step.batch_size",

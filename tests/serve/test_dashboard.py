@@ -60,6 +60,14 @@ def test_a_panel_shows_something(prometheus: PrometheusServer, title: str) -> No
     assert all(results)
 
 
+def test_a_forward_has_at_least_one_request(prometheus: PrometheusServer) -> None:
+    [expression] = panel_queries()["Requests in a forward, mean"]
+
+    [batch] = prometheus.query(expression)
+
+    assert float(batch["value"][1]) >= 0.999
+
+
 @pytest.mark.parametrize(
     "expression",
     [
