@@ -35,6 +35,7 @@ from stage_log import StageLogs
 from deployments.config import AppConfig
 
 NUM_STEPS = 8
+NUM_WARM_UP = 16
 SAMPLE_S = 1.0
 
 
@@ -45,6 +46,7 @@ class Received:
     events: list[tuple[int, ReceivedEvent]] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    begun_s: float = field(default_factory=time.monotonic)
     num_open: int = 0
     most_open: int = 0
 
@@ -63,11 +65,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with run_paced_service(_to_config(options, folder), folder / "steps") as service:
+            asyncio.run(_warm_up(options, service.port))
             idle = use_by_kind(psutil.Process())
             print(f"{options.clients} clients come", flush=True)
             received, most_kib = asyncio.run(_run(options, service.port))
             after = use_by_kind(psutil.Process())
-            delays = _to_delays(received, _read_steps(service.logs), folder / "images")
+            delays = _to_delays(
+                received, _read_steps(service.logs), folder / "images", options.ramp
+            )
     _report_use(idle, most_kib, after)
     return _report(options, received, delays)
 
@@ -95,6 +100,15 @@ def _to_config(options: argparse.Namespace, folder: Path) -> AppConfig:
     )
 
 
+async def _warm_up(options: argparse.Namespace, port: int) -> None:
+    """Have every process do everything once, which costs it its imports."""
+    few = argparse.Namespace(**{**vars(options), "clients": NUM_WARM_UP, "pictures": 1, "ramp": 0})
+    received = Received()
+    seeds = [-1 - index for index in range(NUM_WARM_UP)]
+    await asyncio.gather(*(_read_pictures(few, port, received, seed) for seed in seeds))
+    assert not received.errors, received.errors
+
+
 async def _run(options: argparse.Namespace, port: int) -> tuple[Received, dict[str, int]]:
     """Read all pictures; return the most KiB of memory by kind of process, too."""
     received = Received()
@@ -114,11 +128,11 @@ async def _run(options: argparse.Namespace, port: int) -> tuple[Received, dict[s
 async def _read_pictures(
     options: argparse.Namespace, port: int, received: Received, index: int
 ) -> None:
-    await asyncio.sleep(options.ramp * index / options.clients)
+    await asyncio.sleep(max(0.0, options.ramp * index / options.clients))
     received.num_open += 1
     received.most_open = max(received.most_open, received.num_open)
     for number in range(options.pictures):
-        seed = 1 + index * options.pictures + number
+        seed = NUM_WARM_UP + 1 + index * options.pictures + number
         body = {
             "prompt": f"a red circle, {index}",
             "size": options.size,
@@ -158,7 +172,7 @@ def _delay_ms(
 
 
 def _to_delays(
-    received: Received, steps: dict[tuple[int, int], float], images: Path
+    received: Received, steps: dict[tuple[int, int], float], images: Path, ramp_s: float
 ) -> dict[str, list[float]]:
     """Return the delays by the event's name, and note the errors."""
     delays: dict[str, list[float]] = defaultdict(list)
@@ -166,15 +180,20 @@ def _to_delays(
         if event.name == "error":
             received.errors.append(f"{seed}: {event.data[:300]!r}")
         else:
-            delays[event.name].append(_delay_ms(seed, event, steps, images))
+            delay_ms = _delay_ms(seed, event, steps, images)
+            delays[event.name].append(delay_ms)
+            is_early = event.received_s < received.begun_s + ramp_s
+            delays["while clients come" if is_early else "later"].append(delay_ms)
     return delays
 
 
 def _report(options: argparse.Namespace, received: Received, delays: dict[str, list[float]]) -> int:
     errors = received.errors
-    delays["all"] = [delay for each in delays.values() for delay in each]
+    delays["all"] = delays["while clients come"] + delays["later"]
     print(f"\n{'delay, ms':36} {'events':>7} {'median':>8} {'95 %':>8} {'99 %':>8} {'most':>8}")
     for name, values in delays.items():
+        if len(values) < 2:
+            continue
         cuts = statistics.quantiles(values, n=100)
         print(
             f"{name:36} {len(values):7} {cuts[49]:8.1f} {cuts[94]:8.1f} {cuts[98]:8.1f} "
