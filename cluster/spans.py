@@ -21,10 +21,10 @@ ERROR_TYPE: Final = "error.type"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
-def to_carrier() -> Carrier:
-    """Return the current context, to be sent along."""
+def to_carrier(span: Span | None = None) -> Carrier:
+    """Return a span's context, or else the current one, to be sent along."""
     carrier: Carrier = {}
-    _PROPAGATOR.inject(carrier)
+    _PROPAGATOR.inject(carrier, None if span is None else trace.set_span_in_context(span))
     return carrier
 
 
@@ -71,6 +71,17 @@ def is_chosen(span: Span, ratio: float) -> bool:
 
     By the trace id's lowest 56 bits, which W3C's level 2 asks to be random.
     """
-    if not span.is_recording():
+    return span.is_recording() and _is_within(span, ratio)
+
+
+def is_sent_chosen(carrier: Mapping[str, str] | None, ratio: float) -> bool:
+    """Say the same of the trace that a caller sent along, if it is sampled."""
+    context = from_carrier(carrier)
+    if context is None:
         return False
+    span = trace.get_current_span(context)
+    return span.get_span_context().trace_flags.sampled and _is_within(span, ratio)
+
+
+def _is_within(span: Span, ratio: float) -> bool:
     return span.get_span_context().trace_id % 2**56 < ratio * 2**56

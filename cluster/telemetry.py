@@ -1,7 +1,8 @@
 """The words of telemetry: names of spans, attributes and metrics, each written here and only here.
 
 Metrics keep their dots in OpenTelemetry; Ray's exporter writes `zimage.requests` as
-`ray_zimage_requests_total`. Labels have few values each: no ids, no sizes, no prompts.
+`ray_zimage_requests_total`. Labels have few values each: no ids, no sizes, no prompts. Ray guesses
+the sum of a histogram from the middles of its buckets, so what is summed has a counter of its own.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Final
 SPAN_GENERATE: Final = "zimage.generate"
 SPAN_ENCODE: Final = "zimage.encode"
 SPAN_DENOISE: Final = "zimage.denoise"
+SPAN_TILE: Final = "zimage.tile"
+"""One tile of one step of a tiled picture, in its replica; sampled as steps are."""
 SPAN_DECODE: Final = "zimage.decode"
 SPAN_STORE: Final = "zimage.store"
 SPAN_FORWARD: Final = "zimage.forward"
@@ -113,6 +116,13 @@ STAGE_DURATION: Final = Metric(
     ("stage", "path"),
     _SECONDS,
 )
+STAGE_BUSY: Final = Metric(
+    "zimage.stage.busy",
+    MetricKind.COUNTER,
+    "s",
+    "Sum of what `zimage.stage.duration` observes.",
+    ("stage", "path"),
+)
 FIRST_PREVIEW: Final = Metric(
     "zimage.first_preview.duration",
     MetricKind.HISTOGRAM,
@@ -161,16 +171,30 @@ CACHE_LOOKUPS: Final = Metric(
     "zimage.cache.lookups",
     MetricKind.COUNTER,
     "{lookup}",
-    "Look-ups by whether they hit.",
+    "Look-ups of embeddings and results: hit, shared_hit (found in Redis alone) or miss.",
     ("cache", "result"),
 )
 STEP_DURATION: Final = Metric(
     "zimage.step.duration",
     MetricKind.HISTOGRAM,
     "s",
-    "One batched forward of a step loop; its sum over time is utilisation.",
+    "One batched forward of a step loop.",
     ("pool",),
     _SECONDS,
+)
+STEP_BUSY: Final = Metric(
+    "zimage.step.busy",
+    MetricKind.COUNTER,
+    "s",
+    "Time that step loops spent in forwards; its rate is utilisation.",
+    ("pool",),
+)
+STEP_REQUESTS: Final = Metric(
+    "zimage.step.requests",
+    MetricKind.COUNTER,
+    "{request}",
+    "Requests in forwards, each counted in every one; over forwards, the mean batch.",
+    ("pool",),
 )
 BATCH_SIZE: Final = Metric(
     "zimage.step.batch_size",
@@ -185,6 +209,13 @@ STEP_UNITS: Final = Metric(
     MetricKind.COUNTER,
     "{unit}",
     "Work that step loops did.",
+    ("pool",),
+)
+TILES: Final = Metric(
+    "zimage.tiles",
+    MetricKind.COUNTER,
+    "{tile}",
+    "Tiles that replicas predicted, one a step each.",
     ("pool",),
 )
 UNWARMED_SHAPES: Final = Metric(

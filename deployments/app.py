@@ -35,8 +35,16 @@ def build_app(config: AppConfig) -> Application:
         PlacementError: If a pool's memory does not hold its tiles.
     """
     weights = resolve_weights(config.model.source, config.model.revision)
-    load = StageLoader(weights)
     model = describe_model(weights, served_name=config.model.served_name)
+    return bind_app(config, StageLoader(weights), model)
+
+
+def bind_app(config: AppConfig, load: StageLoader, model: ServedModel) -> Application:
+    """Bind every deployment to what it loads.
+
+    Raises:
+        PlacementError: If a pool's memory does not hold its tiles.
+    """
     for pool in config.pools:
         max_pixels_in_memory(pool, config.vae_decoder, model)
     text_encoder = serve.deployment(

@@ -5,6 +5,8 @@ import time
 from typing import Any, Final
 
 from cluster.errors import ImageNotFoundError
+from cluster.metrics import record
+from cluster.telemetry import CACHE_LOOKUPS
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.generation import (
     EventListener,
@@ -46,11 +48,13 @@ class CachedGeneration(Generation):
         drawn = await self._read(order, found) if found else None
         if drawn is not None:
             self._results.counts.num_hits += 1
+            record(CACHE_LOOKUPS, cache="result", result="hit")
             if on_route is not None:
                 await on_route(drawn.route)
             logger.info("request %s: found in the result cache", order.request_id)
             return drawn
         self._results.counts.num_misses += 1
+        record(CACHE_LOOKUPS, cache="result", result="miss")
         drawn = await super().draw(order, on_event, on_route)
         for facts, image in zip(pictures, drawn.images, strict=True):
             result = CachedResult(

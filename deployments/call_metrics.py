@@ -10,6 +10,7 @@ from cluster.telemetry import (
     ESTIMATE_RATIO,
     REQUEST_DURATION,
     REQUESTS,
+    STAGE_BUSY,
     STAGE_DURATION,
     Outcome,
 )
@@ -53,7 +54,9 @@ def measure_success(order: ImagesOrder, drawn: DrawnImages, total_s: float) -> N
         times = asdict(image.times)
         del times["total_s"]
         for name, seconds in times.items():
-            record(STAGE_DURATION, seconds, stage=name.removesuffix("_s"), path=path)
+            stage = name.removesuffix("_s")
+            record(STAGE_DURATION, seconds, stage=stage, path=path)
+            record(STAGE_BUSY, seconds, stage=stage, path=path)
 
 
 def _deadline_result(outcome: Outcome, error: str | None) -> str:

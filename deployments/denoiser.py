@@ -18,6 +18,7 @@ from cluster.telemetry import (
     ATTR_STEPS,
     BACKLOG_UNITS,
     QUEUE_AGE,
+    TILES,
 )
 from deployments.backlog import ReplicaReport
 from deployments.forward_watch import FollowedRequest, ForwardWatch
@@ -131,16 +132,32 @@ class DenoiserDeployment:
         """Return the latents alone; over a handle one answer costs half of what a stream does."""
         return await take_latents(self.denoise(request, yields_steps=False, trace=trace))
 
-    async def predict_velocity(self, request: VelocityRequest) -> TileVelocity:
+    async def predict_velocity(
+        self, request: VelocityRequest, trace: Carrier | None = None
+    ) -> TileVelocity:
         """Run one forward for a canvas that is stepped elsewhere."""
         outcomes, listen = _listen()
-        self._step_loop.submit_velocity(request, listen)
-        try:
-            outcome = await outcomes.get()
-        finally:
-            self._step_loop.cancel(request.id)
-        result = _expect(VelocityResult, outcome)
-        return TileVelocity(result.velocity, self._fingerprint, self._replica)
+        attributes, ratio = {ATTR_POOL: self._terms.pool}, self._terms.step_detail_ratio
+        with self._telemetry.tile_span(trace, attributes, detail_ratio=ratio) as stage:
+            followed = self._watch.follow(request.id, stage.span)
+            try:
+                self._step_loop.submit_velocity(request, listen)
+                try:
+                    outcome = await outcomes.get()
+                finally:
+                    self._step_loop.cancel(request.id)
+                result = _expect(VelocityResult, outcome)
+                _tell_share(stage, followed)
+            finally:
+                self._watch.let_go(request.id, followed)
+        record(TILES, pool=self._terms.pool)
+        return TileVelocity(
+            result.velocity,
+            self._fingerprint,
+            self._replica,
+            followed.share_s,
+            followed.peak_memory_bytes,
+        )
 
     def report(self, sequence: int) -> ReplicaReport:
         """Say what this replica holds, for the ledger and for the pool's metrics."""
@@ -196,6 +213,10 @@ def _expect(kind: type[T], outcome: Outcome) -> T:
 
 def _tell(stage: StageRun, result: DenoiseResult, followed: FollowedRequest) -> None:
     stage.took(result.queue_s, result.run_s, followed.peak_memory_bytes)
+    _tell_share(stage, followed)
+
+
+def _tell_share(stage: StageRun, followed: FollowedRequest) -> None:
     stage.span.set_attributes(
         {
             ATTR_BATCH_SIZE: followed.mean_batch_size,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from cluster.metrics import record
+from cluster.telemetry import CACHE_LOOKUPS
 from deployments.log import logger
 from deployments.lru import LruCache
 from deployments.shared_cache import SharedCache
@@ -13,6 +15,7 @@ from pipeline.request import PromptEncoding
 from pipeline.stages import TextEncoder
 
 _TENSOR = "prompt_embeds"
+_CACHE = "embedding"
 
 
 @dataclass
@@ -59,6 +62,7 @@ class CachedTextEncoder:
         key = embedding_key(self._scope, prompt)
         if (held := self._held.get(key)) is not None:
             self.counts.num_hits += 1
+            record(CACHE_LOOKUPS, cache=_CACHE, result="hit")
             return held
         encoding = self._find_shared(key) or self._encode(key, prompt)
         self._held.put(key, encoding, encoding.prompt_embeds.nbytes)
@@ -74,10 +78,12 @@ class CachedTextEncoder:
             logger.warning("the cache holds no tensor where one should be: %s", type(exc).__name__)
             return None
         self.counts.num_shared_hits += 1
+        record(CACHE_LOOKUPS, cache=_CACHE, result="shared_hit")
         return encoding
 
     def _encode(self, key: str, prompt: str) -> PromptEncoding:
         self.counts.num_misses += 1
+        record(CACHE_LOOKUPS, cache=_CACHE, result="miss")
         encoding = self._text_encoder.encode(prompt)
         if self._shared is not None:
             self._shared.put(key, save({_TENSOR: encoding.prompt_embeds.contiguous()}))

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.log import logger
 
-_PIECE_BYTES: Final = 2**16
+_PIECE_BYTES: Final = 2**18
 _HEADERS: Final = {
     "cache-control": "no-store",
     # Asks nginx and those like it to pass each event on at once.

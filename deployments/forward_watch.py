@@ -17,7 +17,9 @@ from cluster.telemetry import (
     BATCH_SIZE,
     EVENT_STEP,
     SPAN_FORWARD,
+    STEP_BUSY,
     STEP_DURATION,
+    STEP_REQUESTS,
     STEP_UNITS,
     UNWARMED_SHAPES,
     Outcome,
@@ -80,6 +82,8 @@ class ForwardWatch:
         record(STEP_DURATION, report.seconds, pool=self._pool)
         record(BATCH_SIZE, len(report.ids), pool=self._pool)
         record(STEP_UNITS, sum(report.units), pool=self._pool)
+        record(STEP_BUSY, report.seconds, pool=self._pool)
+        record(STEP_REQUESTS, len(report.ids), pool=self._pool)
         for size in set(report.sizes) - self._seen:
             self._seen.add(size)
             record(UNWARMED_SHAPES, pool=self._pool)

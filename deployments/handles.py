@@ -9,7 +9,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
-from cluster.spans import to_carrier
+from cluster.spans import Carrier, to_carrier
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
 from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
@@ -78,9 +78,9 @@ class HandleTileCoordinator(TileCoordinatorDeployment):
         super().__init__(load, self._call, telemetry)
         self._denoiser = denoiser
 
-    async def _call(self, request: VelocityRequest) -> TileVelocity:
+    async def _call(self, request: VelocityRequest, trace: Carrier) -> TileVelocity:
         with _service_errors():
-            tile: TileVelocity = await self._denoiser.predict_velocity.remote(request)
+            tile: TileVelocity = await self._denoiser.predict_velocity.remote(request, trace)
         return tile
 
 

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, ParamSpec, TypeVar
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from cluster.metrics import record
-from cluster.spans import Attributes, Carrier, end_span, from_carrier, start_span
+from cluster.spans import (
+    Attributes,
+    Carrier,
+    end_span,
+    from_carrier,
+    is_sent_chosen,
+    start_span,
+)
 from cluster.telemetry import (
     ATTR_PEAK_MEMORY,
     ATTR_QUEUE_S,
@@ -19,6 +26,7 @@ from cluster.telemetry import (
     SPAN_DECODE,
     SPAN_DENOISE,
     SPAN_ENCODE,
+    SPAN_TILE,
     Outcome,
 )
 from deployments.outcomes import classify
@@ -88,8 +96,25 @@ class StageTelemetry:
     @contextlib.contextmanager
     def span(self, trace: Carrier | None, attributes: Attributes) -> Iterator[StageRun]:
         """Trace one call, as a child of what its caller sent or of the current span."""
-        context = from_carrier(trace)
-        span = start_span(_SPANS[self._stage], {**self._identity, **attributes}, context=context)
+        name, context = _SPANS[self._stage], from_carrier(trace)
+        span = start_span(name, {**self._identity, **attributes}, context=context)
+        with self._run(span) as run:
+            yield run
+
+    @contextlib.contextmanager
+    def tile_span(
+        self, trace: Carrier | None, attributes: Attributes, *, detail_ratio: float
+    ) -> Iterator[StageRun]:
+        """Trace one tile, if its picture's trace is among those that get detail."""
+        span: Span = INVALID_SPAN
+        if is_sent_chosen(trace, detail_ratio):
+            known = {**self._identity, **attributes}
+            span = start_span(SPAN_TILE, known, context=from_carrier(trace))
+        with self._run(span) as run:
+            yield run
+
+    @contextlib.contextmanager
+    def _run(self, span: Span) -> Iterator[StageRun]:
         run = StageRun(span, self._stage)
         try:
             yield run

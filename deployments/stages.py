@@ -42,6 +42,9 @@ class TileVelocity:
     """[1, 16, h, w] float32."""
     fingerprint: str
     replica: str
+    share_s: float = 0.0
+    """See `Denoised`."""
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

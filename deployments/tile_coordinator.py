@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.spans import Carrier
-from cluster.telemetry import ATTR_PATH, ATTR_SIZE, ATTR_STEPS
+from cluster.spans import Carrier, to_carrier
+from cluster.telemetry import ATTR_PATH, ATTR_SHARE_S, ATTR_SIZE, ATTR_STEPS
 from deployments.concurrency import gather_or_cancel
 from deployments.retries import try_again
 from deployments.stage_telemetry import StageTelemetry
@@ -24,8 +24,8 @@ from pipeline.request import DenoiseRequest, DenoiseResult, RenderPath, StepEven
 from pipeline.schedule import Schedule
 from pipeline.tiled_passes import TilingOptions
 
-PredictTile = Callable[[VelocityRequest], Awaitable[TileVelocity]]
-"""Sends one tile to some replica of the pool."""
+PredictTile = Callable[[VelocityRequest, Carrier], Awaitable[TileVelocity]]
+"""Sends one tile to some replica of the pool, with the trace that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,35 @@ class TileCoordinatorDeployment:
             ATTR_STEPS: request.num_inference_steps,
         }
         seen: dict[str, str] = {}
+        share_s, peaks = 0.0, set[int]()
         # A span ends before the last yield: there, whoever has the latents closes the generator.
         with self._telemetry.span(trace, attributes) as stage:
             run = await asyncio.to_thread(
                 TiledRun, request, settings.options, settings.preview.draw, settings.schedule_of
             )
-            step = 0
+            step, sent = 0, to_carrier(stage.span)
             while not run.is_done:
-                predicted = await self._predict_step(request, run, step, started)
+                predicted = await self._predict_step(request, run, step, started, sent)
                 seen |= {tile.fingerprint: tile.replica for tile in predicted}
+                share_s += sum(tile.share_s for tile in predicted)
+                peaks |= {tile.peak_memory_bytes for tile in predicted if tile.peak_memory_bytes}
                 velocities = [tile.velocity[0] for tile in predicted]
                 event = await asyncio.to_thread(run.take, velocities)
                 step += 1
                 if yields_steps:
                     yield event
             run_s = time.monotonic() - started
-            stage.took(0.0, run_s, None)
+            peak_memory_bytes = max(peaks, default=None)
+            stage.took(0.0, run_s, peak_memory_bytes)
+            stage.span.set_attribute(ATTR_SHARE_S, share_s)
         result = DenoiseResult(run.latents[None], 0.0, run_s)
-        yield Denoised(result, "+".join(sorted(seen)), "+".join(sorted(set(seen.values()))))
+        yield Denoised(
+            result,
+            "+".join(sorted(seen)),
+            "+".join(sorted(set(seen.values()))),
+            share_s,
+            peak_memory_bytes,
+        )
 
     async def denoise_silently(
         self, request: DenoiseRequest, trace: Carrier | None = None
@@ -88,19 +99,24 @@ class TileCoordinatorDeployment:
         return await take_latents(self.denoise(request, yields_steps=False, trace=trace))
 
     async def _predict_step(
-        self, request: DenoiseRequest, run: TiledRun, step: int, started: float
+        self, request: DenoiseRequest, run: TiledRun, step: int, started: float, sent: Carrier
     ) -> list[TileVelocity]:
         items = await asyncio.to_thread(run.next_items)
         seconds_left = _seconds_left(request, started)
         return await gather_or_cancel(
             [
-                self._predict(request, item, f"{request.id}-{step}-{index}", seconds_left)
+                self._predict(request, item, f"{request.id}-{step}-{index}", seconds_left, sent)
                 for index, item in enumerate(items)
             ]
         )
 
     async def _predict(
-        self, request: DenoiseRequest, item: TileItem, call_id: str, timeout_s: float | None
+        self,
+        request: DenoiseRequest,
+        item: TileItem,
+        call_id: str,
+        timeout_s: float | None,
+        sent: Carrier,
     ) -> TileVelocity:
         row, column = item.position_origin
         call = VelocityRequest(
@@ -112,7 +128,7 @@ class TileCoordinatorDeployment:
             priority=request.priority,
             timeout_s=timeout_s,
         )
-        return await try_again(partial(self._predict_tile, call))
+        return await try_again(partial(self._predict_tile, call, sent))
 
 
 def _seconds_left(request: DenoiseRequest, started: float) -> float | None:

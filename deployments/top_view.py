@@ -5,12 +5,13 @@ from typing import Final
 
 from cluster.telemetry import (
     BACKLOG_UNITS,
-    BATCH_SIZE,
     DEADLINES,
     PEAK_MEMORY,
     QUEUE_AGE,
     REQUESTS,
+    STEP_BUSY,
     STEP_DURATION,
+    STEP_REQUESTS,
     STEP_UNITS,
 )
 from deployments.exposition import Window
@@ -57,8 +58,8 @@ def _pool_rows(window: Window) -> list[tuple[str, ...]]:
     backlog = now.sum_by(backlog_name, "pool")
     oldest = now.max_by(to_prometheus_name(QUEUE_AGE), "pool")
     steps = window.rate_by(f"{duration}_count", "pool")
-    busy = window.rate_by(f"{duration}_sum", "pool")
-    items = window.rate_by(f"{to_prometheus_name(BATCH_SIZE)}_sum", "pool")
+    busy = window.rate_by(to_prometheus_name(STEP_BUSY), "pool")
+    items = window.rate_by(to_prometheus_name(STEP_REQUESTS), "pool")
     units = window.rate_by(to_prometheus_name(STEP_UNITS), "pool")
     rows: list[tuple[str, ...]] = []
     for pool in sorted(backlog):

@@ -15,8 +15,6 @@ from deployments.jobs.persistence import persist
 from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
 
-_CHECK_S: Final = 1.0
-"""Seconds until a runner notices a cancellation that another router took."""
 _SWEEP_S: Final = 60.0
 _AWAY_S: Final = 1.0
 
@@ -119,7 +117,7 @@ class JobRunner:
         renew_s = self._store.policy.lease_s / 3
         renewed = time.monotonic()
         while True:
-            await _wait(dropped, min(_CHECK_S, renew_s))
+            await _wait(dropped, min(self._poll_s, renew_s))
             try:
                 if not await self._threads.call(self._store.has_lease, job):
                     raise LeaseLostError(f"job {job.id} was cancelled, or has another runner")

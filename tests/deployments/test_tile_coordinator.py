@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.spans import Carrier
 from deployments.config import AppConfig, PoolConfig, TilingConfig
 from deployments.denoiser import DenoiserDeployment
 from deployments.errors import ReplicaLostError
@@ -76,6 +77,7 @@ async def test_a_large_picture_comes_out_of_tiles(
 
     assert denoised.result.latents.shape == (1, 16, 32, 24)
     assert denoised.replica == "replica-1"
+    assert denoised.share_s > 0
     assert events[-1].step == events[-1].num_inference_steps
 
 
@@ -84,7 +86,7 @@ async def test_a_tile_whose_replica_is_lost_is_run_again_and_the_picture_is_the_
 ) -> None:
     lost: list[str] = []
 
-    async def lose_first(call: VelocityRequest) -> TileVelocity:
+    async def lose_first(call: VelocityRequest, trace: Carrier) -> TileVelocity:
         if not lost:
             lost.append(call.id)
             raise ReplicaLostError("gone")
@@ -102,7 +104,7 @@ async def test_a_tile_whose_replica_is_lost_is_run_again_and_the_picture_is_the_
 async def test_tiles_of_several_replicas_are_named_in_the_fingerprint(
     load: StageLoader, denoiser: DenoiserDeployment
 ) -> None:
-    async def alternate(call: VelocityRequest) -> TileVelocity:
+    async def alternate(call: VelocityRequest, trace: Carrier) -> TileVelocity:
         tile = await denoiser.predict_velocity(call)
         name = f"card-{int(call.id[-1]) % 2}"
         return TileVelocity(tile.velocity, name, name)

@@ -16,9 +16,10 @@ ray_zimage_queue_age_seconds{{pool="big",replica="a"}} 0.5
 ray_zimage_queue_age_seconds{{pool="big",replica="b"}} 2.5
 # TYPE ray_zimage_step_duration_seconds histogram
 ray_zimage_step_duration_seconds_count{{pool="big",replica="a"}} {steps}
-ray_zimage_step_duration_seconds_sum{{pool="big",replica="a"}} {busy}
-# TYPE ray_zimage_step_batch_size histogram
-ray_zimage_step_batch_size_sum{{pool="big",replica="a"}} {items}
+# TYPE ray_zimage_step_busy_seconds_total counter
+ray_zimage_step_busy_seconds_total{{pool="big",replica="a"}} {busy}
+# TYPE ray_zimage_step_requests_total counter
+ray_zimage_step_requests_total{{pool="big",replica="a"}} {items}
 # TYPE ray_zimage_requests_total counter
 ray_zimage_requests_total{{outcome="succeeded"}} {calls}
 # TYPE ray_zimage_deadlines_total counter

@@ -205,6 +205,38 @@ async def test_a_shared_forward_links_to_every_request_in_it(
     assert requests in forwards
 
 
+@pytest.mark.parametrize(("detail_ratio", "has_tiles"), [(1.0, True), (0.0, False)])
+async def test_tiles_are_below_their_picture_where_a_trace_gets_detail(
+    receiver: OtlpReceiver,
+    tiny_model: Path,
+    tmp_path: Path,
+    detail_ratio: float,
+    has_tiles: bool,
+) -> None:
+    pool = {
+        "path": "tiled",
+        "tiling": {"tile_size": 16, "overlap": 4, "base_max_pixels": 128 * 128},
+    }
+    telemetry = {"step_detail_ratio": detail_ratio}
+    config = to_config(tiny_model, tmp_path, pools=[pool], telemetry=telemetry)
+    reader = InMemoryMetricReader()
+    use_meters([OtelMeter(MeterProvider([reader]))])
+    trace_id, headers = new_trace()
+    body = {"prompt": "x", "size": "256x192", "num_inference_steps": 4}
+    async with open_client(build_local_api(config, load_stages(config))) as client:
+        answer = await client.post(GENERATIONS, json=body, headers=headers)
+    use_meters([])
+    spans = receiver.await_trace(trace_id, *ALL)
+    [counted] = read_points(reader)["zimage.tiles"]
+
+    tiles = [span for span in spans if span.name == "zimage.tile"]
+    assert answer.status_code == 200
+    assert counted.value > 4
+    assert len(tiles) == (counted.value if has_tiles else 0)
+    assert {tile.parent_span_id for tile in tiles} <= {by_name(spans)["zimage.denoise"].span_id}
+    assert find_orphans(spans, root_parent=bytes.fromhex(GATEWAY_SPAN)) == []
+
+
 async def test_a_refused_request_is_no_error(api: ASGIApp, receiver: OtlpReceiver) -> None:
     trace_id, headers = new_trace()
     async with open_client(api) as client:

@@ -18,6 +18,7 @@ NEVER_HAPPENED = ("retries", "usage", "telemetry_dropped")
 CALLS = (
     ({"size": "64x64"}, 200),
     ({"size": "64x64", "n": 2, "response_format": "b64_json"}, 200),
+    ({"size": "64x64", "stream": True, "partial_images": 1}, 200),
     ({"size": "512x512", "num_inference_steps": 50, "timeout_s": 0.05}, 504),
 )
 
@@ -57,6 +58,14 @@ def test_a_panel_shows_something(prometheus: PrometheusServer, title: str) -> No
     results = [prometheus.query(expression) for expression in panel_queries()[title]]
 
     assert all(results)
+
+
+def test_a_forward_has_at_least_one_request(prometheus: PrometheusServer) -> None:
+    [expression] = panel_queries()["Requests in a forward, mean"]
+
+    [batch] = prometheus.query(expression)
+
+    assert float(batch["value"][1]) >= 0.999
 
 
 @pytest.mark.parametrize(

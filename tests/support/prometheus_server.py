@@ -27,6 +27,19 @@ class PrometheusServer:
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
+    def query_range(
+        self, expression: str, *, start_s: float, end_s: float, step_s: float
+    ) -> list[dict[str, Any]]:
+        """Return the series of a query over time, or raise what the server says is wrong."""
+        times = {"start": start_s, "end": end_s, "step": step_s}
+        answer = httpx.get(
+            f"{self.url}/api/v1/query_range", params={"query": expression, **times}, timeout=30
+        ).json()
+        if answer["status"] != "success":
+            raise AssertionError(f"{expression}: {answer['error']}")
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
     def await_result(self, expression: str, *, within_s: float = 60.0) -> list[dict[str, Any]]:
         """Query until there is a result."""
         deadline = time.monotonic() + within_s

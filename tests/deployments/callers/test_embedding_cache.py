@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import redis
 import torch
+from metric_reader import read_points
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis_server import RedisServer
 
+from cluster.metrics import OtelMeter, use_meters
 from deployments.cache_config import CacheConfig
 from deployments.config import TextEncoderConfig
 from deployments.embedding_cache import CachedTextEncoder, embedding_key, embedding_scope
@@ -42,6 +46,22 @@ def test_a_prompt_is_encoded_once(encoder: QwenTextEncoder) -> None:
     assert (cached.counts.num_misses, cached.counts.num_hits) == (1, 1)
     assert torch.equal(first.prompt_embeds, second.prompt_embeds)
     assert torch.equal(first.prompt_embeds, encoder.encode("a circle").prompt_embeds)
+
+
+def test_look_ups_are_counted_in_the_metrics(encoder: QwenTextEncoder) -> None:
+    reader = InMemoryMetricReader()
+    use_meters([OtelMeter(MeterProvider([reader]))])
+    cached = open_cached(encoder)
+    for prompt in ("one", "one", "two", "one"):
+        cached.encode(prompt)
+    use_meters([])
+
+    points = read_points(reader)["zimage.cache.lookups"]
+
+    counted = {
+        (point.attributes["cache"], point.attributes["result"]): point.value for point in points
+    }
+    assert counted == {("embedding", "hit"): 2, ("embedding", "miss"): 2}
 
 
 def test_prompts_do_not_take_each_others_place(encoder: QwenTextEncoder) -> None:

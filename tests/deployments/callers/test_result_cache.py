@@ -8,8 +8,12 @@ import httpx
 import pytest
 from caller_api import SMALL, LoadedModel, build_app, open_client, write_keys
 from fastapi import FastAPI
+from metric_reader import read_points
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis_server import RedisServer
 
+from cluster.metrics import OtelMeter, use_meters
 from cluster.rates import ReplicaRate, SmoothedRate
 from deployments.backlog import AgedReport, ReplicaReport
 from deployments.ledger import LedgerView
@@ -55,6 +59,21 @@ async def ask_twice(app: FastAPI, **second: Any) -> tuple[dict[str, Any], dict[s
 
 def keys_of(answer: dict[str, Any]) -> list[str]:
     return [item["key"] for item in answer["data"]]
+
+
+async def test_look_ups_are_counted_in_the_metrics(build: BuildApp) -> None:
+    reader = InMemoryMetricReader()
+    use_meters([OtelMeter(MeterProvider([reader]))])
+    await ask_twice(build())
+    use_meters([])
+
+    points = read_points(reader)["zimage.cache.lookups"]
+
+    of_results = [point for point in points if point.attributes["cache"] == "result"]
+    assert {point.attributes["result"]: point.value for point in of_results} == {
+        "hit": 1,
+        "miss": 1,
+    }
 
 
 async def test_the_same_call_gets_the_same_picture_without_drawing(build: BuildApp) -> None:

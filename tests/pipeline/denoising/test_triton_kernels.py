@@ -117,10 +117,12 @@ def test_matrix_product(num_rows: int, inner: int, cols: int, has_bias: bool) ->
 
 
 class CompanyLinear(torch.nn.Linear):
-    """A library's product that takes another kernel below 64 rows."""
+    """A library's product that takes another kernel below 64 rows, and the fixed one from there."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        return super().forward(rows) + (rows.shape[0] < 64)
+        from pipeline.denoising.triton_linear import multiply_rows
+
+        return multiply_rows(rows, self.weight, None) + (rows.shape[0] < 64)
 
 
 def test_the_library_multiplies_only_where_it_has_the_bytes_of_the_fixed_kernel() -> None:
