@@ -51,7 +51,7 @@ class GraphedForward(Generic[Inputs]):
         self,
         forward: Callable[[Inputs], Tensor],
         *,
-        max_graphs: int = 64,
+        max_graphs: int = 32,
         pool: Any = None,
         num_copies: int = 1,
     ) -> None:

@@ -58,10 +58,14 @@ def fuse_blocks(
         **{f"noise_refiner.{i}": block for i, block in enumerate(model.noise_refiner)},
         **{f"layers.{i}": block for i, block in enumerate(model.layers)},
     }
-    return {
+    fused = {
         id(block): _fuse_block(name, block.to(device), acceleration, keeps_source=keeps_source)
         for name, block in named.items()
     }
+    if device.type == "cuda":
+        # What the separate weights were in would stay in the allocator's cache.
+        torch.cuda.empty_cache()
+    return fused
 
 
 def _fuse_block(
