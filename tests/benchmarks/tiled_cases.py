@@ -1,6 +1,5 @@
 """What `tiled_gpu.py` measures: one stage, one size, one way."""
 
-import importlib
 import math
 import time
 from collections.abc import Callable
@@ -12,8 +11,10 @@ from loop_executor import LoopTileExecutor
 from tile_executor import TransformerTileExecutor
 from torch import Tensor
 from transformer_work import passes_flop
+from true_size import build_transformer, build_vae
 
 from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.options import AUTO, AccelerationOptions, choose_acceleration
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.tiled import TiledRun, TileExecutor, TileItem
 from pipeline.denoising.transformer import PackedTransformer
@@ -23,7 +24,6 @@ from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import TilingOptions, plan_passes
 from pipeline.vae.planes import build_fused_ops
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.benchmarks.tiled_models import build_transformer, build_vae
 
 GIB = 2**30
 NUM_STEPS = 8
@@ -45,15 +45,15 @@ class Case:
     is_tiny: bool = False
     num_timed_steps: int = NUM_STEPS
     """Steps that are run of a full-image denoising; its time is that of all eight by proportion."""
-    quantize: str | None = None
-    """`module:function` to apply to the transformer before it is packed."""
+    precision: str = AUTO
+    """Of the denoiser's blocks, as the configuration has it."""
     executor: str = "loop"
     """`loop` is the service's step loop, `stock` diffusers' own modules, eager."""
 
     @property
     def name(self) -> str:
         """The row's name."""
-        precision = self.quantize.rsplit(":", 1)[-1] if self.quantize else self.dtype
+        precision = self.dtype if self.precision == AUTO else self.precision
         return f"{self.stage} {self.pixels} {self.way} {precision}"
 
 
@@ -100,10 +100,9 @@ def measure_denoiser(case: Case) -> dict[str, Any]:
 
 def build_executor(case: Case) -> tuple[TileExecutor, int]:
     """Put the transformer behind a step loop, or run its modules as diffusers does."""
-    transformer = build_transformer(case.device, getattr(torch, case.dtype), is_tiny=case.is_tiny)
-    if case.quantize:
-        module, name = case.quantize.split(":")
-        getattr(importlib.import_module(module), name)(transformer)
+    transformer = build_transformer(
+        torch.device(case.device), getattr(torch, case.dtype), is_tiny=case.is_tiny
+    )
     caption_dim: int = transformer.config.cap_feat_dim
     if case.executor == "stock":
         return TransformerTileExecutor(transformer), caption_dim
@@ -114,6 +113,7 @@ def build_executor(case: Case) -> tuple[TileExecutor, int]:
             transformer,
             build_attention(packed, device),
             solo_attention=build_attention(solo, device),
+            acceleration=choose_acceleration(AccelerationOptions(precision=case.precision), device),
         )
     )
     return LoopTileExecutor(loop), caption_dim
@@ -130,7 +130,7 @@ def tiling_options(case: Case, size: ImageSize) -> TilingOptions:
 
 def measure_vae(case: Case) -> dict[str, Any]:
     """Time the second of two decodes, the first of which chooses convolutions."""
-    vae = build_vae(case.device, getattr(torch, case.dtype), is_tiny=case.is_tiny)
+    vae = build_vae(torch.device(case.device), getattr(torch, case.dtype), is_tiny=case.is_tiny)
     decode = build_decode(vae, case.way)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 16, case.pixels // 8, case.pixels // 8, generator=generator)

@@ -1,7 +1,7 @@
 """Peak and time of the tiled path on one GPU, capped like a 16 GB card. Random weights.
 
     python tests/benchmarks/tiled_gpu.py --seconds 200 --out tiled.jsonl
-    python tests/benchmarks/tiled_gpu.py --stages denoiser --quantize MODULE:FUNCTION
+    python tests/benchmarks/tiled_gpu.py --stages denoiser --precision float8
     python tests/benchmarks/tiled_gpu.py --stages vae --sizes 1024 2048 --dtype float32 --cap-gib 0
     python tests/benchmarks/tiled_gpu.py --tiny --device cpu --dtype float32
 
@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
+from pipeline.acceleration.options import AUTO
 from pipeline.memory import fit_peak_memory
 from tests.benchmarks.tiled_cases import DENOISER_WAYS, NUM_STEPS, VAE_WAYS, Case, measure
 
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0, help="for all cases together")
     parser.add_argument("--out", type=Path, default=Path("tiled.jsonl"))
     parser.add_argument("--executor", choices=["loop", "stock"], default="loop")
-    parser.add_argument("--quantize", help="module:function to apply to the transformer")
+    parser.add_argument("--precision", default=AUTO, help="of the denoiser's blocks")
     parser.add_argument("--tiny", action="store_true", help="tiny models, 256 and 384 px")
     arguments = parser.parse_args()
     arguments.sizes = arguments.sizes or (TINY_SIZES if arguments.tiny else SIZES)
@@ -89,7 +90,7 @@ def plan_cases(arguments: argparse.Namespace) -> Iterator[Case]:
                     pixels=pixels,
                     way=way,
                     num_timed_steps=LARGE_STEPS if pixels > 2048 else NUM_STEPS,
-                    quantize=arguments.quantize if stage == "denoiser" else None,
+                    precision=arguments.precision if stage == "denoiser" else AUTO,
                 )
 
 

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from allocation_tracker import DEVICE, HOST, track_allocations
+from true_size import build_vae
 
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.benchmarks.tiled_models import build_vae
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def print_row(pixels: int, name: str, options: VaeTilingOptions) -> None:
-    vae = build_vae("cpu", torch.bfloat16, is_tiny=False)
+    vae = build_vae(torch.device("cpu"), torch.bfloat16)
     latents = torch.empty(1, 16, pixels // 8, pixels // 8)
     decoder = TiledVaeDecoder(vae, options)
     peaks = track_allocations(vae, lambda: decoder.decode_image(latents), dtype=torch.bfloat16)

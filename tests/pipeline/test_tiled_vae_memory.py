@@ -3,9 +3,9 @@
 import pytest
 import torch
 from allocation_tracker import DEVICE, HOST, track_allocations
+from true_size import build_vae
 
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from tests.benchmarks.tiled_models import build_vae
 
 GIB = 2**30
 TILE_GIB = 0.8
@@ -13,7 +13,7 @@ TILE_GIB = 0.8
 
 
 def peak_gib(pixels: int, options: VaeTilingOptions) -> dict[str, float]:
-    vae = build_vae("cpu", torch.bfloat16, is_tiny=False)
+    vae = build_vae(torch.device("cpu"), torch.bfloat16)
     latents = torch.empty(1, 16, pixels // 8, pixels // 8)
     peaks = track_allocations(
         vae, lambda: TiledVaeDecoder(vae, options).decode_image(latents), dtype=torch.bfloat16
