@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from pipeline.errors import PipelineError
 
@@ -51,3 +52,11 @@ def choose_device(name: DeviceName = "auto", *, num_threads: int | None = None) 
             torch.set_num_threads(num_threads)
         return ComputeDevice(torch.device("cpu"), torch.float32)
     return ComputeDevice(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
+
+
+def begin_copy_to_host(tensor: Tensor) -> Tensor:
+    """Return a copy in host memory, which is complete once the device has come so far."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -271,6 +271,7 @@ class StepLoop:
             work.take(velocity) if isinstance(velocity, Tensor) else None
             for work, velocity in zip(works, forward.velocities, strict=True)
         ]
+        forward.end()
         sizes = tuple(_size_of(item) for item in items)
         return _RunningStep(works, units, sizes, tells, forward, begun_s)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.denoising.transformer import PackedItem
+from pipeline.device import begin_copy_to_host
 from pipeline.errors import NumericalError, OutOfMemoryError, PipelineError
 
 _logger = logging.getLogger(__name__)
@@ -30,15 +31,18 @@ class LaunchedForward:
         """One for each item; those that are not finite are not known yet."""
         predicted = [each for each in velocities if isinstance(each, Tensor)]
         self._flags: Tensor | None = None
+        self._device = torch.device("cpu")
         self._end: Any = None
-        if not predicted:
-            return
-        flags = torch.stack([velocity.isfinite().all() for velocity in predicted])
-        self._flags = flags
-        if flags.device.type == "cuda":
-            self._flags = torch.empty(len(flags), dtype=torch.bool, pin_memory=True)
-            self._flags.copy_(flags, non_blocking=True)
-            self._end = torch.cuda.current_stream(flags.device).record_event()
+        if predicted:
+            self._device = predicted[0].device
+            flags = torch.stack([velocity.isfinite().all() for velocity in predicted])
+            self._flags = begin_copy_to_host(flags)
+        self.end()
+
+    def end(self) -> None:
+        """Let `wait` wait for all that was asked of the device until now."""
+        if self._device.type == "cuda":
+            self._end = torch.cuda.current_stream(self._device).record_event()
 
     def wait(self) -> list[Tensor | PipelineError]:
         """Wait for the device; a velocity that is not finite becomes its item's error."""

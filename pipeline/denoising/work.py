@@ -15,6 +15,7 @@ from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
 from pipeline.denoising.preview import LatentPreview, choose_preview_steps
 from pipeline.denoising.transformer import PackedItem
+from pipeline.device import begin_copy_to_host
 from pipeline.errors import PipelineError
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
@@ -176,12 +177,14 @@ class DenoisingRun(Work):
         before, sigma = self._latents, self._schedule.sigmas[self._step]
         after = self._latents = self._schedule.advance(before, velocity, self._step)
         self._step += 1
-        step, is_last = self._step, not self.steps_left
+        step = self._step
+        # Asked for now, or it would wait behind whatever step is launched next.
+        drawn = None if self.steps_left else begin_copy_to_host(after)
 
         def tell(now_s: float) -> list[Outcome]:
             outcomes: list[Outcome] = [self._event(step, before, sigma, velocity)]
-            if is_last:
-                outcomes.append(self._result(after, now_s))
+            if drawn is not None:
+                outcomes.append(self._result(drawn, now_s))
             return outcomes
 
         return tell
@@ -199,7 +202,7 @@ class DenoisingRun(Work):
         arrived_s = self.admission.arrived_s
         started_s = arrived_s if self.started_s is None else self.started_s
         return DenoiseResult(
-            latents.cpu().unsqueeze(0), queue_s=started_s - arrived_s, run_s=now_s - started_s
+            latents.clone().unsqueeze(0), queue_s=started_s - arrived_s, run_s=now_s - started_s
         )
 
 
@@ -233,4 +236,5 @@ class VelocityCall(Work):
     def take(self, velocity: Tensor) -> Tell:
         """Hand the velocity over."""
         self._is_done = True
-        return lambda now_s: [VelocityResult(velocity.cpu().unsqueeze(0))]
+        predicted = begin_copy_to_host(velocity)
+        return lambda now_s: [VelocityResult(predicted.clone().unsqueeze(0))]
