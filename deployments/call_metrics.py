@@ -16,9 +16,7 @@ from cluster.telemetry import (
 )
 from deployments.drawn_images import DrawnImages
 from deployments.errors import DeadlineExceededError
-from deployments.generation import (
-    ImagesOrder,
-)
+from deployments.generation import ImagesOrder
 from deployments.pool_choice import Route
 
 _NO_PATH: Final = "none"

@@ -32,9 +32,7 @@ from cluster.telemetry import (
 )
 from deployments.call_metrics import measure_end, measure_success
 from deployments.drawn_images import DrawnImages
-from deployments.generation import (
-    ImagesOrder,
-)
+from deployments.generation import ImagesOrder
 from deployments.log import logger
 from deployments.outcomes import classify
 from deployments.pool_choice import Route

@@ -21,9 +21,7 @@ from cluster.usage import (
 )
 from cluster.usage.record import to_text
 from deployments.drawn_images import DrawnImage, DrawnImages
-from deployments.generation import (
-    ImagesOrder,
-)
+from deployments.generation import ImagesOrder
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
 from deployments.telemetry_config import (

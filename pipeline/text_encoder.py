@@ -9,7 +9,6 @@ from pipeline.acceleration.options import (
     Acceleration,
     AccelerationOptions,
     BlockKernels,
-    Precision,
     choose_acceleration,
 )
 from pipeline.device import ComputeDevice
@@ -103,9 +102,7 @@ def load_text_encoder(
         AccelerationUnavailableError: If this machine cannot run the options.
     """
     acceleration = choose_acceleration(options or AccelerationOptions(), compute.device)
-    # What is made smaller on the way need not fit the device before.
-    is_smaller = acceleration.precision is not Precision.BFLOAT16
-    device = torch.device("cpu") if is_smaller else compute.device
+    device = acceleration.choose_load_device(compute.device)
     language_model = load_language_model(weights, device=device, dtype=compute.dtype)
     layers = build_prompt_layers(language_model, acceleration, compute.device)
     return QwenTextEncoder(load_tokenizer(weights), layers)

@@ -7,7 +7,7 @@ every multiple of 32 tokens, since the host launches more slowly than the kernel
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +19,6 @@ from pipeline.acceleration.options import Acceleration, Precision
 from pipeline.acceleration.projections import Projection, Rows, merge
 
 TOKEN_MULTIPLE: Final = 32
-
-
-@dataclass(frozen=True, eq=False)
-class TokenRows:
-    """One prompt, padded at its end: attention is causal, so no token sees the padding."""
-
-    token_ids: Tensor
-    """[rows] int64."""
-    rotary: Tensor
-    """[rows, head_dim / 2, 2] float32, cosine and sine."""
-
-    def clone(self) -> Self:
-        """Copy every tensor."""
-        return type(self)(self.token_ids.clone(), self.rotary.clone())
-
-    def copy_(self, other: Self) -> None:
-        """Overwrite every tensor with another's of the same shape."""
-        self.token_ids.copy_(other.token_ids)
-        self.rotary.copy_(other.rotary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +51,8 @@ class FusedQwen:
             _fuse(layer.to(device), acceleration.precision) for layer in language_model.layers
         ]
         language_model.to(device)
-        self._graphs: GraphedForward[TokenRows] | None = None
+        self._turns_of: dict[int, Tensor] = {}
+        self._graphs: GraphedForward[Tensor] | None = None
         if self.device.type == "cuda":
             self._graphs = GraphedForward(self.run)
 
@@ -81,14 +63,15 @@ class FusedQwen:
         They hold until the next call.
         """
         num_tokens = len(token_ids)
+        # Attention is causal, so no token sees the padding at the end.
         padded = F.pad(token_ids, (0, -num_tokens % TOKEN_MULTIPLE)).to(self.device)
-        rows = TokenRows(padded, self._turns(len(padded)))
-        hidden = self.run(rows) if self._graphs is None else self._graphs(rows, len(padded))
+        hidden = self.run(padded) if self._graphs is None else self._graphs(padded, len(padded))
         return hidden[:num_tokens]
 
-    def run(self, rows: TokenRows) -> Tensor:
-        """Run all layers over the padded prompt."""
-        hidden: Tensor = self._embed(rows.token_ids)
+    def run(self, token_ids: Tensor) -> Tensor:
+        """Run all layers over the [rows] ids of a padded prompt."""
+        hidden: Tensor = self._embed(token_ids)
+        rotary = self._turns(len(token_ids))
         first = self._layers[0]
         hidden, normed = triton_rows.add_and_norm(
             hidden,
@@ -98,7 +81,7 @@ class FusedQwen:
         for layer, following in zip(self._layers, [*self._layers[1:], None], strict=True):
             hidden, normed = triton_rows.add_and_norm(
                 hidden,
-                update=layer.to_out(self._attend(layer, normed, rows)),
+                update=layer.to_out(self._attend(layer, normed, rotary)),
                 norm=layer.module.post_attention_layernorm,
                 is_quantized=layer.to_gate.takes_quantized,
             )
@@ -113,12 +96,12 @@ class FusedQwen:
             )
         return hidden
 
-    def _attend(self, layer: _FusedLayer, normed: Rows, rows: TokenRows) -> Rows:
+    def _attend(self, layer: _FusedLayer, normed: Rows, rotary: Tensor) -> Rows:
         module = layer.module.self_attn
         merged = layer.to_qkv(normed)
         triton_rows.rotate_normed_(
             merged,
-            rows.rotary,
+            rotary,
             module.q_norm,
             module.k_norm,
             num_heads=self._num_heads,
@@ -136,6 +119,12 @@ class FusedQwen:
         return triton_rows.quantize(flat) if layer.to_out.takes_quantized else flat
 
     def _turns(self, num_rows: int) -> Tensor:
+        """Return cosine and sine, [rows, head_dim / 2, 2] float32; recordings read them in place."""
+        if num_rows not in self._turns_of:
+            self._turns_of[num_rows] = self._compute_turns(num_rows)
+        return self._turns_of[num_rows]
+
+    def _compute_turns(self, num_rows: int) -> Tensor:
         positions = torch.arange(num_rows, device=self.device)[None]
         single = torch.empty(0, dtype=torch.float32, device=self.device)
         cosine, sine = (

@@ -55,6 +55,10 @@ class Acceleration:
     precision: Precision
     bfloat16_layers: tuple[str, ...] = ()
 
+    def choose_load_device(self, device: torch.device) -> torch.device:
+        """Say where weights are read to: what is made smaller on the way need not fit before."""
+        return device if self.precision is Precision.BFLOAT16 else torch.device("cpu")
+
 
 def choose_acceleration(options: AccelerationOptions, device: torch.device) -> Acceleration:
     """Choose where `auto` may, and check the rest.

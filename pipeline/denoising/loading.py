@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.acceleration.attention import AttentionKernel, build_attention
-from pipeline.acceleration.options import AccelerationOptions, Precision, choose_acceleration
+from pipeline.acceleration.options import AccelerationOptions, choose_acceleration
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
@@ -42,9 +42,7 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
     acceleration = choose_acceleration(options.acceleration, compute.device)
     name = choose_attention(options.attention, compute.device)
     attention = build_attention(name, compute.device)
-    # What is made smaller on the way need not fit the device before.
-    is_smaller = acceleration.precision is not Precision.BFLOAT16
-    device = torch.device("cpu") if is_smaller else compute.device
+    device = acceleration.choose_load_device(compute.device)
     model = load_transformer(weights, device=device, dtype=compute.dtype)
     return StepLoop(
         PackedTransformer(

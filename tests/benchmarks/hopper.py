@@ -50,6 +50,7 @@ from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
 from pipeline.text_encoder import QwenTextEncoder, build_prompt_layers
 from pipeline.vae.fitting import FittingVaeDecoder
+from tests.benchmarks.step_loop_gpu import difference, kernel_s
 
 PROMPT = "a red circle left of a blue square on a white background, " * 4
 NUM_STEPS = 8
@@ -263,7 +264,7 @@ def measure_quality(bench: Bench, part: str) -> None:
         stock[kernel] = _draw_latents_by_peer(bench, size)
     bench.models.transformer.set_attention_backend("native")
     first, last = next(iter(stock.values())), list(stock.values())[-1]
-    bench.report.add(part, "stock, cuDNN to flash", latents=_distance(last, first))
+    bench.report.add(part, "stock, cuDNN to flash", latents=difference(last, first))
     reference: list[Tensor] = []
     for name, acceleration in [("modules", None), *WAYS.items()]:
         stages = Stages(bench, acceleration)
@@ -279,9 +280,9 @@ def measure_quality(bench: Bench, part: str) -> None:
         bench.report.add(
             part,
             name,
-            velocity=_distance(velocity, reference[0]),
-            latents=_distance(latents, reference[1]),
-            to_stock=_distance(latents, last),
+            velocity=difference(velocity, reference[0]),
+            latents=difference(latents, reference[1]),
+            to_stock=difference(latents, last),
         )
 
 
@@ -375,26 +376,15 @@ def _measure_peaks(device: torch.device) -> dict[str, float]:
 
     product = 2e-12 * side**3
     return {
-        "bfloat16_tflops": product / _kernel_s(lambda: one @ other),
+        "bfloat16_tflops": product / kernel_s(lambda: one @ other),
         "float8_tflops": product
-        / _kernel_s(
+        / kernel_s(
             lambda: torch._scaled_mm(
                 halves[0], halves[1].t(), scale, scale, out_dtype=torch.bfloat16
             )
         ),
-        "attention_tflops": 4e-12 * 16384**2 * 3840 / _kernel_s(attend),
+        "attention_tflops": 4e-12 * 16384**2 * 3840 / kernel_s(attend),
     }
-
-
-def _kernel_s(run: Callable[[], object], count: int = 10) -> float:
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    for _ in range(count):
-        run()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / count
 
 
 def _draw_latents_by_peer(bench: Bench, size: ImageSize) -> Tensor:
@@ -408,11 +398,6 @@ def _draw_latents_by_peer(bench: Bench, size: ImageSize) -> Tensor:
         output_type="latent",
     ).images
     return latents
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    one, other = one.float().cpu().flatten(), other.float().cpu().flatten()
-    return float((one - other).norm() / other.norm())
 
 
 def _provenance(size: ImageSize) -> ImageProvenance:

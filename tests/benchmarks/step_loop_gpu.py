@@ -7,21 +7,22 @@ Parts print a line a figure. `--tiny` runs every part on the CPU at a tiny size,
 
 import argparse
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
-)
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline
 from torch import Tensor
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
+
+from true_size import build_transformer
 
 from pipeline.acceleration.attention import build_attention
 from pipeline.denoising.engine import StepLoop
@@ -58,7 +59,7 @@ class Bench:
         self.scale = 8 if is_tiny else 1
         self.device = torch.device("cpu" if is_tiny else "cuda")
         self.dtype = torch.float32 if is_tiny else torch.bfloat16
-        self.model = self._build_model()
+        self.model = build_transformer(self.device, self.dtype, is_tiny=is_tiny)
         self.caption_dim = self.model.config.cap_feat_dim
         begun = time.perf_counter()
         self.transformer = PackedTransformer(
@@ -74,26 +75,6 @@ class Bench:
         )
         self.loop = StepLoop(self.transformer)
         self.stock = self._build_stock()
-
-    def _build_model(self) -> ZImageTransformer2DModel:
-        torch.manual_seed(0)
-        torch.set_default_dtype(self.dtype)
-        tiny = {
-            "dim": 128,
-            "n_layers": 2,
-            "n_refiner_layers": 1,
-            "n_heads": 4,
-            "n_kv_heads": 4,
-            "cap_feat_dim": 32,
-            "axes_dims": [8, 12, 12],
-        }
-        with self.device:
-            model = ZImageTransformer2DModel(**(tiny if self.is_tiny else {}))
-        torch.set_default_dtype(torch.float32)
-        with torch.no_grad():
-            model.x_pad_token.normal_()
-            model.cap_pad_token.normal_()
-        return model.eval().requires_grad_(requires_grad=False)
 
     def _build_stock(self) -> ZImagePipeline:
         vae = AutoencoderKL(
@@ -201,8 +182,8 @@ def measure_linears(bench: Bench) -> None:
             rows = torch.randn(count, inner, device=bench.device, dtype=bench.dtype)
             weight, bias = linear.weight, linear.bias
             teraflops = 2e-12 * count * cols * inner
-            library = teraflops / _kernel_s(partial(linear, rows))
-            fixed = teraflops / _kernel_s(partial(multiply_rows, rows, weight, bias))
+            library = teraflops / kernel_s(partial(linear, rows))
+            fixed = teraflops / kernel_s(partial(multiply_rows, rows, weight, bias))
             error = difference(multiply_rows(rows, weight, bias), linear(rows))
             say(
                 f"product {count} x {inner} -> {cols}: library {library:.0f} TFLOP/s, "
@@ -210,7 +191,8 @@ def measure_linears(bench: Bench) -> None:
             )
 
 
-def _kernel_s(run: Callable[[], object]) -> float:
+def kernel_s(run: Callable[[], object]) -> float:
+    """Time launches one after another, the device waited for once."""
     for _ in range(3):
         run()
     torch.cuda.synchronize()

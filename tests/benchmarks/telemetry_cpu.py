@@ -34,9 +34,7 @@ from cluster.spans import to_carrier
 from deployments.call_observer import CallObserver
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.forward_watch import ForwardWatch
-from deployments.generation import (
-    ImagesOrder,
-)
+from deployments.generation import ImagesOrder
 from deployments.log import logger
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
