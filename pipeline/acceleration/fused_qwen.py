@@ -119,7 +119,7 @@ class FusedQwen:
         return triton_rows.quantize(flat) if layer.to_out.takes_quantized else flat
 
     def _turns(self, num_rows: int) -> Tensor:
-        """Return cosine and sine, [rows, head_dim / 2, 2] float32; recordings read them in place."""
+        """Return cosine and sine, [rows, head_dim / 2, 2] float32, where recordings read them."""
         if num_rows not in self._turns_of:
             self._turns_of[num_rows] = self._compute_turns(num_rows)
         return self._turns_of[num_rows]
