@@ -81,6 +81,7 @@ class PacedTransformer:
     """The part of `PackedTransformer` that a step loop calls."""
 
     cost = _Z_IMAGE_LAYERS
+    device: Final = torch.device("cpu")
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         assert prompt_embeds.shape[1] == _PROMPT_DIM
@@ -128,6 +129,9 @@ class PacedVaeDecoder:
         self._times = times
         self._log = log
         self._pictures: dict[tuple[int, int], Tensor] = {}
+
+    def fingerprint(self, size: ImageSize) -> str:
+        return "paced"
 
     def decode(self, latents: Tensor) -> Tensor:
         self._log.tell(DECODE_BEGUN)
