@@ -56,18 +56,7 @@ def run_card_cluster(nodes: Sequence[CardNode], *, num_head_cpus: int = 8) -> It
     _set_environment()
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        ray.init(
-            address="local",
-            _temp_dir=str(folder),
-            include_dashboard=False,
-            num_cpus=num_head_cpus,
-            num_gpus=0,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            labels={POOL_LABEL: CPU.name},
-            _system_config={"task_events_report_interval_ms": 0},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_head(folder, num_head_cpus)
         say("head is up")
         processes += [_start_node(node, folder) for node in nodes]
         _wait_for_nodes(nodes, folder)
@@ -141,6 +130,29 @@ def _set_environment() -> None:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+
+
+def _start_head(folder: Path, num_cpus: int) -> None:
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # What runs on the head is to see no GPU, reserved or not.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        ray.init(
+            address="local",
+            _temp_dir=str(folder),
+            include_dashboard=False,
+            num_cpus=num_cpus,
+            num_gpus=0,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            labels={POOL_LABEL: CPU.name},
+            _system_config={"task_events_report_interval_ms": 0},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        if seen is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = seen
 
 
 def _start_node(node: CardNode, folder: Path) -> "subprocess.Popen[bytes]":

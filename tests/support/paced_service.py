@@ -35,10 +35,13 @@ class PacedService:
 
 @contextlib.contextmanager
 def run_paced_service(
-    config: AppConfig, logs: Path, times: StageTimes | None = None
+    config: AppConfig,
+    logs: Path,
+    times: StageTimes | None = None,
+    loader: type[PacedLoader] = PacedLoader,
 ) -> Iterator[PacedService]:
     """Run a service in a cluster of its own until the context ends; `logs` is made."""
-    load, port = PacedLoader.to_folder(logs, times), free_port()
+    load, port = loader.to_folder(logs, times), free_port()
     with pytest.MonkeyPatch.context() as environment:
         # Ray's workers would stand back behind the callers, who share the machine in tests alone.
         environment.setenv("RAY_worker_niceness", "0")
