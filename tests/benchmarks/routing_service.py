@@ -1,6 +1,6 @@
 """Routing by cost against Ray's own routers, through the real service, its stages paced.
 
-    python tests/benchmarks/routing_service.py [--seconds 150] [--load 0.85]
+    python tests/benchmarks/routing_service.py [--seconds 150] [--load 0.85] [--stretch 1]
 
 Proxy, router, ledger, coordinator, step loops and handles are the service's own and share this
 machine with the callers; the models sleep as long as the real ones take: two H200s in bfloat16, as
@@ -11,6 +11,10 @@ measured, and four RTX 4080s in float8, by their datasheet. One trace (70 % 512x
 where a small card takes as long for a picture as for its tiles. Nothing is refused and nothing runs
 out of time, so that every picture counts; deadlines are looked at afterwards. The simulator's
 figures of the same trace stand below.
+
+On few cores the service's own work takes a part of each step that it does not take in a cluster:
+`--stretch 3` lets every stage and the trace take three times as long, and divides what was measured
+by three.
 """
 
 import argparse
@@ -22,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -33,7 +37,7 @@ import httpx
 import numpy as np
 import pytest
 from mixed_paces import ALL, BIG, NUM_BIG, NUM_SMALL, SMALL, MixedLoader, plan_pools
-from paced_service import run_paced_service
+from paced_service import run_service_over
 
 import deployments.app
 from cluster.profiles import CONSUMER_16GB, H800
@@ -133,7 +137,7 @@ async def draw(client: httpx.AsyncClient, side: int, deadline_s: float, number: 
     return Call(side, latency_s, content["routing"]["pool"], deadline_s)
 
 
-async def send(url: str, trace: Trace) -> list[Call]:
+async def send(url: str, trace: Trace, stretch: float) -> list[Call]:
     """Send a few calls, from which replicas learn their rates, and then the trace."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=CALL_S, limits=limits) as client:
@@ -144,21 +148,23 @@ async def send(url: str, trace: Trace) -> list[Call]:
         begun_s = time.monotonic()
         tasks = []
         for number, (at_s, kind) in enumerate(zip(trace.times_s, trace.kind_of, strict=True)):
-            await asyncio.sleep(max(0.0, begun_s + float(at_s) - time.monotonic()))
+            await asyncio.sleep(max(0.0, begun_s + stretch * float(at_s) - time.monotonic()))
             facts = trace.kinds[kind]
             deadline_s = facts.timeout_s or CALL_S
             tasks.append(asyncio.create_task(draw(client, facts.height, deadline_s, 1000 + number)))
-        return list(await asyncio.gather(*tasks))
+        calls = await asyncio.gather(*tasks)
+    return [replace(call, latency_s=call.latency_s / stretch) for call in calls]
 
 
-def measure(router: str, trace: Trace) -> list[Call]:
+def measure(router: str, trace: Trace, stretch: float) -> list[Call]:
     """Run the service under one router, and send the trace."""
     print(f"{time.strftime('%H:%M:%S')} {router}: starting", flush=True)
     with tempfile.TemporaryDirectory() as name, replicas_chosen_by(router):
         folder = Path(name)
         config = build_config(router, folder)
-        with run_paced_service(config, folder / "logs", loader=MixedLoader) as service:
-            return asyncio.run(send(service.url, trace))
+        load = MixedLoader.to_folder(folder / "logs").stretched(stretch)
+        with run_service_over(load, config) as service:
+            return asyncio.run(send(service.url, trace, stretch))
 
 
 def print_row(name: str, latencies_s: Sequence[float], in_time: float, rest: str = "") -> None:
@@ -195,6 +201,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=150.0, help="of the trace")
     parser.add_argument("--load", type=float, default=0.85, help="share of all cards' capacity")
+    parser.add_argument("--stretch", type=float, default=1.0, help="of all times")
     parser.add_argument("--routers", nargs="+", choices=ROUTERS, default=list(ROUTERS))
     parser.add_argument("--out", type=Path, help="every call, as JSON")
     options = parser.parse_args()
@@ -204,7 +211,7 @@ def main() -> int:
     print(f"{len(trace)} calls, {rate:.2f} a second, {options.load:.0%} load")
     measured = {}
     for router in options.routers:
-        measured[router] = measure(router, trace)
+        measured[router] = measure(router, trace, options.stretch)
         print_measured(router, measured[router])
     print(f"\n{'':<26} {'p50 s':>7} {'p95 s':>7} {'p99 s':>7} {'in time':>8}   p95 by size; pools")
     for router, calls in measured.items():

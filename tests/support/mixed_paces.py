@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 
 from paced_models import ForwardTime, LoggedStepLoop, PacedLoader, count_units, time_on_h200
 from ray import serve
@@ -41,11 +41,17 @@ ALL: Final = "all"
 class MixedLoader(PacedLoader):
     """Loads the pace of the pool's card, or of the replica's own."""
 
+    stretch: float = 1.0
+    """How many times longer everything takes, so that what the service itself takes counts less."""
+
+    def stretched(self, stretch: float) -> Self:
+        return replace(self, times=self.times.stretched(stretch), stretch=stretch)
+
     def denoiser(self, config: PoolConfig) -> tuple[StepLoop, str]:
         limits = config.step_loop.to_options().limits
-        forward_s = self._pace_of(config)
-        log = StageLog(self.log)
-        return LoggedStepLoop(limits, log, forward_s), f"{config.path.value}/paced"
+        pace, log = self._pace_of(config), StageLog(self.log)
+        loop = LoggedStepLoop(limits, log, lambda items: self.stretch * pace(items))
+        return loop, f"{config.path.value}/paced"
 
     def _pace_of(self, config: PoolConfig) -> ForwardTime:
         if config.name == CONSUMER_16GB.name:

@@ -61,9 +61,17 @@ class StageTimes:
 
     encode_s: float = ENCODE_S
     decode_picture_s: float = DECODE_PICTURE_S
+    decode_megapixel_s: float = DECODE_MEGAPIXEL_S
 
     def decode_s(self, num_pixels: int) -> float:
-        return self.decode_picture_s + DECODE_MEGAPIXEL_S * num_pixels / 2**20
+        return self.decode_picture_s + self.decode_megapixel_s * num_pixels / 2**20
+
+    def stretched(self, stretch: float) -> "StageTimes":
+        return StageTimes(
+            stretch * self.encode_s,
+            stretch * self.decode_picture_s,
+            stretch * self.decode_megapixel_s,
+        )
 
 
 class PacedTextEncoder:
