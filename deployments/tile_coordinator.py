@@ -5,7 +5,7 @@ The coordinator holds no GPU, so it can never starve the replicas that it waits 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from cluster.spans import Carrier, to_carrier
 from cluster.telemetry import ATTR_PATH, ATTR_SHARE_S, ATTR_SIZE, ATTR_STEPS
 from deployments.concurrency import gather_or_cancel
 from deployments.retries import try_again
+from deployments.routing.predictions import step_units
 from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Denoised, TileVelocity, take_latents
 from pipeline.denoising.positions import PositionGrid
@@ -22,7 +23,7 @@ from pipeline.denoising.work import VelocityRequest
 from pipeline.errors import DeadlineError
 from pipeline.request import DenoiseRequest, DenoiseResult, RenderPath, StepEvent
 from pipeline.schedule import Schedule
-from pipeline.tiled_passes import TilingOptions
+from pipeline.tiled_passes import DenoisePass, TilingOptions
 
 PredictTile = Callable[[VelocityRequest, Carrier], Awaitable[TileVelocity]]
 """Sends one tile to some replica of the pool, with the trace that it belongs to."""
@@ -69,8 +70,11 @@ class TileCoordinatorDeployment:
                 TiledRun, request, settings.options, settings.preview.draw, settings.schedule_of
             )
             step, sent = 0, to_carrier(stage.span)
+            later_units = plan_later_units(run.passes)
             while not run.is_done:
-                predicted = await self._predict_step(request, run, step, started, sent)
+                predicted = await self._predict_step(
+                    request, run, step, later_units[step], started, sent
+                )
                 seen |= {tile.fingerprint: tile.replica for tile in predicted}
                 share_s += sum(tile.share_s for tile in predicted)
                 peaks |= {tile.peak_memory_bytes for tile in predicted if tile.peak_memory_bytes}
@@ -99,36 +103,50 @@ class TileCoordinatorDeployment:
         return await take_latents(self.denoise(request, yields_steps=False, trace=trace))
 
     async def _predict_step(
-        self, request: DenoiseRequest, run: TiledRun, step: int, started: float, sent: Carrier
+        self,
+        request: DenoiseRequest,
+        run: TiledRun,
+        step: int,
+        later_units: float,
+        started: float,
+        sent: Carrier,
     ) -> list[TileVelocity]:
         items = await asyncio.to_thread(run.next_items)
         seconds_left = _seconds_left(request, started)
+        calls = [
+            _to_call(request, item, f"{request.id}-{step}-{index}", seconds_left, later_units)
+            for index, item in enumerate(items)
+        ]
         return await gather_or_cancel(
-            [
-                self._predict(request, item, f"{request.id}-{step}-{index}", seconds_left, sent)
-                for index, item in enumerate(items)
-            ]
+            [try_again(partial(self._predict_tile, call, sent)) for call in calls]
         )
 
-    async def _predict(
-        self,
-        request: DenoiseRequest,
-        item: TileItem,
-        call_id: str,
-        timeout_s: float | None,
-        sent: Carrier,
-    ) -> TileVelocity:
-        row, column = item.position_origin
-        call = VelocityRequest(
-            id=call_id,
-            encoding=request.encoding,
-            latents=item.latents[None],
-            model_time=item.model_time,
-            positions=PositionGrid(row, column),
-            priority=request.priority,
-            timeout_s=timeout_s,
-        )
-        return await try_again(partial(self._predict_tile, call, sent))
+
+def plan_later_units(passes: Sequence[DenoisePass]) -> list[float]:
+    """Return, for every step, each of its tiles' part of what the steps after it cost."""
+    plans = [one.plan for one in passes for _ in one.steps]
+    units = [step_units(plan) for plan in plans]
+    return [sum(units[step + 1 :]) / len(plan.tiles) for step, plan in enumerate(plans)]
+
+
+def _to_call(
+    request: DenoiseRequest,
+    item: TileItem,
+    call_id: str,
+    timeout_s: float | None,
+    later_units: float,
+) -> VelocityRequest:
+    row, column = item.position_origin
+    return VelocityRequest(
+        id=call_id,
+        encoding=request.encoding,
+        latents=item.latents[None],
+        model_time=item.model_time,
+        positions=PositionGrid(row, column),
+        priority=request.priority,
+        timeout_s=timeout_s,
+        later_units=later_units,
+    )
 
 
 def _seconds_left(request: DenoiseRequest, started: float) -> float | None:

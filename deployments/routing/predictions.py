@@ -10,7 +10,8 @@ from deployments.routing.decisions import Option, RequestFacts, Work
 from deployments.routing.pools import PoolStatus, PoolTraits
 from pipeline.request import LATENT_SCALE, ImageSize, Priority, RenderPath
 from pipeline.schedule import build_schedule
-from pipeline.tiled_passes import DenoisePass, TilingOptions, plan_passes
+from pipeline.tiled_passes import TilingOptions, plan_passes
+from pipeline.tiling import TilePlan
 
 
 def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
@@ -33,16 +34,16 @@ def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: 
     )
     passes = plan_passes(ImageSize(height, width), build_schedule(steps), options)
     return Work(
-        units=per_step * sum(_units_of(one) for one in passes),
+        units=per_step * sum(len(one.steps) * step_units(one.plan) for one in passes),
         num_forwards=per_step * sum(len(one.steps) * len(one.plan.tiles) for one in passes),
         num_tiles=len(passes[-1].plan.tiles),
     )
 
 
-def _units_of(one: DenoisePass) -> float:
-    plan = one.plan
+def step_units(plan: TilePlan) -> float:
+    """Return what one step over all tiles of a plan costs."""
     height, width = plan.tile_height * LATENT_SCALE, plan.tile_width * LATENT_SCALE
-    return len(plan.tiles) * full_image_units(height, width, len(one.steps))
+    return len(plan.tiles) * full_image_units(height, width, 1)
 
 
 def predict(facts: RequestFacts, pool: PoolStatus) -> Option:

@@ -190,13 +190,17 @@ class Roster:
     def backlog(self) -> Backlog:
         """Say what is held and how fast it goes."""
         with self._condition:
-            held = [(work.started_s is None, work.to_held()) for work in self._held.values()]
-            waiting = [work.admission for work in self._held.values() if work.started_s is None]
+            held = list(self._held.values())
+            waiting = [work.admission for work in held if work.started_s is None]
             return Backlog(
-                waiting_units=sum(work.units for is_waiting, work in held if is_waiting),
-                running_units=sum(work.units for is_waiting, work in held if not is_waiting),
+                waiting_units=sum(work.backlog_units for work in held if work.started_s is None),
+                running_units=sum(
+                    work.backlog_units for work in held if work.started_s is not None
+                ),
                 interactive_units=sum(
-                    work.units for _, work in held if work.priority is Priority.INTERACTIVE
+                    work.backlog_units
+                    for work in held
+                    if work.admission.demand.priority is Priority.INTERACTIVE
                 ),
                 rate_units_s=self._rate_units_s,
                 num_held=len(held),

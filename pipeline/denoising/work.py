@@ -34,6 +34,9 @@ class VelocityRequest:
     positions: PositionGrid = WHOLE_CANVAS
     priority: Priority = Priority.INTERACTIVE
     timeout_s: float | None = None
+    later_units: float = 0.0
+    """Its part of what the picture's later steps cost. They will be asked for, so they count as
+    backlog; they are not held here, so nothing is refused for them."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Work(ABC):
             terms.arrival,
             self.passed_over,
         )
+
+    @property
+    def backlog_units(self) -> float:
+        """Cost of what is left, here and elsewhere."""
+        return self.admission.demand.step_units * self.steps_left
 
     def to_held(self) -> HeldWork:
         """Describe this work to `admit`."""
@@ -218,6 +226,11 @@ class VelocityCall(Work):
     def steps_left(self) -> int:
         """One until the forward is done."""
         return 0 if self._is_done else 1
+
+    @property
+    def backlog_units(self) -> float:
+        """Cost of this forward, and of the picture's later ones."""
+        return super().backlog_units + self._request.later_units
 
     @property
     def device_bytes(self) -> int:

@@ -12,11 +12,14 @@ from deployments.denoiser import DenoiserDeployment
 from deployments.errors import ReplicaLostError
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
+from deployments.routing.predictions import step_units
 from deployments.served_model import describe_model
 from deployments.stages import Denoised, TileVelocity
 from deployments.tile_coordinator import PredictTile, TileCoordinatorDeployment
 from pipeline.denoising.work import VelocityRequest
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath, StepEvent
+from pipeline.schedule import build_schedule
+from pipeline.tiled_passes import plan_passes
 from pipeline.weights import resolve_weights
 
 TILED = PoolConfig(
@@ -112,3 +115,25 @@ async def test_tiles_of_several_replicas_are_named_in_the_fingerprint(
     _, denoised = await _draw(_coordinator(load, alternate), _request(ImageSize(256, 192)))
 
     assert denoised.fingerprint == "card-0+card-1"
+
+
+async def test_tiles_say_what_the_steps_after_them_will_cost(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    sent: dict[int, list[float]] = {}
+
+    async def predict(call: VelocityRequest, trace: Carrier) -> TileVelocity:
+        step = int(call.id.split("-")[1])
+        sent.setdefault(step, []).append(call.later_units)
+        return await denoiser.predict_velocity(call, trace)
+
+    request = _request(ImageSize(256, 192))
+    await _draw(_coordinator(load, predict), request)
+
+    schedule = build_schedule(request.num_inference_steps, shift=load.weights.shift)
+    passes = plan_passes(request.size, schedule, TILED.tiling.to_options())
+    steps = [step_units(one.plan) for one in passes for _ in one.steps]
+    later = [sum(steps[step + 1 :]) for step in range(len(steps))]
+    assert [sum(sent[step]) for step in sorted(sent)] == pytest.approx(later)
+    assert len({len(tiles) for tiles in sent.values()}) == 2
+    assert all(len(set(tiles)) == 1 for tiles in sent.values())

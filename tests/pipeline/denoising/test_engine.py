@@ -382,6 +382,34 @@ def test_the_backlog_counts_what_is_left(build_loop: BuildLoop, steps_ahead: int
     assert waiting_result.queue_s >= 0
 
 
+def test_later_steps_of_a_single_forward_are_backlog_but_take_no_room(
+    build_loop: BuildLoop,
+) -> None:
+    loop, seen = build_loop(limits=BatchingLimits(held_units=50.0)), []
+    running, call = Recorder(), Recorder()
+    request = build_request("call")
+
+    def look() -> None:
+        before = loop.backlog()
+        noise = draw_noise(request.size, seed=0)
+        tickets = [
+            loop.submit_velocity(
+                VelocityRequest(name, request.encoding, noise, 0.5, later_units=100.0), listener
+            )
+            for name, listener in (("call", call), ("another", Recorder()))
+        ]
+        seen.append((before, loop.backlog(), sum(ticket.units for ticket in tickets)))
+
+    running.at_step[1] = look
+    loop.submit(build_request("running"), running)
+    running.result()
+    call.last()
+
+    before, after, units = seen[0]
+    assert after.waiting_units - before.waiting_units == pytest.approx(units + 200.0)
+    assert after.interactive_units - before.interactive_units == pytest.approx(units + 200.0)
+
+
 def test_the_rate_is_learned_from_warm_sizes_only(build_loop: BuildLoop) -> None:
     loop = build_loop()
 
