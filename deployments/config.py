@@ -145,7 +145,7 @@ class TextEncoderConfig(ReplicaConfig):
 class StepLoopConfig(_Section):
     """How a denoiser replica shares its device among requests."""
 
-    attention: Literal["auto", "sdpa", "cudnn", "varlen", "xformers"] = Field(
+    attention: Literal["auto", "sdpa", "cudnn", "flash4", "varlen", "xformers"] = Field(
         default="auto", description="The attention kernel; one that cannot run is an error."
     )
     kernels: KernelNames = Field(

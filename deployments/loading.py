@@ -18,6 +18,7 @@ from deployments.embedding_cache import CachedTextEncoder, embedding_scope
 from deployments.memory_plan import memory_of
 from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
+from pipeline.acceleration.attention import choose_attention
 from pipeline.acceleration.options import (
     AccelerationOptions,
     BlockKernels,
@@ -25,7 +26,7 @@ from pipeline.acceleration.options import (
     choose_acceleration,
 )
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
+from pipeline.denoising.loading import load_preview, load_step_loop
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.device_memory import cap_memory
 from pipeline.request import RenderPath
@@ -96,7 +97,7 @@ def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     """Name everything beside the request that decides the bytes of a picture."""
     build = f"torch-{torch.__version__}"
     options = config.step_loop.to_options()
-    attention = choose_attention(options.attention, compute.device)
+    attention = choose_attention(options.attention, compute.device).identify()
     computation = _name_computation(compute, options.acceleration)
     parts = [config.path.value, compute.accelerator, computation, attention, build]
     if compute.device.type == "cpu":
