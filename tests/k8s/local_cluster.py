@@ -23,6 +23,7 @@ _HOST: Final = "127.0.0.1"
 _NODE: Final = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's public address, and other loopback addresses not."""
 _STARTED_WITHIN_S: Final = 180.0
+_CONTROLLER: Final = "*/session_2*/logs/serve/controller_*.log"
 _BIN: Final = Path(sys.executable).parent
 
 
@@ -38,7 +39,14 @@ class Pod:
 class LocalCluster:
     """A head that keeps its state in Redis, and workers that outlive it."""
 
-    def __init__(self, folder: Path, *, redis_address: str, redis_password: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        redis_address: str,
+        redis_password: str,
+        environment: Mapping[str, str],
+    ) -> None:
         self.http_port = free_port()
         self.url = f"http://{_HOST}:{self.http_port}"
         self._folder = folder
@@ -61,6 +69,7 @@ class LocalCluster:
             # KubeRay gives workers ten minutes for the head to come back.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "OMP_NUM_THREADS": "1",
+            **environment,
         }
         self._head_environment = {"RAY_REDIS_ADDRESS": redis_address}
 
@@ -82,7 +91,7 @@ class LocalCluster:
             lambda: self._stays_up(pod) and self._takes_configurations(),
             within_s=_STARTED_WITHIN_S,
             what="the dashboard",
-            explain=self._logs,
+            explain=self.logs,
         )
 
     def start_worker(self, group: Manifest, *, num_gpus: int) -> None:
@@ -120,7 +129,7 @@ class LocalCluster:
                 )
             return result.returncode == 0
 
-        wait_until(is_taken, within_s=_STARTED_WITHIN_S, what="deploying", explain=self._logs)
+        wait_until(is_taken, within_s=_STARTED_WITHIN_S, what="deploying", explain=self.logs)
 
     def application(self) -> dict[str, Any]:
         """Return what Serve says of the application."""
@@ -147,6 +156,13 @@ class LocalCluster:
         """Count the running replicas of a deployment."""
         replicas = self.application()["deployments"][deployment]["replicas"]
         return sum(each["state"] == "RUNNING" for each in replicas)
+
+    def logs(self) -> str:
+        """Return what Ray wrote about its nodes, and Serve's controller about replicas."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')}"
+            for path in sorted([*self._folder.glob("*.log"), *self._folder.glob(_CONTROLLER)])
+        )
 
     def _start(self, pod: Pod) -> None:
         self._starts += 1
@@ -179,12 +195,6 @@ class LocalCluster:
             return True
         self._start(pod)
         return False
-
-    def _logs(self) -> str:
-        return "\n".join(
-            f"== {path.name}\n{path.read_text(errors='replace')}"
-            for path in sorted(self._folder.glob("*.log"))
-        )
 
     def _takes_configurations(self) -> bool:
         answer = httpx.get(
