@@ -46,6 +46,7 @@ class LocalCluster:
         redis_address: str,
         redis_password: str,
         environment: Mapping[str, str],
+        wrapper: tuple[str, ...] = (),
     ) -> None:
         self.http_port = free_port()
         self.url = f"http://{_HOST}:{self.http_port}"
@@ -56,6 +57,7 @@ class LocalCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
         self._redis_password = redis_password
+        self._wrapper = wrapper
         self._environment = {
             **os.environ,
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
@@ -94,13 +96,13 @@ class LocalCluster:
             explain=self.logs,
         )
 
-    def start_worker(self, group: Manifest, *, num_gpus: int) -> None:
+    def start_worker(self, group: Manifest, *, num_gpus: int, num_cpus: int = 1) -> None:
         """Start a worker of one group with its labels."""
         labels = ",".join(f"{key}={value}" for key, value in group["labels"].items())
         arguments = (
             f"--address={self._gcs}",
             f"--labels={labels}",
-            "--num-cpus=1",
+            f"--num-cpus={num_cpus}",
             f"--num-gpus={num_gpus}",
         )
         self._start(Pod(group["groupName"], arguments))
@@ -108,6 +110,11 @@ class LocalCluster:
     def kill_head(self) -> None:
         """End everything that runs in the head's pod, at once."""
         _kill_tree(self._processes.pop("head"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what runs in the pods."""
+        pods = [psutil.Process(each.pid) for each in self._processes.values()]
+        return [process for pod in pods for process in (pod, *pod.children(recursive=True))]
 
     def stop(self) -> None:
         """End every pod."""
@@ -169,6 +176,7 @@ class LocalCluster:
         # A pod's files are its own, and a socket's path has 107 characters at most.
         scratch = self._folder / str(self._starts)
         command = [
+            *self._wrapper,
             str(_BIN / "ray"),
             "start",
             "--block",

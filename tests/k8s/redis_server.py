@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import redis
 from service import free_port
 
-from tests.k8s.manifests import find_all
+from tests.k8s.manifests import containers, find_all, worker_groups
 from tests.k8s.waiting import wait_until
 
 DURABLE: Final = "redis-durable"
@@ -51,6 +51,20 @@ def redis_of_base(name: str, folder: Path, *, password: str) -> Iterator[str]:
         client.close()
         process.terminate()
         process.wait()
+
+
+def redis_urls(addresses: Mapping[str, str], password: str) -> dict[str, str]:
+    """Return the URLs that base's pods have in variables, at the servers that are here."""
+    (container,) = containers(worker_groups("base")["cpu"]["template"]["spec"])
+    urls = {
+        each["name"]: each["value"].replace("$(REDIS_CLIENT_PASSWORD)", password)
+        for each in container["env"]
+        if each["name"].endswith("_URL")
+    }
+    for name, address in addresses.items():
+        place = address.removeprefix("redis://")
+        urls = {key: url.replace(f"{name}:6379", place) for key, url in urls.items()}
+    return urls
 
 
 def _settings(name: str) -> str:

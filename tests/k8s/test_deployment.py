@@ -3,7 +3,7 @@
 import copy
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import yaml
 from deployments.key_file import draw_key, hash_key
 from tests.k8s.load import BODY, calls
 from tests.k8s.local_cluster import LocalCluster
-from tests.k8s.manifests import Manifest, containers, rayservice, serve_config, worker_groups
-from tests.k8s.redis_server import CACHE, DURABLE, redis_of_base
+from tests.k8s.manifests import Manifest, rayservice, serve_config, worker_groups
+from tests.k8s.redis_server import CACHE, DURABLE, redis_of_base, redis_urls
 from tests.k8s.scaling import scale_to_machine
 from tests.k8s.waiting import wait_until
 
@@ -42,7 +42,7 @@ def cluster() -> Iterator[LocalCluster]:
             folder,
             redis_address=durable,
             redis_password=PASSWORD,
-            environment=redis_urls({DURABLE: durable, CACHE: cache}),
+            environment=redis_urls({DURABLE: durable, CACHE: cache}, PASSWORD),
         )
         try:
             cluster.start_head(group)
@@ -54,22 +54,6 @@ def cluster() -> Iterator[LocalCluster]:
         finally:
             cluster.stop()
     shutil.rmtree(folder)
-
-
-def redis_urls(addresses: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a pod, with the password and the servers that are here."""
-    (container,) = containers(worker_groups("base")["cpu"]["template"]["spec"])
-    urls = {
-        each["name"]: each["value"].replace("$(REDIS_CLIENT_PASSWORD)", PASSWORD)
-        for each in container["env"]
-        if each["name"].endswith("_URL")
-    }
-    for name, address in addresses.items():
-        urls = {
-            key: url.replace(f"{name}:6379", address.removeprefix("redis://"))
-            for key, url in urls.items()
-        }
-    return urls
 
 
 @pytest.fixture(scope="module")
