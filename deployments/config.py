@@ -325,6 +325,10 @@ class RouterConfig(_Section):
     warm_up_timeout_s: float = Field(
         default=600.0, gt=0, description="How long the first picture of a pool may take."
     )
+    waits_for_picture: bool = Field(
+        default=False,
+        description="Take calls only once a picture has come out, so that a roll-out waits for it.",
+    )
     graceful_shutdown_timeout_s: float = Field(
         default=180.0, ge=0, description="Seconds that a stopping router has to finish its calls."
     )
