@@ -1,10 +1,11 @@
 """The composition root: the only place that decorates and binds deployments."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
@@ -25,6 +26,13 @@ from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
 from pipeline.request import RenderPath
 from pipeline.weights import resolve_weights
+
+TAKE_TURNS: Final = RequestRouterConfig(
+    # Ray's field takes a path as well as a class, which its annotation does not say.
+    request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"  # type: ignore[arg-type]
+)
+"""Tiles of a step come at once and take equally long, so replicas take them in turn. Ray's default
+chooses by queue lengths that it learnt earlier: of two idle replicas, one may get every tile."""
 
 
 def build_app(config: AppConfig) -> Application:
@@ -72,9 +80,10 @@ def _bind_pool(
     config: AppConfig, load: StageLoader, pool: PoolConfig, model: ServedModel
 ) -> Application:
     name = f"{DenoiserDeployment.__name__}-{pool.name}"
-    deployment = serve.deployment(name=name, **_options(config, pool, pool_options(pool, model)))(
-        DenoiserDeployment
-    )
+    options = _options(config, pool, pool_options(pool, model))
+    if pool.path is RenderPath.TILED:
+        options["request_router_config"] = TAKE_TURNS
+    deployment = serve.deployment(name=name, **options)(DenoiserDeployment)
     denoiser = deployment.bind(
         partial(load.denoiser, pool),
         _name_replica,

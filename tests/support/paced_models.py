@@ -5,7 +5,7 @@ happens to whom.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.transformer import PackedItem
 from pipeline.denoising.work import Listener, Outcome
 from pipeline.errors import CancelledError
-from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, StepEvent
+from pipeline.request import PATCH_SIZE, DenoiseRequest, ImageSize, PromptEncoding, StepEvent
 from pipeline.weights import EMBEDDED, resolve_weights
 
 ENCODE_BEGUN: Final = "encode begun"
@@ -47,6 +47,9 @@ DECODE_BEGUN: Final = "decode begun"
 DECODED: Final = "decoded"
 
 PACE: Final[PoolPlan] = plan_pool("H200", Precision.BF16, ScalingPolicy(1, 1), profile=H800)
+ForwardTime = Callable[[Sequence[Tensor]], float]
+"""Seconds of one forward of these latents, each [16, h, w]."""
+
 _NUM_PROMPT_TOKENS: Final = 64
 _PROMPT_DIM: Final = 2560
 _Z_IMAGE_LAYERS: Final = ForwardCost(dim=3840, num_layers=30, num_refiner_layers=2)
@@ -58,9 +61,17 @@ class StageTimes:
 
     encode_s: float = ENCODE_S
     decode_picture_s: float = DECODE_PICTURE_S
+    decode_megapixel_s: float = DECODE_MEGAPIXEL_S
 
     def decode_s(self, num_pixels: int) -> float:
-        return self.decode_picture_s + DECODE_MEGAPIXEL_S * num_pixels / 2**20
+        return self.decode_picture_s + self.decode_megapixel_s * num_pixels / 2**20
+
+    def stretched(self, stretch: float) -> "StageTimes":
+        return StageTimes(
+            stretch * self.encode_s,
+            stretch * self.decode_picture_s,
+            stretch * self.decode_megapixel_s,
+        )
 
 
 class PacedTextEncoder:
@@ -77,10 +88,24 @@ class PacedTextEncoder:
         return PromptEncoding(torch.zeros(_NUM_PROMPT_TOKENS, _PROMPT_DIM, dtype=torch.bfloat16))
 
 
+def count_units(latents: Tensor) -> float:
+    """Return the cost units of a forward of [16, h, w]."""
+    num_tokens = latents.shape[1] * latents.shape[2] // PATCH_SIZE**2
+    return _Z_IMAGE_LAYERS.units(num_tokens, _NUM_PROMPT_TOKENS)
+
+
+def time_on_h200(items: Sequence[Tensor]) -> float:
+    return PACE.forward_s(sum(map(count_units, items)))
+
+
 class PacedTransformer:
     """The part of `PackedTransformer` that a step loop calls."""
 
     cost = _Z_IMAGE_LAYERS
+    device: Final = torch.device("cpu")
+
+    def __init__(self, forward_s: ForwardTime) -> None:
+        self._forward_s = forward_s
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         assert prompt_embeds.shape[1] == _PROMPT_DIM
@@ -89,19 +114,19 @@ class PacedTransformer:
         return CaptionState(prompt_embeds, prompt_embeds.shape[0])
 
     def predict_velocity(self, items: Sequence[PackedItem]) -> list[Tensor]:
-        pixels = [64 * item.latents.shape[1] * item.latents.shape[2] for item in items]
-        units = sum(self.cost.units(each // 256, _NUM_PROMPT_TOKENS) for each in pixels)
-        time.sleep(PACE.forward_s(units))
+        time.sleep(self._forward_s([item.latents for item in items]))
         return [torch.zeros_like(item.latents) for item in items]
 
 
 class LoggedStepLoop(StepLoop):
     """A step loop over a paced transformer."""
 
-    def __init__(self, limits: BatchingLimits, log: StageLog) -> None:
+    def __init__(
+        self, limits: BatchingLimits, log: StageLog, forward_s: ForwardTime = time_on_h200
+    ) -> None:
         self._log = log
         self._seeds: dict[str, int] = {}
-        transformer: Any = PacedTransformer()
+        transformer: Any = PacedTransformer(forward_s)
         super().__init__(transformer, limits=limits, preview=LatentPreview.of_flux_vae())
 
     def submit(self, request: DenoiseRequest, listener: Listener) -> Any:
@@ -128,6 +153,9 @@ class PacedVaeDecoder:
         self._times = times
         self._log = log
         self._pictures: dict[tuple[int, int], Tensor] = {}
+
+    def fingerprint(self, size: ImageSize) -> str:
+        return "paced"
 
     def decode(self, latents: Tensor) -> Tensor:
         self._log.tell(DECODE_BEGUN)

@@ -38,7 +38,14 @@ def run_paced_service(
     config: AppConfig, logs: Path, times: StageTimes | None = None
 ) -> Iterator[PacedService]:
     """Run a service in a cluster of its own until the context ends; `logs` is made."""
-    load, port = PacedLoader.to_folder(logs, times), free_port()
+    with run_service_over(PacedLoader.to_folder(logs, times), config) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def run_service_over(load: PacedLoader, config: AppConfig) -> Iterator[PacedService]:
+    """Run a service over what a loader loads."""
+    port = free_port()
     with pytest.MonkeyPatch.context() as environment:
         # Ray's workers would stand back behind the callers, who share the machine in tests alone.
         environment.setenv("RAY_worker_niceness", "0")
@@ -51,6 +58,6 @@ def run_paced_service(
             )
             try:
                 serve.run(bind_app(config, load, load.describe()), name="zimage")
-                yield PacedService(port, StageLogs(logs))
+                yield PacedService(port, StageLogs(load.log))
             finally:
                 shut_down_serve(within_s=60.0)
