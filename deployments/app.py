@@ -98,7 +98,8 @@ def _bind_pool(
         num_replicas=pool.num_coordinators,
         max_ongoing_requests=pool.max_ongoing_requests,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
-        ray_actor_options={"num_cpus": pool.num_cpus},
+        # Beside the routers: on a node of the pool it would keep that node from ever going.
+        ray_actor_options={"num_cpus": pool.num_cpus, **_labels(config.router.label_selector)},
     )(HandleTileCoordinator)
     return coordinator.bind(
         partial(load.tiled_settings, pool), denoiser, _telemetry(config, "denoise", pool)

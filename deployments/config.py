@@ -14,7 +14,7 @@ from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.loading import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.memory import DecodeMode
-from pipeline.request import RenderPath
+from pipeline.request import SIZE_MULTIPLE, ImageSize, RenderPath
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePositions
 from pipeline.weights import EMBEDDED
@@ -123,6 +123,22 @@ class ReplicaConfig(_Section):
 
 
 KernelNames = Literal["auto", "modules", "fused"]
+WarmSize = Annotated[str, Field(pattern=r"^\d{2,5}x\d{2,5}$")]
+
+
+def _parse_warm_sizes(texts: tuple[str, ...]) -> tuple[ImageSize, ...]:
+    """Read `WIDTHxHEIGHT`s.
+
+    Raises:
+        ValueError: Naming the size.
+    """
+    pairs = [tuple(map(int, text.split("x"))) for text in texts]
+    for text, sides in zip(texts, pairs, strict=True):
+        if any(side <= 0 or side % SIZE_MULTIPLE for side in sides):
+            raise ValueError(f"sides of warm_sizes must divide by {SIZE_MULTIPLE}, got {text}")
+    return tuple(ImageSize(height, width) for width, height in pairs)
+
+
 PrecisionNames = Literal["auto", "float8", "int8_weights"]
 
 
@@ -145,7 +161,7 @@ class TextEncoderConfig(ReplicaConfig):
 class StepLoopConfig(_Section):
     """How a denoiser replica shares its device among requests."""
 
-    attention: Literal["auto", "sdpa", "cudnn", "varlen", "xformers"] = Field(
+    attention: Literal["auto", "sdpa", "cudnn", "flash4", "varlen", "xformers"] = Field(
         default="auto", description="The attention kernel; one that cannot run is an error."
     )
     kernels: KernelNames = Field(
@@ -229,6 +245,18 @@ class VaeDecoderConfig(ReplicaConfig):
     kernels: KernelNames = Field(
         default="auto", description="`fused` kernels, `modules`, or what was measured to be best."
     )
+    warm_sizes: tuple[WarmSize, ...] = Field(
+        default=(), description="`WIDTHxHEIGHT`s that a replica decodes before it takes work."
+    )
+
+    def to_warm_sizes(self) -> tuple[ImageSize, ...]:
+        """Return what is decoded at start."""
+        return _parse_warm_sizes(self.warm_sizes)
+
+    @model_validator(mode="after")
+    def _warm_sizes_can_be_decoded(self) -> Self:
+        self.to_warm_sizes()
+        return self
 
 
 class PoolConfig(ReplicaConfig):
@@ -257,11 +285,27 @@ class PoolConfig(ReplicaConfig):
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="Requests that a replica holds; its work is bounded too."
     )
+    warm_sizes: tuple[WarmSize, ...] = Field(
+        default=(), description="`WIDTHxHEIGHT`s that a replica draws before it takes work."
+    )
     step_loop: StepLoopConfig = StepLoopConfig()
     tiling: TilingConfig = TilingConfig()
     num_coordinators: int = Field(
         default=1, ge=1, description="Replicas that step the canvases of a `tiled` pool."
     )
+
+    def to_warm_sizes(self) -> tuple[ImageSize, ...]:
+        """Return what is drawn at start."""
+        return _parse_warm_sizes(self.warm_sizes)
+
+    @model_validator(mode="after")
+    def _warm_sizes_can_be_drawn(self) -> Self:
+        for size in self.to_warm_sizes():
+            if self.max_pixels is not None and size.height * size.width > self.max_pixels:
+                raise ValueError(
+                    f"warm_sizes must have at most max_pixels={self.max_pixels} pixels, got {size}"
+                )
+        return self
 
 
 class RouterConfig(_Section):
@@ -280,6 +324,10 @@ class RouterConfig(_Section):
     )
     warm_up_timeout_s: float = Field(
         default=600.0, gt=0, description="How long the first picture of a pool may take."
+    )
+    waits_for_picture: bool = Field(
+        default=False,
+        description="Take calls only once a picture has come out, so that a roll-out waits for it.",
     )
     graceful_shutdown_timeout_s: float = Field(
         default=180.0, ge=0, description="Seconds that a stopping router has to finish its calls."

@@ -120,8 +120,9 @@ class ImagesApi:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(run()) for run in self._background]
+        # First: a router that is held takes no job either.
+        await self._readiness.start()
         await self._jobs.start()
-        self._readiness.start()
         yield
         self._readiness.stop()
         await self._jobs.stop()

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import torch
 
@@ -16,8 +17,10 @@ from deployments.config import (
 )
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
 from deployments.memory_plan import memory_of
+from deployments.served_model import DEFAULT_STEPS
 from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
+from pipeline.acceleration.attention import choose_attention
 from pipeline.acceleration.options import (
     AccelerationOptions,
     BlockKernels,
@@ -25,15 +28,20 @@ from pipeline.acceleration.options import (
     choose_acceleration,
 )
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.loading import choose_attention, load_preview, load_step_loop
+from pipeline.denoising.loading import load_preview, load_step_loop
+from pipeline.denoising.warming import plan_warm_up, warm_up
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.device_memory import cap_memory
+from pipeline.latents import LATENT_CHANNELS
 from pipeline.request import RenderPath
 from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
-from pipeline.text_encoder import MAX_PROMPT_TOKENS, load_text_encoder
+from pipeline.text_encoder import MAX_PROMPT_TOKENS, QwenTextEncoder, load_text_encoder
 from pipeline.vae.fitting import FittingVaeDecoder
 from pipeline.weights import Weights, load_vae
+
+NUM_WARM_RUNS: Final = 2
+"""On a GPU a shape is run the first time, and recorded the second."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,12 @@ class StageLoader:
 
     def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         """Read tokenizer and language model."""
-        return load_text_encoder(self.weights, _choose(config), config.to_options())
+        return self._load_text_encoder(_choose(config), config.to_options())
 
     def cached_text_encoder(self, config: TextEncoderConfig, cache: CacheConfig) -> TextEncoder:
         """Read tokenizer and language model, and keep what they encode."""
         compute, options = _choose(config), config.to_options()
-        text_encoder = load_text_encoder(self.weights, compute, options)
+        text_encoder = self._load_text_encoder(compute, options)
         if not cache.embedding_bytes:
             return text_encoder
         scope = embedding_scope(
@@ -68,7 +76,24 @@ class StageLoader:
         """Read the transformer, and say what its bytes depend on."""
         compute = _choose(config)
         step_loop = load_step_loop(self.weights, compute, config.step_loop.to_options())
+        self._warm_up(step_loop, config)
         return step_loop, fingerprint(compute, config)
+
+    def _load_text_encoder(
+        self, compute: ComputeDevice, options: AccelerationOptions
+    ) -> QwenTextEncoder:
+        text_encoder = load_text_encoder(self.weights, compute, options)
+        if compute.device.type == "cuda":
+            for _ in range(NUM_WARM_RUNS):
+                text_encoder.encode("warm up")
+        return text_encoder
+
+    def _warm_up(self, step_loop: StepLoop, config: PoolConfig) -> None:
+        schedule = build_schedule(DEFAULT_STEPS, shift=self.weights.shift)
+        tiling = config.tiling.to_options()
+        sizes = plan_warm_up(config.to_warm_sizes(), config.path, tiling, schedule)
+        caption_dim = self.weights.component_config("transformer", "config.json")["cap_feat_dim"]
+        warm_up(step_loop, sizes, caption_dim=caption_dim)
 
     def tiled_settings(self, config: PoolConfig) -> TiledSettings:
         """Read what a coordinator needs: no weights but those that a preview is fitted to."""
@@ -87,16 +112,21 @@ class StageLoader:
         compute = _choose(config)
         chosen = choose_acceleration(AccelerationOptions(config.kernels), compute.device)
         vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
-        return FittingVaeDecoder(
+        decoder = FittingVaeDecoder(
             vae, mode=config.mode, kernels=chosen.kernels, budget_gib=memory_of(config)
         )
+        for size in config.to_warm_sizes():
+            latents = torch.zeros(1, LATENT_CHANNELS, size.latent_height, size.latent_width)
+            for _ in range(NUM_WARM_RUNS):
+                decoder.decode(latents)
+        return decoder
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     """Name everything beside the request that decides the bytes of a picture."""
     build = f"torch-{torch.__version__}"
     options = config.step_loop.to_options()
-    attention = choose_attention(options.attention, compute.device)
+    attention = choose_attention(options.attention, compute.device).identify()
     computation = _name_computation(compute, options.acceleration)
     parts = [config.path.value, compute.accelerator, computation, attention, build]
     if compute.device.type == "cpu":

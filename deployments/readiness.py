@@ -20,10 +20,14 @@ _RETRY_S: Final = 2.0
 class Readiness:
     """Draws one small picture through each pool, and remembers that it came out."""
 
-    def __init__(self, stages: Stages, pools: tuple[str, ...], *, timeout_s: float) -> None:
+    def __init__(
+        self, stages: Stages, pools: tuple[str, ...], *, timeout_s: float, holds_start: bool = False
+    ) -> None:
         self._stages = stages
         self._timeout_s = timeout_s
+        self._holds_start = holds_start
         self._is_ready = dict.fromkeys(pools, False)
+        self._has_drawn = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -31,9 +35,19 @@ class Readiness:
         """Whether each pool has drawn a picture."""
         return dict(self._is_ready)
 
-    def start(self) -> None:
-        """Warm up every pool in the background, for as long as it takes."""
+    async def start(self) -> None:
+        """Warm up every pool in the background, for as long as it takes.
+
+        Returns once a picture has come out of any, if it is to hold the start.
+        """
         self._tasks = [asyncio.create_task(self._warm_up(pool)) for pool in self._is_ready]
+        if not self._holds_start:
+            return
+        try:
+            await self._has_drawn.wait()
+        except asyncio.CancelledError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop warming up."""
@@ -46,6 +60,7 @@ class Readiness:
                 async with asyncio.timeout(self._timeout_s):
                     await self._draw(pool)
                 self._is_ready[pool] = True
+                self._has_drawn.set()
             except (TimeoutError, PipelineError, ApiError) as exc:
                 logger.warning("pool %s could not draw yet: %s", pool, exc or "timed out")
                 await asyncio.sleep(_RETRY_S)

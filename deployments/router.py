@@ -43,7 +43,12 @@ class RouterDeployment:
             RoutingPolicy(),
             router_id=serve.get_replica_context().replica_id.unique_id,
         )
-        readiness = Readiness(stages, tuple(denoisers), timeout_s=config.router.warm_up_timeout_s)
+        readiness = Readiness(
+            stages,
+            tuple(denoisers),
+            timeout_s=config.router.warm_up_timeout_s,
+            holds_start=config.router.waits_for_picture,
+        )
         ledger = LedgerReader(chooser.read_demand, chooser.update)
         background = [ledger.run] if usage is None else [ledger.run, usage.run]
         self._api = TraceMiddleware(

@@ -4,10 +4,12 @@ Every kernel takes query, key and value as [rows, heads, head_dim] with the item
 and each gives an item the same bytes whatever it is packed with.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from typing import Any, Final, Protocol
 
 import torch
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pipeline.acceleration.options import AUTO
 from pipeline.errors import AttentionUnavailableError
 
 
@@ -126,14 +129,102 @@ class XformersAttention:
         return attended[0]
 
 
+class Flash4Attention:
+    """FlashAttention 4, dense for one item and packed for several; Hopper and Blackwell.
+
+    Each kernel is compiled at its first call, in about a second, whatever the lengths.
+    """
+
+    def __init__(self) -> None:
+        # Of its compiler, about an argument that is not used here.
+        warnings.filterwarnings("ignore", message="Argument aux_data")
+        from flash_attn import cute  # an optional dependency
+
+        self._attend: Callable[..., Any] = cute.flash_attn_func
+        self._attend_packed: Callable[..., Any] = cute.flash_attn_varlen_func
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
+        """Attend."""
+        if len(layout.lengths) == 1:
+            dense = (rows.unsqueeze(0) for rows in (query, key, value))
+            attended: Tensor = self._attend(*dense)[0][0]
+            return attended
+        packed: Tensor = self._attend_packed(
+            query,
+            key,
+            value,
+            cu_seqlens_q=layout.offsets,
+            cu_seqlens_k=layout.offsets,
+            max_seqlen_q=layout.max_length,
+            max_seqlen_k=layout.max_length,
+        )[0]
+        return packed
+
+
 _KERNELS: Final[dict[str, Callable[[], AttentionKernel]]] = {
     "sdpa": PerItemAttention,
     "cudnn": lambda: PerItemAttention(SDPBackend.CUDNN_ATTENTION),
+    "flash4": Flash4Attention,
     "varlen": VarlenAttention,
     "xformers": XformersAttention,
 }
 
 ATTENTION_NAMES: Final = tuple(_KERNELS)
+
+_PACKAGES: Final = {"flash4": "flash-attn-4", "xformers": "xformers"}
+"""What kernels come from that are not PyTorch's."""
+
+_FLASH4_MEASURED: Final = ((9, 0),)
+"""Compute capabilities of the GPUs where it was measured to be the fastest."""
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """Kernels by name."""
+
+    packed: str
+    """Of forwards that items share."""
+    solo: str
+    """Of a picture that has its forward for itself."""
+
+    def identify(self) -> str:
+        """Name what decides the bytes, with the versions of what is not PyTorch's own."""
+        return "+".join(_identify(name) for name in dict.fromkeys((self.packed, self.solo)))
+
+
+def choose_attention(name: str, device: torch.device) -> AttentionChoice:
+    """Choose what `auto` stands for on this machine; any other name stands for itself."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return choose_for_capability(name, capability, has_flash4=_version_of("flash4") is not None)
+
+
+def choose_for_capability(
+    name: str, capability: tuple[int, int] | None, *, has_flash4: bool
+) -> AttentionChoice:
+    """Choose for a GPU's compute capability; None is a CPU.
+
+    FlashAttention 4, where it is installed, is faster on Hopper at every length, packed or not.
+    Without it, cuDNN's kernel is faster than PyTorch's packed one, but takes one item at a time.
+    """
+    if name != AUTO:
+        return AttentionChoice(name, name)
+    if capability is None:
+        return AttentionChoice("sdpa", "sdpa")
+    if has_flash4 and capability in _FLASH4_MEASURED:
+        return AttentionChoice("flash4", "flash4")
+    return AttentionChoice("varlen", "cudnn")
+
+
+def _identify(name: str) -> str:
+    version = _version_of(name)
+    return name if version is None else f"{name}-{version}"
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return metadata.version(_PACKAGES[name]) if name in _PACKAGES else None
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def build_attention(name: str, device: torch.device) -> AttentionKernel:

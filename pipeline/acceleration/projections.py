@@ -17,6 +17,8 @@ FLOAT8_MAX: Final = 448.0
 INT8_MAX: Final = 127.0
 FLOAT8_MULTIPLE: Final = 16
 """Sides of a float8 product divide by this, see `torch._scaled_mm`."""
+_ROWS_AT_ONCE: Final = 1024
+"""Rows that are quantised at once: a whole weight in float32 would not fit beside the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +34,30 @@ class QuantizedRows:
 Rows = Tensor | QuantizedRows
 
 
+def split_rows(rows: Rows, most: int) -> list[Rows]:
+    """Cut rows into parts of at most so many."""
+    if isinstance(rows, Tensor):
+        return list(torch.split(rows, most))
+    parts = zip(torch.split(rows.values, most), torch.split(rows.scales, most), strict=True)
+    return [QuantizedRows(values, scales) for values, scales in parts]
+
+
 def quantize_rows(rows: Tensor) -> QuantizedRows:
     """Scale every row so that its largest absolute value is the largest number of float8."""
-    scales = rows.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FLOAT8_MAX
-    return QuantizedRows((rows.float() / scales).to(FLOAT8), scales)
+    return QuantizedRows(*_scale_rows(rows, FLOAT8, FLOAT8_MAX))
+
+
+def _scale_rows(rows: Tensor, dtype: torch.dtype, largest: float) -> tuple[Tensor, Tensor]:
+    """Return 8-bit values and the scale of each row, by which its largest value is `largest`."""
+    values = torch.empty_like(rows, dtype=dtype)
+    scales = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
+    parts = (torch.split(each, _ROWS_AT_ONCE) for each in (rows, values, scales))
+    for part, value, scale in zip(*parts, strict=True):
+        widened = part.float()
+        scale.copy_(widened.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / largest)
+        scaled = widened / scale
+        value.copy_(scaled if dtype.is_floating_point else scaled.round())
+    return values, scales
 
 
 class Projection(Protocol):
@@ -114,9 +136,7 @@ class Int8WeightProjection:
     takes_quantized = False
 
     def __init__(self, weight: Tensor) -> None:
-        largest = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
-        scales = largest / INT8_MAX
-        self._weight = (weight.float() / scales).round().to(torch.int8)
+        self._weight, scales = _scale_rows(weight, torch.int8, INT8_MAX)
         self._scales = scales[:, 0].to(weight.dtype)
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
 

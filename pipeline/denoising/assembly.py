@@ -10,7 +10,8 @@ from torch import Tensor
 from pipeline.acceleration.attention import SequenceLayout, layout_sequences
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionState
-from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals
+from pipeline.denoising.cost import pad_tokens
+from pipeline.denoising.forward import PATCH_KEY, CaptionInputs, ForwardInputs, Residuals
 from pipeline.denoising.modulation import Modulation, compute_modulation
 from pipeline.denoising.packing import ItemShape, PackedLayout
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid, RotaryEmbedder
@@ -70,13 +71,19 @@ class _LayoutTensors:
 
 
 class Assembler:
-    """Builds the inputs of forwards, and keeps what steps have in common. One thread owns it."""
+    """Builds the inputs of forwards, and keeps what steps have in common. One thread owns it.
 
-    def __init__(self, model: Any) -> None:
+    Device and type are given: a diffusers model looks through all its modules to say them.
+    """
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self._model = model
+        self._device = device
+        self._dtype = dtype
         self._embedder = RotaryEmbedder.from_config(model.config)
         self._rotary: ByteBoundedCache[object, Tensor] = ByteBoundedCache(256 * _MIB)
         self._modulations: ByteBoundedCache[float, Modulation] = ByteBoundedCache(128 * _MIB)
+        self._caption_rows: dict[int, PackedRows] = {}
         self._layouts: ByteBoundedCache[PackedLayout, _LayoutTensors] = ByteBoundedCache(64 * _MIB)
 
     def assemble(self, items: Sequence[PackedItem], layout: PackedLayout) -> ForwardInputs:
@@ -118,23 +125,36 @@ class Assembler:
 
     def caption_rotary(self, num_rows: int) -> Tensor:
         """Return the rotary embedding of a caption, on the device."""
-        device = self._model.device
         return self._rotary.get_or_make(
-            num_rows, lambda: self._embedder.embed_caption(num_rows).to(device)
+            num_rows, lambda: self._embedder.embed_caption(num_rows).to(self._device)
         )
 
-    def caption_rows(self, num_rows: int) -> PackedRows:
-        """Lay a caption out for the context refiner, which runs for one at a time."""
-        device = self._model.device
-        layout = layout_sequences([num_rows], device)
-        item_of_row = torch.zeros(num_rows, dtype=torch.int32, device=device)
+    def assemble_caption(self, prompt_embeds: Tensor) -> CaptionInputs:
+        """Build what the caption path reads, for one prompt at a time.
+
+        Args:
+            prompt_embeds: [tokens, dim of the text encoder].
+        """
+        num_tokens = prompt_embeds.shape[0]
+        num_rows = pad_tokens(num_tokens)
+        embeds = prompt_embeds.to(self._device, self._dtype)
+        rows = self._caption_rows.get(num_rows) or self._build_caption_rows(num_rows)
+        self._caption_rows[num_rows] = rows
+        return CaptionInputs(
+            embeds=torch.cat([embeds, embeds[-1:].expand(num_rows - num_tokens, -1)]),
+            is_pad=(torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1),
+            rows=rows,
+        )
+
+    def _build_caption_rows(self, num_rows: int) -> PackedRows:
+        layout = layout_sequences([num_rows], self._device)
+        item_of_row = torch.zeros(num_rows, dtype=torch.int32, device=self._device)
         return PackedRows(layout, item_of_row, self.caption_rotary(num_rows))
 
     def _image_rotary(self, item: PackedItem) -> Tensor:
-        device = self._model.device
         return self._rotary.get_or_make(
             (item.shape, item.positions),
-            lambda: self._embedder.embed_image(item.shape, item.positions).to(device),
+            lambda: self._embedder.embed_image(item.shape, item.positions).to(self._device),
         )
 
     def _modulation(self, model_time: float) -> Modulation:
@@ -144,18 +164,18 @@ class Assembler:
         )
 
     def _patches(self, items: Sequence[PackedItem], layout: PackedLayout) -> Tensor:
-        model = self._model
-        patch_dim = model.all_x_embedder[PATCH_KEY].in_features
+        device, dtype = self._device, self._dtype
+        patch_dim = self._model.all_x_embedder[PATCH_KEY].in_features
         shape = (layout.bucket.image_rows, patch_dim)
         if len(items) == 1 and layout.shapes[0].num_patches == shape[0]:
-            return patchify(items[0].latents.to(model.device, model.dtype))
-        patches = torch.zeros(shape, dtype=model.dtype, device=model.device)
+            return patchify(items[0].latents.to(device, dtype))
+        patches = torch.zeros(shape, dtype=dtype, device=device)
         for index, item in enumerate(items):
-            patches[layout.patch_rows(index)] = patchify(item.latents.to(model.device, model.dtype))
+            patches[layout.patch_rows(index)] = patchify(item.latents.to(device, dtype))
         return patches
 
     def _build_layout(self, layout: PackedLayout) -> _LayoutTensors:
-        device = self._model.device
+        device = self._device
         is_pad = torch.zeros(layout.bucket.image_rows, 1, dtype=torch.bool)
         for index in range(len(layout.shapes)):
             is_pad[layout.image_pad_rows(index)] = True

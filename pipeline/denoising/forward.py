@@ -1,25 +1,42 @@
 """The transformer's forward over packed rows, from the weights of `ZImageTransformer2DModel`.
 
-All that varies between two forwards of one shape is in tensors (`ForwardInputs`), so that a forward
-can be recorded once and replayed.
+All that varies between two forwards of one shape is in tensors (`ForwardInputs`, `CaptionInputs`),
+so that a forward can be recorded once and replayed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from pipeline.acceleration.attention import AttentionKernel
 from pipeline.denoising.row_ops import PackedRows, RowOps
+from pipeline.denoising.static_inputs import StaticInputs
 from pipeline.request import PATCH_SIZE
 
 PATCH_KEY: Final = f"{PATCH_SIZE}-1"
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardInputs:
+class CaptionInputs(StaticInputs):
+    """What one prompt brings to the caption path."""
+
+    embeds: Tensor
+    """[padded tokens, dim of the text encoder]."""
+    is_pad: Tensor
+    """[padded tokens, 1] bool: where the model's learned pad goes."""
+    rows: PackedRows
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens, the model's own padding counted."""
+        return int(self.embeds.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardInputs(StaticInputs):
     """What several items bring to one forward, laid out by `packing`."""
 
     patches: Tensor
@@ -36,25 +53,6 @@ class ForwardInputs:
     """[items, dim]."""
     image: PackedRows
     joint: PackedRows
-    sources: list[Tensor] = field(default_factory=list)
-    """What was copied here last. Held, since only then the same object is the same content."""
-
-    def clone(self) -> Self:
-        """Copy every tensor."""
-        cloned: Self = _map_tensors(self, Tensor.clone)
-        return cloned
-
-    def copy_(self, other: Self) -> None:
-        """Overwrite every tensor with another's of the same shape, which nobody may change later.
-
-        Steps have most of their tensors in common: what is there already is not copied again.
-        """
-        mine, its = _tensors(self), _tensors(other)
-        last = self.sources or mine
-        for target, source, known in zip(mine, its, last, strict=True):
-            if source is not known:
-                target.copy_(source)
-        self.sources[:] = its
 
 
 Residuals = Mapping[int, Sequence[tuple[slice, Tensor]]]
@@ -84,6 +82,15 @@ class TransformerForward:
             for rows, residual in (residuals or {}).get(index, ()):
                 hidden[rows].add_(residual)
         return self._finish(hidden, inputs)
+
+    def encode_caption(self, inputs: CaptionInputs) -> Tensor:
+        """Return [padded tokens, dim]: caption embedder and context refiner."""
+        model = self._model
+        embedded = model.cap_embedder(inputs.embeds)
+        hidden = torch.where(inputs.is_pad, model.cap_pad_token, embedded)
+        for block in model.context_refiner:
+            hidden = self.run_block(block, hidden, inputs.rows, None)
+        return hidden
 
     def run_block(
         self, block: Any, hidden: Tensor, rows: PackedRows, modulation: Tensor | None
@@ -125,20 +132,3 @@ class TransformerForward:
         final = self._model.all_final_layer[PATCH_KEY]
         normed = self._ops.norm(final.norm_final, hidden, inputs.final_scale, inputs.joint)
         return self._ops.linear(final.linear, normed)
-
-
-def _tensors(part: Any) -> list[Tensor]:
-    if isinstance(part, Tensor):
-        return [part]
-    if not is_dataclass(part):
-        return []
-    return [tensor for each in fields(part) for tensor in _tensors(getattr(part, each.name))]
-
-
-def _map_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(part, Tensor):
-        return change(part)
-    if not is_dataclass(part) or isinstance(part, type):
-        return part
-    values = {each.name: _map_tensors(getattr(part, each.name), change) for each in fields(part)}
-    return type(part)(**values)

@@ -9,7 +9,7 @@ quantised rows, so quantisation reads no memory of its own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.acceleration import triton_rows
 from pipeline.acceleration.attention import AttentionKernel
 from pipeline.acceleration.options import Acceleration, Precision
-from pipeline.acceleration.projections import Projection, Rows, merge
+from pipeline.acceleration.projections import Projection, Rows, merge, split_rows
 from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals, TransformerForward
 from pipeline.denoising.row_ops import PackedRows, RowOps
 
@@ -38,6 +38,9 @@ class FusedBlock:
         """All products."""
         return (self.to_qkv, self.to_out, self.to_gate, self.from_gate)
 
+
+_FEED_ROWS: Final = 8192
+"""Rows that go through a feed-forward at once: about a picture of 1408x1408."""
 
 FusedBlocks = dict[int, FusedBlock]
 """By `id` of the module."""
@@ -142,16 +145,14 @@ class FusedForward(TransformerForward):
                 item_of_row=rows.item_of_row,
                 is_quantized=block.to_gate.takes_quantized,
             )
-            gated = triton_rows.gate_halves(
-                block.to_gate(normed), is_quantized=block.from_gate.takes_quantized
-            )
+            fed = _feed_forward(block, normed)
             is_last = index + 1 == len(blocks)
             # A residual is added between two blocks, so the sum and the next norm come apart.
             is_parted = is_last or index in residuals
             following = None if is_parted else blocks[index + 1]
             hidden, normed = triton_rows.add_and_norm(
                 hidden,
-                update=block.from_gate(gated),
+                update=fed,
                 update_norm=block.module.ffn_norm2,
                 gate=gate_mlp,
                 norm=None if following is None else following.module.attention_norm1,
@@ -181,6 +182,19 @@ class FusedForward(TransformerForward):
         query, key, value = merged.view(-1, 3, module.heads, head_dim).unbind(1)
         attended = self._attention(query, key, value, rows.layout).flatten(1)
         return triton_rows.quantize(attended) if block.to_out.takes_quantized else attended
+
+
+def _feed_forward(block: FusedBlock, normed: Rows) -> Tensor:
+    """Gate and multiply, a large picture's rows in parts: both halves together are its peak."""
+    parts = [
+        block.from_gate(
+            triton_rows.gate_halves(
+                block.to_gate(part), is_quantized=block.from_gate.takes_quantized
+            )
+        )
+        for part in split_rows(normed, _FEED_ROWS)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _enter(

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from pipeline.acceleration.attention import AttentionKernel, build_attention
-from pipeline.acceleration.options import AccelerationOptions, choose_acceleration
+from pipeline.acceleration.attention import build_attention, choose_attention
+from pipeline.acceleration.options import AUTO, AccelerationOptions, choose_acceleration
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
@@ -16,7 +16,6 @@ from pipeline.device import ComputeDevice
 from pipeline.schedule import build_schedule
 from pipeline.weights import Weights, load_transformer, load_vae
 
-AUTO = "auto"
 _FLUX_CHANNELS = [128, 256, 512, 512]
 
 
@@ -25,7 +24,7 @@ class StepLoopOptions:
     """How one replica denoises."""
 
     attention: str = AUTO
-    """A kernel's name, or `auto`: xFormers' or torch's packed kernel on a GPU, SDPA on the CPU."""
+    """A kernel's name, or `auto`: what was measured to be the fastest that is installed."""
     is_strict: bool = True
     """Whether a picture's bytes are the same whatever it is batched with."""
     limits: BatchingLimits = field(default_factory=BatchingLimits)
@@ -40,15 +39,14 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
         AccelerationUnavailableError: If it cannot run another of the options.
     """
     acceleration = choose_acceleration(options.acceleration, compute.device)
-    name = choose_attention(options.attention, compute.device)
-    attention = build_attention(name, compute.device)
+    attention = choose_attention(options.attention, compute.device)
     device = acceleration.choose_load_device(compute.device)
     model = load_transformer(weights, device=device, dtype=compute.dtype)
     return StepLoop(
         PackedTransformer(
             model,
-            attention,
-            solo_attention=_choose_solo_attention(options.attention, compute.device),
+            build_attention(attention.packed, compute.device),
+            solo_attention=build_attention(attention.solo, compute.device),
             is_strict=options.is_strict,
             acceleration=acceleration,
             device=compute.device,
@@ -58,20 +56,6 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
         schedule_of=partial(build_schedule, shift=weights.shift),
         num_threads=torch.get_num_threads() if compute.device.type == "cpu" else None,
     )
-
-
-def choose_attention(name: str, device: torch.device) -> str:
-    """Choose the kernel that `auto` stands for."""
-    if name != AUTO:
-        return name
-    return "varlen" if device.type == "cuda" else "sdpa"
-
-
-def _choose_solo_attention(name: str, device: torch.device) -> AttentionKernel | None:
-    """Choose cuDNN's dense kernel for a picture alone in its forward, where `auto` may choose."""
-    if name != AUTO or device.type != "cuda":
-        return None
-    return build_attention("cudnn", device)
 
 
 def load_preview(weights: Weights) -> LatentPreview:

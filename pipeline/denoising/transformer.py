@@ -21,8 +21,8 @@ from pipeline.denoising.assembly import (
     split_velocities,
 )
 from pipeline.denoising.captions import CaptionState, check_prompt_embeds
-from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost, pad_tokens
-from pipeline.denoising.forward import ForwardInputs, TransformerForward
+from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost
+from pipeline.denoising.forward import CaptionInputs, ForwardInputs, TransformerForward
 from pipeline.denoising.packing import BucketGrid, PackedLayout, group_forwards
 from pipeline.denoising.sameness import (
     build_row_ops,
@@ -98,7 +98,7 @@ class PackedTransformer:
     ) -> None:
         self._model = model
         self._device = device or model.device
-        self._assembler = Assembler(model)
+        self._assembler = Assembler(model, self._device, model.dtype)
         self._limits = limits or _LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
         solo_attention = solo_attention or attention
@@ -112,10 +112,14 @@ class PackedTransformer:
             self._fuse(acceleration, attention, solo_attention, is_strict, keeps_source)
         self._shared_graphs: GraphedForward[ForwardInputs] | None = None
         self._solo_graphs: GraphedForward[ForwardInputs] | None = None
+        self._caption_graphs: GraphedForward[CaptionInputs] | None = None
         if self.device.type == "cuda":
             self._shared_graphs = GraphedForward(self._shared)
             self._solo_graphs = GraphedForward(
                 self._solo, pool=self._shared_graphs.pool, num_copies=2
+            )
+            self._caption_graphs = GraphedForward(
+                self._solo.encode_caption, pool=self._shared_graphs.pool
             )
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
@@ -171,16 +175,12 @@ class PackedTransformer:
             prompt_embeds: [tokens, dim of the text encoder].
         """
         self.check_prompt(prompt_embeds)
-        model, num_tokens = self._model, prompt_embeds.shape[0]
-        num_rows = pad_tokens(num_tokens)
-        embeds = prompt_embeds.to(self.device, model.dtype)
-        padded = torch.cat([embeds, embeds[-1:].expand(num_rows - num_tokens, -1)])
-        hidden = model.cap_embedder(padded)
-        hidden[num_tokens:] = model.cap_pad_token
-        rows = self._assembler.caption_rows(num_rows)
-        for block in model.context_refiner:
-            hidden = self._solo.run_block(block, hidden, rows, None)
-        return CaptionState(hidden, num_tokens)
+        inputs = self._assembler.assemble_caption(prompt_embeds)
+        if self._caption_graphs is None:
+            hidden = self._solo.encode_caption(inputs)
+        else:
+            hidden = self._caption_graphs(inputs, inputs.num_rows).clone()
+        return CaptionState(hidden, num_tokens=prompt_embeds.shape[0])
 
     @torch.no_grad()
     def predict_velocity(self, items: Sequence[PackedItem]) -> list[Tensor]:

@@ -110,16 +110,17 @@ def _begin(gib: float | None, *models: tuple[Any, str]) -> None:
 def _load_loop(transformer: Any, precision: str) -> Any:
     import torch
 
-    from pipeline.acceleration.attention import build_attention
-    from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
+    from pipeline.acceleration.attention import build_attention, choose_attention
+    from pipeline.acceleration.options import AUTO, Acceleration, BlockKernels, Precision
     from pipeline.denoising.engine import StepLoop
     from pipeline.denoising.transformer import PackedTransformer
 
     device = torch.device("cuda")
+    attention = choose_attention(AUTO, device)
     packed = PackedTransformer(
         transformer,
-        build_attention("varlen", device),
-        solo_attention=build_attention("cudnn", device),
+        build_attention(attention.packed, device),
+        solo_attention=build_attention(attention.solo, device),
         acceleration=Acceleration(BlockKernels.FUSED, Precision(precision)),
         device=device,
     )

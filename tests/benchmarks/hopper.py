@@ -13,6 +13,7 @@ import argparse
 import copy
 import gc
 import io
+import itertools
 import json
 import statistics
 import sys
@@ -39,8 +40,8 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 
 from true_size import build_true_size
 
-from pipeline.acceleration.attention import build_attention
-from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
+from pipeline.acceleration.attention import ATTENTION_NAMES, build_attention, choose_attention
+from pipeline.acceleration.options import AUTO, Acceleration, BlockKernels, Precision
 from pipeline.denoising.cost import ForwardCost, pad_tokens
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
@@ -96,22 +97,22 @@ class Stages:
 
     def __init__(self, bench: "Bench", acceleration: Acceleration | None) -> None:
         models = bench.models
-        attention = "sdpa" if models.is_tiny else "varlen"
-        solo_attention = "sdpa" if models.is_tiny else "cudnn"
+        attention = choose_attention(bench.options.attention, models.device)
         self.transformer = PackedTransformer(
             models.transformer,
-            build_attention(attention, models.device),
-            solo_attention=build_attention(solo_attention, models.device),
+            build_attention(attention.packed, models.device),
+            solo_attention=build_attention(attention.solo, models.device),
             acceleration=None if models.is_tiny else acceleration,
             keeps_source=True,
         )
         self.loop = StepLoop(self.transformer)
+        self._prompts = itertools.count()
         self.text_encoder = bench.text_encoder
         self.decoder = bench.decoder
 
     def draw(self, size: ImageSize, output_format: OutputFormat) -> bytes:
-        """Draw one picture, prompt to file."""
-        encoding = self.text_encoder.encode(PROMPT)
+        """Draw one picture, prompt to file; no two prompts are the same, nor their captions."""
+        encoding = self.text_encoder.encode(f"{PROMPT}{next(self._prompts):04d}")
         return self.finish(self.denoise(size, encoding), size, output_format)
 
     def denoise(self, size: ImageSize, encoding: PromptEncoding, seed: int = 0) -> Tensor:
@@ -137,6 +138,8 @@ class Bench:
         self.models = build_true_size(self.device, dtype, is_tiny=options.tiny)
         self.sizes = [ImageSize(side, side) for side in options.sizes]
         self.report = Report(_describe_machine(self.device))
+        attention = choose_attention(options.attention, self.device)
+        self.report.machine["attention"] = attention.identify()
         self.peer = self._build_peer()
         self.prompt_embeds = self._encode_by_stock()
         kernels = BlockKernels.MODULES if options.tiny else BlockKernels.FUSED
@@ -344,7 +347,7 @@ def measure_profile(bench: Bench, part: str) -> None:
 def _by_kind(profiled: Any) -> dict[str, float]:
     kinds = {
         "products": ("nvjet", "gemm", "cutlass"),
-        "attention": ("sdpa", "fmha"),
+        "attention": ("sdpa", "fmha", "flash"),
         "rows": ("_kernel",),
     }
     sums = dict.fromkeys([*kinds, "rest"], 0.0)
@@ -427,6 +430,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--sizes", type=int, nargs="+", default=None)
+    parser.add_argument("--attention", default=AUTO, choices=(AUTO, *ATTENTION_NAMES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("hopper.json"))
     parser.add_argument("--tiny", action="store_true", help="tiny models, on the CPU")

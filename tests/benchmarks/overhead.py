@@ -48,7 +48,14 @@ def _call(client: httpx.Client, url: str, seed: int) -> dict[str, float]:
     wall_ms = 1000 * (time.perf_counter() - started)
     timings: dict[str, float] = answer.raise_for_status().json()["timings"]
     own_ms = sum(timings[name] for name in OWN)
-    return {**timings, "wall_ms": wall_ms, "overhead_ms": wall_ms - own_ms}
+    known_ms = sum(each for name, each in timings.items() if name != "total_ms")
+    return {
+        **timings,
+        "wall_ms": wall_ms,
+        "hops_ms": timings["total_ms"] - known_ms,
+        "http_ms": wall_ms - timings["total_ms"],
+        "overhead_ms": wall_ms - own_ms,
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The step loop on one GPU at the model's true size, with random weights, against diffusers.
 
     python tests/benchmarks/step_loop_gpu.py --parts linears,parity,loop,join,stock,compiled
+        [--kernels fused] [--precision float8] [--attention auto] [--step-units 8]
 
 Parts print a line a figure. `--tiny` runs every part on the CPU at a tiny size, to try the script.
 """
@@ -24,7 +25,9 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 
 from true_size import build_transformer
 
-from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.attention import ATTENTION_NAMES, build_attention, choose_attention
+from pipeline.acceleration.options import AUTO, Acceleration, BlockKernels, Precision
+from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.sameness import linears_of_packed_rows
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
@@ -54,7 +57,8 @@ def say(*words: object) -> None:
 class Bench:
     """The model, the loop around it and the pipeline around it."""
 
-    def __init__(self, *, is_tiny: bool) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
+        is_tiny: bool = options.tiny
         self.is_tiny = is_tiny
         self.scale = 8 if is_tiny else 1
         self.device = torch.device("cpu" if is_tiny else "cuda")
@@ -62,18 +66,23 @@ class Bench:
         self.model = build_transformer(self.device, self.dtype, is_tiny=is_tiny)
         self.caption_dim = self.model.config.cap_feat_dim
         begun = time.perf_counter()
+        attention = choose_attention(options.attention, self.device)
         self.transformer = PackedTransformer(
             self.model,
-            build_attention("sdpa" if is_tiny else "varlen", self.device),
-            solo_attention=build_attention("sdpa" if is_tiny else "cudnn", self.device),
+            build_attention(attention.packed, self.device),
+            solo_attention=build_attention(attention.solo, self.device),
+            acceleration=Acceleration(BlockKernels(options.kernels), Precision(options.precision)),
+            keeps_source=True,
         )
         say(
             f"packed transformer in {time.perf_counter() - begun:.1f} s, forwards are shared:",
             self.transformer.shares_forwards,
+            "attention:",
+            attention.identify(),
             "rows:",
             type(self.transformer._shared._ops).__name__,
         )
-        self.loop = StepLoop(self.transformer)
+        self.loop = StepLoop(self.transformer, limits=BatchingLimits(step_units=options.step_units))
         self.stock = self._build_stock()
 
     def _build_stock(self) -> ZImagePipeline:
@@ -314,6 +323,8 @@ def measure_compiled(bench: Bench) -> None:
     torch._dynamo.config.recompile_limit = 64
     request = bench.request(0, 512, 512)
     bench.model.set_attention_backend("native" if bench.is_tiny else "_native_cudnn")
+    # The RoPE table is filled at the first call, in a way that the compiler refuses.
+    bench.draw_stock([request])
     bench.stock.transformer = torch.compile(bench.model, mode="reduce-overhead", fullgraph=True)
     bench.time_s(
         "diffusers compiled whole with graphs: 1 x 512", lambda: bench.draw_stock([request]), 2
@@ -346,10 +357,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--kernels", default="modules", choices=["modules", "fused"])
+    parser.add_argument("--precision", default="bfloat16", choices=list(Precision))
+    parser.add_argument("--step-units", type=float, default=BatchingLimits().step_units)
+    parser.add_argument("--attention", default=AUTO, choices=(AUTO, *ATTENTION_NAMES))
     options = parser.parse_args()
     device = "CPU" if options.tiny else torch.cuda.get_device_name()
     say(f"torch {torch.__version__} on {device}")
-    bench = Bench(is_tiny=options.tiny)
+    bench = Bench(options)
     for name in options.parts.split(","):
         say("==", name)
         try:

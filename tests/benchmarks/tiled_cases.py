@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_work import passes_flop
 from true_size import build_transformer, build_vae
 
-from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.attention import build_attention, choose_attention
 from pipeline.acceleration.options import AUTO, AccelerationOptions, choose_acceleration
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.tiled import TiledRun, TileExecutor, TileItem
@@ -107,12 +107,12 @@ def build_executor(case: Case) -> tuple[TileExecutor, int]:
     if case.executor == "stock":
         return TransformerTileExecutor(transformer), caption_dim
     device = torch.device(case.device)
-    packed, solo = ("varlen", "cudnn") if case.device == "cuda" else ("sdpa", "sdpa")
+    attention = choose_attention(AUTO, device)
     loop = StepLoop(
         PackedTransformer(
             transformer,
-            build_attention(packed, device),
-            solo_attention=build_attention(solo, device),
+            build_attention(attention.packed, device),
+            solo_attention=build_attention(attention.solo, device),
             acceleration=choose_acceleration(AccelerationOptions(precision=case.precision), device),
         )
     )

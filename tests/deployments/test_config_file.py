@@ -34,6 +34,14 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("ZIMAGE_ROUTER__NUM_REPLICAS", "0", "router.num_replicas: Input should be greater"),
         ("ZIMAGE_POOLS", "[]", "pools must hold at least one pool"),
         ("ZIMAGE_POOLS", "[{name: a}, {name: a}]", "names of pools must differ"),
+        ("ZIMAGE_POOLS", "[{warm_sizes: [8x8x8]}]", "pools.0.warm_sizes.0: String should match"),
+        ("ZIMAGE_POOLS", "[{warm_sizes: [250x256]}]", "warm_sizes must divide by 16, got 250x256"),
+        (
+            "ZIMAGE_POOLS",
+            "[{warm_sizes: [512x512], max_pixels: 65536}]",
+            "warm_sizes must have at most max_pixels=65536 pixels, got 512x512",
+        ),
+        ("ZIMAGE_VAE_DECODER__WARM_SIZES", "[16x17]", "warm_sizes must divide by 16, got 16x17"),
         ("ZIMAGE_VAE_DECODER__MIN_REPLICAS", "2", "min_replicas must be at most max_replicas"),
     ],
 )

@@ -1,7 +1,7 @@
 """Callers that never stop asking, and remember every answer that was not a picture."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,14 +26,14 @@ class Load:
 
 
 @contextmanager
-def calls(url: str, *, callers: int = 2) -> Iterator[Load]:
+def calls(url: str, headers: Mapping[str, str], *, callers: int = 2) -> Iterator[Load]:
     """Keep `callers` asking until the context ends, and its last answers are in."""
     load = Load()
     stop = threading.Event()
     lock = threading.Lock()
 
     def ask() -> None:
-        with httpx.Client(timeout=_TIMEOUT_S) as client:
+        with httpx.Client(timeout=_TIMEOUT_S, headers=headers) as client:
             while not stop.is_set():
                 failure = _ask_once(client, url)
                 with lock:

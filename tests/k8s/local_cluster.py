@@ -23,6 +23,7 @@ _HOST: Final = "127.0.0.1"
 _NODE: Final = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's public address, and other loopback addresses not."""
 _STARTED_WITHIN_S: Final = 180.0
+_CONTROLLER: Final = "*/session_2*/logs/serve/controller_*.log"
 _BIN: Final = Path(sys.executable).parent
 
 
@@ -38,7 +39,15 @@ class Pod:
 class LocalCluster:
     """A head that keeps its state in Redis, and workers that outlive it."""
 
-    def __init__(self, folder: Path, *, redis_address: str, redis_password: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        redis_address: str,
+        redis_password: str,
+        environment: Mapping[str, str],
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
         self.http_port = free_port()
         self.url = f"http://{_HOST}:{self.http_port}"
         self._folder = folder
@@ -48,6 +57,7 @@ class LocalCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._starts = 0
         self._redis_password = redis_password
+        self._wrapper = wrapper
         self._environment = {
             **os.environ,
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
@@ -61,6 +71,7 @@ class LocalCluster:
             # KubeRay gives workers ten minutes for the head to come back.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "OMP_NUM_THREADS": "1",
+            **environment,
         }
         self._head_environment = {"RAY_REDIS_ADDRESS": redis_address}
 
@@ -82,16 +93,16 @@ class LocalCluster:
             lambda: self._stays_up(pod) and self._takes_configurations(),
             within_s=_STARTED_WITHIN_S,
             what="the dashboard",
-            explain=self._logs,
+            explain=self.logs,
         )
 
-    def start_worker(self, group: Manifest, *, num_gpus: int) -> None:
+    def start_worker(self, group: Manifest, *, num_gpus: int, num_cpus: int = 1) -> None:
         """Start a worker of one group with its labels."""
         labels = ",".join(f"{key}={value}" for key, value in group["labels"].items())
         arguments = (
             f"--address={self._gcs}",
             f"--labels={labels}",
-            "--num-cpus=1",
+            f"--num-cpus={num_cpus}",
             f"--num-gpus={num_gpus}",
         )
         self._start(Pod(group["groupName"], arguments))
@@ -99,6 +110,11 @@ class LocalCluster:
     def kill_head(self) -> None:
         """End everything that runs in the head's pod, at once."""
         _kill_tree(self._processes.pop("head"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what runs in the pods."""
+        pods = [psutil.Process(each.pid) for each in self._processes.values()]
+        return [process for pod in pods for process in (pod, *pod.children(recursive=True))]
 
     def stop(self) -> None:
         """End every pod."""
@@ -120,7 +136,7 @@ class LocalCluster:
                 )
             return result.returncode == 0
 
-        wait_until(is_taken, within_s=_STARTED_WITHIN_S, what="deploying", explain=self._logs)
+        wait_until(is_taken, within_s=_STARTED_WITHIN_S, what="deploying", explain=self.logs)
 
     def application(self) -> dict[str, Any]:
         """Return what Serve says of the application."""
@@ -148,11 +164,19 @@ class LocalCluster:
         replicas = self.application()["deployments"][deployment]["replicas"]
         return sum(each["state"] == "RUNNING" for each in replicas)
 
+    def logs(self) -> str:
+        """Return what Ray wrote about its nodes, and Serve's controller about replicas."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')}"
+            for path in sorted([*self._folder.glob("*.log"), *self._folder.glob(_CONTROLLER)])
+        )
+
     def _start(self, pod: Pod) -> None:
         self._starts += 1
         # A pod's files are its own, and a socket's path has 107 characters at most.
         scratch = self._folder / str(self._starts)
         command = [
+            *self._wrapper,
             str(_BIN / "ray"),
             "start",
             "--block",
@@ -179,12 +203,6 @@ class LocalCluster:
             return True
         self._start(pod)
         return False
-
-    def _logs(self) -> str:
-        return "\n".join(
-            f"== {path.name}\n{path.read_text(errors='replace')}"
-            for path in sorted(self._folder.glob("*.log"))
-        )
 
     def _takes_configurations(self) -> bool:
         answer = httpx.get(

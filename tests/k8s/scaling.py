@@ -9,11 +9,13 @@ _CPUS = 0.01
 _HOST = "127.0.0.1"
 
 
-def scale_to_machine(config: Manifest, *, model: Path, store: Path, port: int) -> Manifest:
+def scale_to_machine(
+    config: Manifest, *, model: Path, store: Path, keys: Path, port: int
+) -> Manifest:
     """Return `config` with only what it takes from the machine changed.
 
-    Those are CPUs, threads, the device, the address, and where weights and pictures are. Labels,
-    GPUs (a number to Ray), replicas, pools and roll-out stay as they are.
+    Those are CPUs, threads, the device, the address, and where weights, pictures and keys are.
+    Labels, GPUs (a number to Ray), replicas, pools, Redis and roll-out stay as they are.
     """
     scaled = copy.deepcopy(config)
     scaled["http_options"] |= {"host": _HOST, "port": port}
@@ -24,6 +26,5 @@ def scale_to_machine(config: Manifest, *, model: Path, store: Path, port: int) -
     for stage in (args["text_encoder"], *args["pools"], args["vae_decoder"]):
         stage |= {"num_cpus": _CPUS, "num_threads": 1, "device": "cpu"}
     args["store"] = {"kind": "folder", "path": str(store), "base_url": f"http://{_HOST}:{port}"}
-    # The overlays' Redis is not here: jobs lie in a file beside the pictures.
-    del args["jobs"], args["cache"]
+    args["keys"]["file"] = str(keys)
     return scaled

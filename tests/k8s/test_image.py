@@ -81,3 +81,17 @@ def test_the_install_steps_run_in_a_clean_root(tmp_path: Path) -> None:
     installed = {path.name for path in packages.iterdir()}
     assert {"cluster", "deployments", "pipeline"} <= installed
     assert {"k8s", "tests"} & installed == set()
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=work, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    # What the pods' containers call, and what the guide tells the operator to.
+    fetch = str(MANIFESTS / "base" / "weights" / "fetch.py")
+    assert "--source" in run("python", fetch, "--help")
+    assert default_of("RAY_VERSION") in run("ray", "--version")
+    assert "deploy" in run("serve", "--help")
+    assert "hashes" in run("zimage-serve", "key", "new", "team-a")
+    run("zimage-serve", "generate", "a red circle", "--output", "out.png")
+    assert (work / "out.png").read_bytes().startswith(b"\x89PNG")

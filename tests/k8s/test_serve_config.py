@@ -1,6 +1,9 @@
 """`serveConfigV2` of every overlay: what Serve and the application will take."""
 
+import json
+import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +12,12 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.app import build_app
 from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
+from deployments.memory_plan import max_pixels_in_memory
 from deployments.router import RouterDeployment
+from deployments.served_model import describe_model
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.weights import Weights
 from tests.k8s.manifests import (
     MANIFESTS,
     RENDERED,
@@ -25,6 +31,8 @@ from tests.k8s.manifests import (
 )
 
 GPU = "nvidia.com/gpu"
+TRUE_TRANSFORMER = {"dim": 3840, "n_layers": 30, "axes_lens": [1536, 512, 512]}
+"""What decides how much memory Z-Image-Turbo takes."""
 RAY = next(
     requirement.partition("==")[2]
     for requirement in tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
@@ -138,3 +146,71 @@ def test_the_image_is_built_on_pyprojects_ray() -> None:
     assert f"ARG RAY_VERSION={RAY}\n" in dockerfile
     assert dockerfile.count(f"{VERSION}-ray{RAY}-") == 2
     assert f"{VERSION}-ray{RAY}-cpu" in guide
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_callers_need_a_key_unless_the_overlay_says_so(folder: str) -> None:
+    keys = app_config(folder).keys
+    has_file = keys.file is not None and keys.file.parent in _secret_mounts(folder)
+
+    assert has_file != keys.insecure_no_keys
+    assert keys.insecure_no_keys == (folder == "overlays/dev")
+
+
+def _secret_mounts(folder: str) -> set[Path]:
+    """Return where the pods that routers run in have secrets."""
+    selector = app_config(folder).router.label_selector
+    (group,) = [
+        each
+        for each in worker_groups(folder).values()
+        if selector.items() <= each["labels"].items()
+    ]
+    pod = group["template"]["spec"]
+    secrets = {each["name"] for each in pod["volumes"] if "secret" in each}
+    (container,) = pod["containers"]
+    return {
+        Path(mount["mountPath"]) for mount in container["volumeMounts"] if mount["name"] in secrets
+    }
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_every_variable_that_the_configuration_names_is_in_every_pod(folder: str) -> None:
+    text = rayservice(folder)["spec"]["serveConfigV2"]
+    named = set(re.findall(r"env:(\w+)", text))
+
+    missing = [
+        (name, variable)
+        for name, pod in pod_specs(folder)
+        for variable in named - {each["name"] for each in containers(pod)[-1].get("env", [])}
+        if name in worker_groups(folder)
+    ]
+
+    assert named
+    assert missing == []
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_a_roll_out_waits_for_a_picture(folder: str) -> None:
+    assert app_config(folder).router.waits_for_picture
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_kernels_and_precision_of_every_gpu_stage_are_written_down(folder: str) -> None:
+    args = application_args(folder)
+    both = {"kernels", "precision"}
+
+    assert [pool["step_loop"].keys() >= both for pool in args["pools"]] == [True, True]
+    assert args["text_encoder"].keys() >= both
+    assert "kernels" in args["vae_decoder"]
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_the_true_model_fits_every_pool(folder: str, tmp_path: Path) -> None:
+    config = app_config(folder)
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(TRUE_TRANSFORMER))
+    model = describe_model(Weights("Z-Image-Turbo", "a-revision", tmp_path), served_name=None)
+
+    most = [max_pixels_in_memory(pool, config.vae_decoder, model) for pool in config.pools]
+
+    assert min(pixels for each in most for pixels in each) >= config.limits.max_pixels

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.acceleration.options import Precision
-from pipeline.acceleration.projections import merge, quantize_rows
+from pipeline.acceleration.projections import QuantizedRows, merge, quantize_rows, split_rows
 from pipeline.errors import AccelerationUnavailableError
 
 
@@ -26,6 +26,25 @@ def test_quantised_rows_stand_for_what_they_were() -> None:
     restored = quantized.values.float() * quantized.scales
     # e4m3 has three bits of mantissa: half a step is a sixteenth.
     assert ((restored - rows).abs() <= rows.abs() / 16 + quantized.scales / 512).all()
+
+
+def test_parts_of_rows_are_quantised_as_all_of_them_are() -> None:
+    rows = torch.randn(2500, 32)
+
+    whole = quantize_rows(rows)
+
+    parts = split_rows(whole, 1000)
+    assert [part.values.shape[0] for part in parts if isinstance(part, QuantizedRows)] == [
+        1000,
+        1000,
+        500,
+    ]
+    for part, source in zip(parts, split_rows(rows, 1000), strict=True):
+        assert isinstance(part, QuantizedRows)
+        assert isinstance(source, torch.Tensor)
+        alone = quantize_rows(source)
+        assert torch.equal(part.scales, alone.scales)
+        assert torch.equal(part.values.float(), alone.values.float())
 
 
 def test_eight_bit_weights_err_by_half_a_step_and_free_the_source() -> None:

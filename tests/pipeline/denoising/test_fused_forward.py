@@ -51,6 +51,16 @@ def _distance(one: list[Tensor], other: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
+def test_a_large_picture_goes_through_feed_forwards_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fused = _pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16))
+    whole = _predict(fused, {})
+    monkeypatch.setattr("pipeline.denoising.fused_forward._FEED_ROWS", 24)
+
+    assert _distance(_predict(fused, {}), whole) < 1e-2
+
+
 @pytest.mark.parametrize("layers", [(), (0,), (0, 1)])
 def test_fused_blocks_compute_what_modules_compute(layers: tuple[int, ...]) -> None:
     residuals = {layer: torch.full((64, 64), 0.5, dtype=DTYPE, device=DEVICE) for layer in layers}

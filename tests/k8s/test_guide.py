@@ -1,0 +1,57 @@
+"""The guide says what the manifests and the commands say."""
+
+import re
+
+import pytest
+
+from tests.benchmarks.sizing import table
+from tests.k8s.manifests import MANIFESTS, RENDERED, containers, pod_specs
+
+GUIDE = (MANIFESTS / "README.md").read_text("utf-8")
+
+
+def test_the_sizing_table_is_what_plan_finds() -> None:
+    assert "\n".join(table()) in GUIDE
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_every_secret_that_a_pod_cannot_do_without_is_made_in_the_guide(folder: str) -> None:
+    variables = {
+        each["valueFrom"]["secretKeyRef"]["name"]
+        for _, pod in pod_specs(folder)
+        for container in containers(pod)
+        for each in container.get("env", [])
+        if "valueFrom" in each
+    }
+    files = {
+        volume["secret"]["secretName"]
+        for _, pod in pod_specs(folder)
+        for volume in pod["volumes"]
+        if "secret" in volume
+    }
+
+    made = set(re.findall(r"create secret (?:generic|tls) (\S+)", GUIDE))
+
+    assert variables | files <= made
+
+
+def test_every_section_that_an_alert_leads_to_exists() -> None:
+    rules = (MANIFESTS / "components" / "monitoring" / "rules.yaml").read_text("utf-8")
+    sections = {
+        re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-")
+        for each in re.findall(r"^#+ (.+)$", GUIDE, flags=re.MULTILINE)
+    }
+
+    assert set(re.findall(r"README\.md#(\S+)", rules)) <= sections
+
+
+def test_every_alert_is_in_the_runbook() -> None:
+    rules = (MANIFESTS / "components" / "monitoring" / "rules.yaml").read_text("utf-8")
+
+    assert [each for each in re.findall(r"alert: (\S+)", rules) if f"`{each}`" not in GUIDE] == []
+
+
+def test_every_folder_that_the_guide_applies_exists() -> None:
+    named = set(re.findall(r"apply -k k8s/(overlays/[a-z-]+)", GUIDE))
+
+    assert named <= set(RENDERED)
