@@ -14,10 +14,9 @@ from deployments.loading import StageLoader, fingerprint
 from deployments.memory_plan import memory_of
 from deployments.served_model import ServedModel
 from deployments.tile_coordinator import TiledSettings
-from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.attention import build_attention, choose_attention
 from pipeline.acceleration.options import Acceleration, AccelerationOptions, choose_acceleration
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.loading import choose_attention
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.device import ComputeDevice, choose_device
@@ -65,10 +64,11 @@ class RandomLoader(StageLoader):
         model = build_transformer(device, compute.dtype, is_tiny=self.is_tiny)
         acceleration = choose_acceleration(options.acceleration, device)
         _hold_to_memory(model, acceleration, compute, config)
+        attention = choose_attention(options.attention, device)
         packed = PackedTransformer(
             model,
-            build_attention(choose_attention(options.attention, device), device),
-            solo_attention=build_attention("cudnn", device) if device.type == "cuda" else None,
+            build_attention(attention.packed, device),
+            solo_attention=build_attention(attention.solo, device),
             is_strict=options.is_strict,
             acceleration=acceleration,
             device=device,
