@@ -65,6 +65,7 @@ class RandomLoader(StageLoader):
         acceleration = choose_acceleration(options.acceleration, device)
         attention = choose_attention(options.attention, device)
         _hold_to_memory(model, acceleration, compute, config)
+        attention = choose_attention(options.attention, device)
         packed = PackedTransformer(
             model,
             build_attention(attention.packed, device),
