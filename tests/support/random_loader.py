@@ -63,7 +63,6 @@ class RandomLoader(StageLoader):
         options, device = config.step_loop.to_options(), compute.device
         model = build_transformer(device, compute.dtype, is_tiny=self.is_tiny)
         acceleration = choose_acceleration(options.acceleration, device)
-        attention = choose_attention(options.attention, device)
         _hold_to_memory(model, acceleration, compute, config)
         attention = choose_attention(options.attention, device)
         packed = PackedTransformer(
