@@ -48,7 +48,14 @@ def _call(client: httpx.Client, url: str, seed: int) -> dict[str, float]:
     wall_ms = 1000 * (time.perf_counter() - started)
     timings: dict[str, float] = answer.raise_for_status().json()["timings"]
     own_ms = sum(timings[name] for name in OWN)
-    return {**timings, "wall_ms": wall_ms, "overhead_ms": wall_ms - own_ms}
+    total_ms = timings["total_ms"]
+    return {
+        **timings,
+        "hops_ms": 2 * total_ms - sum(timings.values()),
+        "http_ms": wall_ms - total_ms,
+        "wall_ms": wall_ms,
+        "overhead_ms": wall_ms - own_ms,
+    }
 
 
 if __name__ == "__main__":
