@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.cache_config import CacheConfig
+from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
@@ -393,6 +394,7 @@ class AppConfig(_Section):
     model: ModelConfig = ModelConfig()
     limits: LimitsConfig = LimitsConfig()
     router: RouterConfig = RouterConfig()
+    calls: CallsConfig = CallsConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     pools: tuple[PoolConfig, ...] = Field(
         default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."
