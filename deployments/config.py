@@ -12,7 +12,7 @@ from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.acceleration.options import AccelerationOptions
 from pipeline.denoising.batching import BatchingLimits
-from pipeline.denoising.loading import StepLoopOptions
+from pipeline.denoising.options import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.memory import DecodeMode
 from pipeline.request import SIZE_MULTIPLE, ImageSize, RenderPath
