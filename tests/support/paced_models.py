@@ -81,6 +81,7 @@ class PacedTransformer:
     """The part of `PackedTransformer` that a step loop calls."""
 
     cost = _Z_IMAGE_LAYERS
+    device = torch.device("cpu")
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         assert prompt_embeds.shape[1] == _PROMPT_DIM
