@@ -61,6 +61,10 @@ class FolderImageStore:
         self._durable: set[Path] = set()  # folders whose own names are on the disk
         self._syncing = ThreadPoolExecutor(thread_name_prefix="store-sync")
 
+    def __reduce__(self) -> tuple[type["FolderImageStore"], tuple[FolderStoreOptions]]:
+        """Travel as options: another process has threads of its own."""
+        return type(self), (self._options,)
+
     @property
     def prefix(self) -> str:
         """See `ImageStore.prefix`."""
