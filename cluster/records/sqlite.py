@@ -210,14 +210,14 @@ class SqliteRecordStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
             self.path.chmod(0o600)  # it holds prompts
+            self._reader = self._connect()
             self._connection = connection
         return self._connection
 
     def _open_reader(self) -> sqlite3.Connection:
-        if self._reader is None:
+        while self._reader is None:
             with self._lock:
                 self._open()
-            self._reader = self._connect()
         return self._reader
 
     def _connect(self) -> sqlite3.Connection:
