@@ -130,6 +130,9 @@ class PacedVaeDecoder:
         self._log = log
         self._pictures: dict[tuple[int, int], Tensor] = {}
 
+    def fingerprint(self, size: ImageSize) -> str:
+        return "paced"
+
     def decode(self, latents: Tensor) -> Tensor:
         self._log.tell(DECODE_BEGUN)
         height, width = 8 * latents.shape[2], 8 * latents.shape[3]
