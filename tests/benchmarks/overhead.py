@@ -3,6 +3,7 @@
     python tests/benchmarks/overhead.py [--requests N] [--model FOLDER]
 
 One call at a time against a service that this script starts; medians and quartiles over all calls.
+`hops` is what the router's total has beside what is timed, `http` what the caller waits beside it.
 """
 
 import argparse
