@@ -25,7 +25,11 @@ class BatchingLimits:
     held_units: float = 512.0
     """Work that the loop accepts, all remaining steps counted."""
     max_passed_over: int = 16
-    """Steps after which a waiting request goes first."""
+    """Steps, beyond one for each request held, after which a waiting request goes first.
+
+    Those ahead in order of their due times take about that one each: without them a deep queue
+    would turn by turn bring all forward together, and none to its end.
+    """
     patience: float = 4.0
     """How many times its time alone a request may take before it is due."""
     paused_bytes: int = 256 * 2**20
@@ -52,12 +56,13 @@ def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> lis
     """Choose who shares the next step, most urgent first.
 
     The most urgent always runs, however large. Others join while the step stays within bounds. With
-    at most n requests held at a time, none is passed over more than `max_passed_over + n` steps:
+    at most n requests held at a time, none is passed over more than `max_passed_over + 2 n` steps:
     the most passed over goes first, and counts anew afterwards.
     """
     chosen: list[Candidate] = []
     units = 0.0
-    for candidate in sorted(candidates, key=lambda each: _urgency(each, limits)):
+    patience = limits.max_passed_over + len(candidates)
+    for candidate in sorted(candidates, key=lambda each: _urgency(each, patience)):
         fits = units + candidate.step_units <= limits.step_units
         if not chosen or (fits and len(chosen) < limits.max_items):
             chosen.append(candidate)
@@ -65,8 +70,8 @@ def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> lis
     return chosen
 
 
-def _urgency(candidate: Candidate, limits: BatchingLimits) -> tuple[int, bool, float, int]:
-    is_aged = candidate.passed_over >= limits.max_passed_over
+def _urgency(candidate: Candidate, patience: int) -> tuple[int, bool, float, int]:
+    is_aged = candidate.passed_over >= patience
     age = candidate.passed_over if is_aged else 0
     is_batch = candidate.priority is Priority.BATCH
     return (-age, is_batch, candidate.due_s, candidate.arrival)
@@ -162,7 +167,9 @@ def choose_offloads(
         paused: Candidates that have started and do not run, with the bytes of their latents.
         limits: The bound on their sum.
     """
-    by_urgency = sorted(paused, key=lambda each: _urgency(each[0], limits))
+    by_urgency = sorted(
+        paused, key=lambda each: _urgency(each[0], limits.max_passed_over + len(paused))
+    )
     kept_bytes = 0
     offloaded = []
     for candidate, num_bytes in by_urgency:

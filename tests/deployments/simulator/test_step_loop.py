@@ -69,7 +69,7 @@ def test_who_was_passed_over_too_often_has_a_turn() -> None:
     loop.add(part(1, num_forwards=1, forward_units=8.0, is_batch=True), 0.0)
     loop.add(part(2, num_forwards=40, forward_units=8.0), 0.0)
     done = dict(run_out(loop, loop.go_on()))
-    assert done[1] == pytest.approx(1.7)
+    assert done[1] == pytest.approx(1.9)
     assert done[2] == pytest.approx(4.1)
 
 
