@@ -102,7 +102,10 @@ def _bind_pool(
         ray_actor_options={"num_cpus": pool.num_cpus, **_labels(config.router.label_selector)},
     )(HandleTileCoordinator)
     return coordinator.bind(
-        partial(load.tiled_settings, pool), denoiser, _telemetry(config, "denoise", pool)
+        partial(load.tiled_settings, pool),
+        denoiser,
+        _telemetry(config, "denoise", pool),
+        by_value=config.calls.by_value,
     )
 
 

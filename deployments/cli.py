@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from deployments.commands.check import run_check
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
-from deployments.commands.generate import run_generate
 from deployments.commands.key import run_key_new
 from deployments.commands.options import add_key_argument
-from deployments.commands.run import run_service
 from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
 from deployments.simulator.command import add_plan_arguments, run_plan
@@ -29,6 +26,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     exit_code: int = options.run(options)
     return exit_code
+
+
+def _run_service(options: argparse.Namespace) -> int:
+    # Ray and diffusers take seconds to import, which no other command needs.
+    from deployments.commands.run import run_service
+
+    return run_service(options)
+
+
+def _run_generate(options: argparse.Namespace) -> int:
+    from deployments.commands.generate import run_generate
+
+    return run_generate(options)
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from deployments.commands.check import run_check
+
+    return run_check(options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,7 +98,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         action="store_true",
         help="let anyone call, though --host is reached from other machines",
     )
-    parser.set_defaults(run=run_service)
+    parser.set_defaults(run=_run_service)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -110,7 +126,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--model is given",
     )
     add_key_argument(parser)
-    parser.set_defaults(run=run_generate)
+    parser.set_defaults(run=_run_generate)
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -121,7 +137,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "anything is wrong.",
     )
     _add_common(parser)
-    parser.set_defaults(run=run_check)
+    parser.set_defaults(run=_run_check)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

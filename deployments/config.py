@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.cache_config import CacheConfig
+from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.acceleration.options import AccelerationOptions
 from pipeline.denoising.batching import BatchingLimits
-from pipeline.denoising.loading import StepLoopOptions
+from pipeline.denoising.options import StepLoopOptions
 from pipeline.device import DeviceName
 from pipeline.memory import DecodeMode
 from pipeline.request import SIZE_MULTIPLE, ImageSize, RenderPath
@@ -393,6 +394,7 @@ class AppConfig(_Section):
     model: ModelConfig = ModelConfig()
     limits: LimitsConfig = LimitsConfig()
     router: RouterConfig = RouterConfig()
+    calls: CallsConfig = CallsConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     pools: tuple[PoolConfig, ...] = Field(
         default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."

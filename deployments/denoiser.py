@@ -98,7 +98,7 @@ class DenoiserDeployment:
     async def denoise(
         self, request: DenoiseRequest, *, yields_steps: bool, trace: Carrier | None = None
     ) -> AsyncGenerator[StepEvent | Denoised, None]:
-        """Yield a `StepEvent` a step, if asked to, and the latents at the end.
+        """Yield the steps that the request tells of, if asked to, and the latents at the end.
 
         A caller that closes the generator, or is cancelled, lets the request go at the next step.
         """
@@ -110,7 +110,7 @@ class DenoiserDeployment:
                 self._step_loop.submit(request, listen)
                 try:
                     while isinstance(outcome := await outcomes.get(), StepEvent):
-                        if yields_steps:
+                        if yields_steps and request.tells(outcome):
                             yield outcome
                 finally:
                     self._step_loop.cancel(request.id)

@@ -66,6 +66,8 @@ class ImagesOrder:
     output_format: OutputFormat
     output_compression: int | None
     num_previews: int = 0
+    tells_every_step: bool = True
+    """Whether a listener hears of steps without a preview; each costs a message from the pool."""
     key_id: str = "anonymous"
     """Whose call it is, for usage records."""
     is_seed_given: bool = False
@@ -108,6 +110,7 @@ class ImagesOrder:
             priority=self.priority,
             timeout_s=timeout_s,
             num_previews=self.num_previews,
+            tells_every_step=self.tells_every_step,
         )
 
 
@@ -223,7 +226,8 @@ class Generation:
     async def _denoise(
         self, pool: str, index: int, request: DenoiseRequest, on_event: EventListener | None
     ) -> Denoised:
-        events = self._stages.denoise(pool, request, yields_steps=on_event is not None)
+        is_followed = on_event is not None and request.is_followed
+        events = self._stages.denoise(pool, request, yields_steps=is_followed)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Denoised):

@@ -1,15 +1,18 @@
 """The stages behind Serve's handles; the one place where Ray's errors become the service's."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from cluster.spans import Carrier, to_carrier
+from deployments.calls_config import ByValue
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
 from deployments.stage_telemetry import StageTelemetry
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
@@ -19,18 +22,22 @@ from pipeline.request import DenoiseRequest, StepEvent
 
 
 class HandleStages:
-    """Calls the deployments that the application bound; handles pass tensors by reference."""
+    """Calls the deployments that the application bound."""
 
     def __init__(
         self,
         text_encoder: DeploymentHandle[Any],
         denoisers: Mapping[str, DeploymentHandle[Any]],
         vae_decoder: DeploymentHandle[Any],
+        *,
+        by_value: ByValue,
     ) -> None:
-        self._text_encoder = text_encoder
-        self._denoisers = dict(denoisers)
+        self._text_encoder = _for_short_calls(text_encoder, by_value)
+        self._denoisers = {
+            pool: _for_long_calls(handle, by_value) for pool, handle in denoisers.items()
+        }
         self._streams = {pool: handle.options(stream=True) for pool, handle in denoisers.items()}
-        self._vae_decoder = vae_decoder
+        self._vae_decoder = _for_short_calls(vae_decoder, by_value)
 
     async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
@@ -74,14 +81,26 @@ class HandleTileCoordinator(TileCoordinatorDeployment):
         load: Callable[[], TiledSettings],
         denoiser: DeploymentHandle[Any],
         telemetry: StageTelemetry,
+        *,
+        by_value: ByValue,
     ) -> None:
         super().__init__(load, self._call, telemetry)
-        self._denoiser = denoiser
+        self._denoiser = _for_long_calls(denoiser, by_value)
 
     async def _call(self, request: VelocityRequest, trace: Carrier) -> TileVelocity:
         with _service_errors():
             tile: TileVelocity = await self._denoiser.predict_velocity.remote(request, trace)
         return tile
+
+
+def _for_short_calls(handle: DeploymentHandle[Any], by_value: ByValue) -> DeploymentHandle[Any]:
+    """For calls that take a stage's own milliseconds, so few are on a machine that falls silent."""
+    return handle.options(_by_reference=by_value == "none")
+
+
+def _for_long_calls(handle: DeploymentHandle[Any], by_value: ByValue) -> DeploymentHandle[Any]:
+    """For calls that take most of a picture's time."""
+    return handle.options(_by_reference=by_value != "all")
 
 
 @contextlib.contextmanager
@@ -90,7 +109,20 @@ def _service_errors() -> Iterator[None]:
         yield
     except RayTaskError as exc:
         raise exc.cause from None
+    except asyncio.CancelledError as exc:
+        if _is_cancelled():
+            raise
+        # A replica that must stop at once cancels what it holds.
+        raise ReplicaLostError("a replica let go of a call", None, RETRY_AFTER_S) from exc
+    except AioRpcError as exc:
+        raise ReplicaLostError("a replica broke off a call", None, RETRY_AFTER_S) from exc
     except BackPressureError as exc:
         raise OverloadedError("the service is full", None, RETRY_AFTER_S) from exc
     except (RayActorError, DeploymentUnavailableError) as exc:
         raise ReplicaLostError("a replica was lost in the middle", None, RETRY_AFTER_S) from exc
+
+
+def _is_cancelled() -> bool:
+    """Say whether it is the caller that gives up, not the replica."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -140,7 +140,8 @@ class ImagesApi:
         order = to_order(self._rules, body, request)
         charge = await self._admission.admit(request, [order], held_s=order.timeout_s)
         if body.stream:
-            return await self._stream(order, charge, sends_progress=bool(body.progress_events))
+            order = replace(order, tells_every_step=bool(body.progress_events))
+            return await self._stream(order, charge)
         async with charge:
             drawn = await self._generation.draw(order)
         return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
@@ -189,9 +190,7 @@ class ImagesApi:
         stored = await self._files.read(key, expires=expires, signature=signature)
         return Response(stored.content, media_type=stored.content_type)
 
-    async def _stream(
-        self, order: ImagesOrder, charge: Charge, *, sends_progress: bool
-    ) -> EventStreamResponse:
+    async def _stream(self, order: ImagesOrder, charge: Charge) -> EventStreamResponse:
         async def draw(on_event: EventListener) -> DrawnImages:
             async with charge:
                 return await self._generation.draw(order, on_event)
@@ -200,7 +199,7 @@ class ImagesApi:
             draw,
             order,
             partial(self._to_response, order, is_base64=True),
-            sends_progress=sends_progress,
+            sends_progress=order.tells_every_step,
             heartbeat_s=self._rules.heartbeat_s,
         ).open()
         return EventStreamResponse(

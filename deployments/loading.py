@@ -33,12 +33,13 @@ from pipeline.denoising.warming import plan_warm_up, warm_up
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.device_memory import cap_memory
 from pipeline.latents import LATENT_CHANNELS
+from pipeline.networks import load_vae
 from pipeline.request import RenderPath
 from pipeline.schedule import build_schedule
 from pipeline.stages import TextEncoder, VaeDecoder
 from pipeline.text_encoder import MAX_PROMPT_TOKENS, QwenTextEncoder, load_text_encoder
 from pipeline.vae.fitting import FittingVaeDecoder
-from pipeline.weights import Weights, load_vae
+from pipeline.weights import Weights
 
 NUM_WARM_RUNS: Final = 2
 """On a GPU a shape is run the first time, and recorded the second."""

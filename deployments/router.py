@@ -1,5 +1,6 @@
 """The ingress: joins the HTTP contract to the stages behind their handles."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from deployments.calls_config import check_message_limit
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
 from deployments.image_api import build_api
@@ -35,9 +37,10 @@ class RouterDeployment:
         vae_decoder: DeploymentHandle[Any],
     ) -> None:
         check_nodes(config, ray.nodes())  # type: ignore[no-untyped-call]  # Ray's is untyped
+        check_message_limit(config.calls, os.environ)
         start_replica_telemetry(config.telemetry, None)
         usage = build_usage_ledger(config.usage, model)
-        stages = HandleStages(text_encoder, denoisers, vae_decoder)
+        stages = HandleStages(text_encoder, denoisers, vae_decoder, by_value=config.calls.by_value)
         chooser = LedgerPoolChooser(
             [to_known_pool(pool, config, model) for pool in config.pools],
             RoutingPolicy(),

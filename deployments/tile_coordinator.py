@@ -81,7 +81,7 @@ class TileCoordinatorDeployment:
                 velocities = [tile.velocity[0] for tile in predicted]
                 event = await asyncio.to_thread(run.take, velocities)
                 step += 1
-                if yields_steps:
+                if yields_steps and request.tells(event):
                     yield event
             run_s = time.monotonic() - started
             peak_memory_bytes = max(peaks, default=None)

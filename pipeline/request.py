@@ -105,6 +105,17 @@ class DenoiseRequest:
     """Seconds left until the picture is of no use; None is no deadline."""
     num_previews: int = 0
     """How many previews to make on the way, at evenly spaced steps."""
+    tells_every_step: bool = True
+    """Whether who follows the steps is told of those without a preview too."""
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether any step is told of."""
+        return self.tells_every_step or self.num_previews > 0
+
+    def tells(self, event: "StepEvent") -> bool:
+        """Whether who follows the steps is told of this one."""
+        return self.tells_every_step or event.preview is not None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

@@ -13,8 +13,9 @@ from pipeline.acceleration.options import (
 )
 from pipeline.device import ComputeDevice
 from pipeline.errors import InvalidRequestError
+from pipeline.networks import load_language_model, load_tokenizer
 from pipeline.request import PromptEncoding
-from pipeline.weights import Weights, load_language_model, load_tokenizer
+from pipeline.weights import Weights
 
 MAX_PROMPT_TOKENS: Final = 512
 """`max_sequence_length` of diffusers' `ZImagePipeline`, chat template included."""

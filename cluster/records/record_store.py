@@ -45,7 +45,8 @@ class RecordStore(Protocol):
     """Keeps records for several processes at once.
 
     Methods block: an event loop calls them on a thread. Each is atomic, and durable when it
-    returns. All raise `RecordStoreUnavailableError` where the store cannot be reached.
+    returns, but for events: the last may be lost with the machine. All raise
+    `RecordStoreUnavailableError` where the store cannot be reached.
     """
 
     def now(self) -> float:

@@ -53,6 +53,8 @@ class SqliteRecordStore:
         self.path = path.expanduser().absolute()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
 
     def now(self) -> float:
         """See `RecordStore.now`: the machine's clock."""
@@ -127,7 +129,7 @@ class SqliteRecordStore:
     @_maps_errors
     def append_event(self, id: str, body: str, *, keep: int, guard: str) -> bool:
         """See `RecordStore.append_event`."""
-        with self._transaction() as cursor:
+        with self._transaction(waits_for_disk=False) as cursor:
             if not _is_guarded_by(cursor, id, guard):
                 return False
             number = cursor.execute(
@@ -177,19 +179,24 @@ class SqliteRecordStore:
 
     def close(self) -> None:
         """See `RecordStore.close`."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        with self._reading, self._lock:
+            for connection in (self._connection, self._reader):
+                if connection is not None:
+                    connection.close()
+            self._connection = self._reader = None
 
     def _select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock, closing(self._open().execute(query, values)) as cursor:
+        # By a connection of its own: what is read does not wait for what is written to the disk.
+        with self._reading, closing(self._open_reader().execute(query, values)) as cursor:
             return cursor.fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+    def _transaction(self, *, waits_for_disk: bool = True) -> Iterator[sqlite3.Cursor]:
         with self._lock:
             connection = self._open()
+            # NORMAL survives the death of every process, and the machine's if anything that
+            # waits for the disk is written after it.
+            connection.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
             # IMMEDIATE: a transaction that reads before it writes must not lose the race for
             # the write lock half-way, which SQLite answers with an error and not by waiting.
             connection.execute("BEGIN IMMEDIATE")
@@ -199,18 +206,24 @@ class SqliteRecordStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self.path,
-                timeout=_BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            connection = self._connect()
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(_SCHEMA)
             self.path.chmod(0o600)  # it holds prompts
+            self._reader = self._connect()
             self._connection = connection
         return self._connection
+
+    def _open_reader(self) -> sqlite3.Connection:
+        while self._reader is None:
+            with self._lock:
+                self._open()
+        return self._reader
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
 
 
 def _is_guarded_by(cursor: sqlite3.Cursor, id: str, guard: str) -> bool:

@@ -8,8 +8,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,11 @@ class FolderImageStore:
         self._options = options
         self._root = options.folder.expanduser().absolute()
         self._durable: set[Path] = set()  # folders whose own names are on the disk
+        self._syncing = ThreadPoolExecutor(thread_name_prefix="store-sync")
+
+    def __reduce__(self) -> tuple[type["FolderImageStore"], tuple[FolderStoreOptions]]:
+        """Travel as options: another process has threads of its own."""
+        return type(self), (self._options,)
 
     @property
     def prefix(self) -> str:
@@ -76,7 +81,8 @@ class FolderImageStore:
         with _store_errors("write", key):
             path.parent.mkdir(parents=True, exist_ok=True)
             # The facts go first, so that no file is ever seen without them.
-            _write_all({_facts_path(path): json.dumps(facts).encode(), path: content})
+            files = {_facts_path(path): json.dumps(facts).encode(), path: content}
+            _write_all(files, self._syncing)
             self._sync_folders(path.parent)
 
     def get(self, key: str) -> StoredImage:
@@ -129,7 +135,7 @@ class FolderImageStore:
         """Put the names in `folder`, and in those above it up to one known to be there, on disk."""
         chain = [each for each in (folder, *folder.parents) if each.is_relative_to(self._root)]
         known = next((i for i, each in enumerate(chain) if each in self._durable), len(chain) - 1)
-        _sync(chain[: known + 1])
+        _sync(chain[: known + 1], self._syncing)
         # `folder` itself is one picture's: kept, it would only fill the memory.
         self._durable.update(chain[1:known])
 
@@ -162,13 +168,13 @@ def _facts_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.json")
 
 
-def _write_all(files: Mapping[Path, bytes]) -> None:
+def _write_all(files: Mapping[Path, bytes], syncing: Executor) -> None:
     """Write all files or none: in full under hidden names, which are then renamed in order."""
     parts = {path: path.with_name(f".{path.name}.{secrets.token_hex(8)}.part") for path in files}
     try:
         for path, part in parts.items():
             part.write_bytes(files[path])
-        _sync(parts.values())
+        _sync(list(parts.values()), syncing)
         for path, part in parts.items():
             part.replace(path)
     except BaseException:
@@ -177,14 +183,19 @@ def _write_all(files: Mapping[Path, bytes]) -> None:
         raise
 
 
-def _sync(paths: Iterable[Path]) -> None:
+def _sync(paths: Sequence[Path], syncing: Executor) -> None:
     """Wait until files are on the disk, and names in folders.
 
     All at once: one commit of the file system's journal then serves them all, where one after the
     other each waits for a commit of its own.
     """
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(_sync_one, paths))
+    others = [syncing.submit(_sync_one, path) for path in paths[1:]]
+    try:
+        _sync_one(paths[0])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
 
 
 def _sync_one(path: Path) -> None:

@@ -2,18 +2,24 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import ray
 from ray import serve
 
+from deployments.calls_config import MESSAGE_LIMIT
 from deployments.commands.mixed_nodes import HEAD_LABELS, worker_nodes
 
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+_BY_VALUE: Final = {"RAY_SERVE_PROXY_USE_GRPC": "1", **MESSAGE_LIMIT}
+"""Makes the HTTP proxy call the router by value, and lets replicas call each other so."""
 
 
 @contextlib.contextmanager
@@ -31,6 +37,12 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
+    with _environment_with(_BY_VALUE), _own_cluster(metrics_port, is_mixed=is_mixed):
+        yield
+
+
+@contextlib.contextmanager
+def _own_cluster(metrics_port: int | None, *, is_mixed: bool) -> Iterator[None]:
     # Ray's sockets lie below this folder, and a socket's path has 107 characters at most.
     folder = tempfile.mkdtemp(prefix="zimage-", dir="/tmp")
     try:
@@ -50,6 +62,18 @@ def ray_cluster(
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _environment_with(values: Mapping[str, str]) -> Iterator[None]:
+    """Give the processes that start in the context these variables; what is set already wins."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def shut_down_serve(*, within_s: float) -> None:

@@ -23,6 +23,8 @@ def local_defaults(base_url: str) -> dict[str, Any]:
     }
     return {
         "router": {"graceful_shutdown_timeout_s": LOCAL_DRAIN_S},
+        # Where there is one machine, none can fall silent alone.
+        "calls": {"by_value": "all"},
         "text_encoder": stages["text_encoder"],
         "pools": [stages["pools"]],
         "vae_decoder": stages["vae_decoder"],

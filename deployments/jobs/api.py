@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from cluster.jobs.job import Job, JobKind
+from cluster.jobs.job import JobKind
 from deployments.admission import Admission, to_order
 from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.generation import ImagesOrder
@@ -32,7 +32,7 @@ from deployments.jobs.schemas import (
     JobRequest,
     Webhook,
 )
-from deployments.jobs.service import JobService, NewJob, draw_nonce
+from deployments.jobs.service import JobService, NewJob, QueuedJob, draw_nonce
 from deployments.jobs_config import JobsConfig
 from deployments.schemas import ImagesRequest, ImagesResponse
 from deployments.validation import RequestRules, refuse_stream
@@ -173,7 +173,8 @@ class JobsApi:
         key: str | None,
     ) -> JobBody:
         if key is None:
-            return await self.describer.describe(await self._admit(new, request))
+            queued = await self._admit(new, request)
+            return self.describer.describe_queued(queued.job, queued.num_ahead)
         call = to_call(route, new.owner, key, body)
         outcome = await self.idempotency.once(call, self._acceptance(new, request))
         id = _check(outcome).job_id or ""
@@ -181,7 +182,7 @@ class JobsApi:
             await self.service.read(id, new.owner), with_result=False
         )
 
-    async def _admit(self, new: NewJob, request: Request) -> Job:
+    async def _admit(self, new: NewJob, request: Request) -> QueuedJob:
         """Charge a job once, when it is accepted; while it waits and runs it holds no place."""
         orders = [item.order for item in new.items]
         async with await self.admission.admit(request, orders, held_s=0.0):
@@ -189,8 +190,8 @@ class JobsApi:
 
     def _acceptance(self, new: NewJob, request: Request) -> Execute:
         async def execute(nonce: str) -> StoredOutcome:
-            job = await self._admit(replace(new, nonce=nonce), request)
-            return StoredOutcome(job_id=job.id)
+            queued = await self._admit(replace(new, nonce=nonce), request)
+            return StoredOutcome(job_id=queued.job.id)
 
         return execute
 

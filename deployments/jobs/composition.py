@@ -34,6 +34,9 @@ class Jobs:
     webhooks: WebhookDispatcher
     records: RecordStore
     threads: StoreThreads
+    """For what callers wait for."""
+    work_threads: StoreThreads
+    """For what runs behind them."""
 
     async def start(self) -> None:
         """Check the store and begin to run jobs.
@@ -52,6 +55,7 @@ class Jobs:
         await self.webhooks.stop()
         await self.threads.call(self.records.close)
         self.threads.stop()
+        self.work_threads.stop()
 
 
 def build_jobs(
@@ -64,14 +68,14 @@ def build_jobs(
 ) -> Jobs:
     """Build the jobs of one router; nothing runs yet."""
     jobs = config.jobs
-    threads = StoreThreads()
+    threads, work_threads = StoreThreads(), StoreThreads()
     store = JobStore(records, JobPolicy(jobs.lease_s, jobs.max_attempts, jobs.retention_s))
     estimate = MeasuredEstimate()
     outcomes = OutcomeReader(images, url_lifetime_s=config.store.url_lifetime_s)
     runner = JobRunner(
-        JobExecution(draw, store, threads, estimate, jobs.max_batch_concurrency),
+        JobExecution(draw, store, work_threads, estimate, jobs.max_batch_concurrency),
         store,
-        threads,
+        work_threads,
         num_slots={Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches},
         poll_s=jobs.poll_s,
     )
@@ -86,8 +90,8 @@ def build_jobs(
         outcomes=outcomes,
     )
     sender = WebhookSender(api.targets, resolve_host, timeout_s=config.webhooks.timeout_s)
-    webhooks = WebhookDispatcher(config.webhooks, sender, store, threads, poll_s=jobs.poll_s)
-    return Jobs(api, runner, webhooks, records, threads)
+    webhooks = WebhookDispatcher(config.webhooks, sender, store, work_threads, poll_s=jobs.poll_s)
+    return Jobs(api, runner, webhooks, records, threads, work_threads)
 
 
 def _build_idempotency(

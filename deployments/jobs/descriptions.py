@@ -30,11 +30,17 @@ class JobDescriber:
         if job.status is JobStatus.QUEUED:
             count = self._store.count_queued
             num_ahead = await self._threads.call(count, job.lane, before=job.created_at)
-            estimate_s = round(wait_s(job.estimate_s, num_ahead, self._num_slots), 3)
-            return body.model_copy(update={"queue_position": num_ahead, "estimate_s": estimate_s})
+            return self.describe_queued(job, num_ahead)
         if job.status.is_final and with_result:
             return body.model_copy(update={"result": await self._read_result(job)})
         return body
+
+    def describe_queued(self, job: Job, num_ahead: int) -> JobBody:
+        """Return a job that has not begun, with its place in the queue; asks no store."""
+        estimate_s = round(wait_s(job.estimate_s, num_ahead, self._num_slots), 3)
+        return to_body(job).model_copy(
+            update={"queue_position": num_ahead, "estimate_s": estimate_s}
+        )
 
     async def _read_result(self, job: Job) -> ImagesResponse | BatchResult | None:
         stored = await self._threads.call(self._store.read_outcomes, job.id)

@@ -39,6 +39,15 @@ class NewJob:
 
 
 @dataclass(frozen=True)
+class QueuedJob:
+    """A job that was accepted."""
+
+    job: Job
+    num_ahead: int
+    """Those that were queued in its lane before."""
+
+
+@dataclass(frozen=True)
 class JobService:
     """Accepts, shows and cancels jobs; an owner sees only its own."""
 
@@ -48,16 +57,24 @@ class JobService:
     estimate: Estimate
     max_queued: int
 
-    async def accept(self, new: NewJob) -> Job:
+    async def accept(self, new: NewJob) -> QueuedJob:
         """Queue a job; it is kept when this returns.
 
         Raises:
             OverloadedError: If too many are queued.
         """
+        estimate_s = sum(self.estimate(item.order) for item in new.items)
+        # One visit to a thread for all of it: each costs a wait where the cores are busy.
+        queued = await self.threads.call(self._queue, new, estimate_s)
+        self.runner.wake(queued.job.lane)
+        return queued
+
+    def _queue(self, new: NewJob, estimate_s: float) -> QueuedJob:
         lane = Lane(_priority_of(new).value)
-        if await self.threads.call(self.store.count_queued, lane) >= self.max_queued:
+        num_ahead = self.store.count_queued(lane)
+        if num_ahead >= self.max_queued:
             raise OverloadedError("too many jobs are queued", None, RETRY_AFTER_S)
-        now = await self.threads.call(self.store.records.now)
+        now = self.store.records.now()
         job = Job(
             id=f"job-{new.nonce}",
             owner=new.owner,
@@ -67,12 +84,10 @@ class JobService:
             num_items=len(new.items),
             created_at=now,
             deadline_at=now + new.timeout_s,
-            estimate_s=sum(self.estimate(item.order) for item in new.items),
+            estimate_s=estimate_s,
             webhook_url=new.webhook_url,
         )
-        accepted = await self.threads.call(self.store.accept, job, write_items(new.items))
-        self.runner.wake(lane)
-        return accepted
+        return QueuedJob(self.store.accept(job, write_items(new.items)), num_ahead)
 
     async def read(self, id: str, owner: str, *, param: str = "id") -> Job:
         """Return a job.

@@ -1,34 +1,22 @@
 """Weights to a running step loop."""
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.acceleration.attention import build_attention, choose_attention
-from pipeline.acceleration.options import AUTO, AccelerationOptions, choose_acceleration
-from pipeline.denoising.batching import BatchingLimits
+from pipeline.acceleration.options import choose_acceleration
 from pipeline.denoising.engine import StepLoop
+from pipeline.denoising.options import StepLoopOptions
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.device import ComputeDevice
+from pipeline.networks import load_transformer, load_vae
 from pipeline.schedule import build_schedule
-from pipeline.weights import Weights, load_transformer, load_vae
+from pipeline.weights import Weights
 
 _FLUX_CHANNELS = [128, 256, 512, 512]
-
-
-@dataclass(frozen=True)
-class StepLoopOptions:
-    """How one replica denoises."""
-
-    attention: str = AUTO
-    """A kernel's name, or `auto`: what was measured to be the fastest that is installed."""
-    is_strict: bool = True
-    """Whether a picture's bytes are the same whatever it is batched with."""
-    limits: BatchingLimits = field(default_factory=BatchingLimits)
-    acceleration: AccelerationOptions = field(default_factory=AccelerationOptions)
 
 
 def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOptions) -> StepLoop:

@@ -54,9 +54,10 @@ def measure_card(precision: str, encoder_precision: str) -> list[Row]:
 
     from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
     from pipeline.memory import DecodeMode
+    from pipeline.networks import load_tokenizer
     from pipeline.text_encoder import QwenTextEncoder, build_prompt_layers
     from pipeline.vae.fitting import FittingVaeDecoder
-    from pipeline.weights import EMBEDDED, load_tokenizer, resolve_weights
+    from pipeline.weights import EMBEDDED, resolve_weights
 
     device = torch.device("cuda")
     language_model = build_language_model(device, torch.bfloat16)

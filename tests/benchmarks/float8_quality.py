@@ -34,10 +34,11 @@ from pipeline.device import choose_device
 from pipeline.embedded.evaluation.captions import held_out_captions
 from pipeline.embedded.evaluation.judging import judge
 from pipeline.embedded.evaluation.scoring import PictureScore, share_right
+from pipeline.networks import load_transformer, load_vae
 from pipeline.request import DenoiseRequest, ImageSize
 from pipeline.text_encoder import load_text_encoder
 from pipeline.vae_decoder import FullImageVaeDecoder
-from pipeline.weights import EMBEDDED, load_transformer, load_vae, resolve_weights
+from pipeline.weights import EMBEDDED, resolve_weights
 
 SIZE = ImageSize(256, 256)
 CHAINS = ("noise_refiner", "layers")

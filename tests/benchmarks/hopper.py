@@ -10,16 +10,18 @@ Parts: `ours` and `float8` (this service's stages in turn), `stock` (diffusers, 
 """
 
 import argparse
+import contextlib
 import copy
 import gc
 import io
 import itertools
 import json
 import statistics
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -298,7 +300,7 @@ def measure_saturated(bench: Bench, part: str) -> None:
         for _ in range(3):
             stages.draw(size, OutputFormat.JPEG)
         begun = time.perf_counter()
-        with ThreadPoolExecutor(1) as pool:
+        with _sample_power(bench.device) as power, ThreadPoolExecutor(1) as pool:
             files = [
                 pool.submit(
                     stages.finish,
@@ -308,10 +310,34 @@ def measure_saturated(bench: Bench, part: str) -> None:
                 )
                 for seed in range(count)
             ]
-        [file.result() for file in files]
-        elapsed_s = time.perf_counter() - begun
+            [file.result() for file in files]
+            elapsed_s = time.perf_counter() - begun
         stages.loop.close()
-        bench.report.add(part, f"{name}, {size}", images_a_second=count / elapsed_s)
+        bench.report.add(part, f"{name}, {size}", images_a_second=count / elapsed_s, **power)
+
+
+@contextlib.contextmanager
+def _sample_power(device: torch.device) -> Iterator[dict[str, float]]:
+    """Sample the card twice a second; what is yielded is filled with medians at the end."""
+    medians: dict[str, float] = {}
+    if device.type == "cpu":
+        yield medians
+        return
+    uuid = torch.cuda.get_device_properties(device).uuid
+    fields = ["power.draw", "power.limit", "clocks.sm"]
+    command = ["nvidia-smi", "-i", f"GPU-{uuid}", f"--query-gpu={','.join(fields)}"]
+    sampler = subprocess.Popen(
+        [*command, "--format=csv,noheader,nounits", "-lms", "500"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield medians
+    finally:
+        sampler.terminate()
+        lines = sampler.communicate()[0].splitlines()
+    columns = zip(*(map(float, line.split(",")) for line in lines), strict=True)
+    medians.update(zip(("watts", "limit", "mhz"), map(statistics.median, columns), strict=False))
 
 
 def measure_profile(bench: Bench, part: str) -> None:

@@ -4,7 +4,8 @@
 
 Proxy, routers, step loops and deployments are the service's own and share this machine with the
 clients; the models sleep as long as the real ones take on an H200 at 512x512, eight steps. Each
-client asks for one picture after another, with `progress_events` and `partial_images`.
+client asks for one picture after another, with `partial_images` and `progress_events`, or with
+`--no-progress` as the official SDK does.
 
 The delay of an event is from the end of its step, or for the finished picture from its file in the
 store, to its last byte at the client. Memory is anonymous resident
@@ -56,6 +57,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--pictures", type=int, default=1, help="of each client")
     parser.add_argument("--ramp", type=float, default=20.0, help="seconds in which clients come")
+    parser.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, default=True, help="an event a step"
+    )
     parser.add_argument("--partial-images", type=int, default=1)
     parser.add_argument("--size", default="512x512")
     parser.add_argument("--routers", type=int, default=2)
@@ -139,7 +143,7 @@ async def _read_pictures(
             "seed": seed,
             "stream": True,
             "partial_images": options.partial_images,
-            "progress_events": True,
+            "progress_events": options.progress,
             "timeout_s": 300,
         }
         started = time.monotonic()
@@ -201,11 +205,12 @@ def _report(options: argparse.Namespace, received: Received, delays: dict[str, l
         )
     num_pictures = options.clients * options.pictures
     num_completed = len(delays["image_generation.completed"])
+    num_steps = NUM_STEPS * num_pictures if options.progress else 0
     cuts = statistics.quantiles(received.latencies_s, n=100)
     print(
         f"\n{num_completed} of {num_pictures} pictures, {received.most_open} clients at once, "
         f"{len(errors)} errors; a picture took {cuts[49]:.1f} s at the median, {cuts[98]:.1f} s at "
-        f"99 %; {NUM_STEPS * num_pictures - len(delays['image_generation.progress'])} steps were "
+        f"99 %; {num_steps - len(delays['image_generation.progress'])} steps were "
         "overtaken by later ones"
     )
     print("\n".join(errors[:5]))

@@ -10,16 +10,18 @@ import torch
 from loop_executor import LoopTileExecutor
 from numpy.typing import NDArray
 
-from pipeline.denoising.loading import StepLoopOptions, load_step_loop
+from pipeline.denoising.loading import load_step_loop
+from pipeline.denoising.options import StepLoopOptions
 from pipeline.denoising.tiled import TiledDenoiser
 from pipeline.device import choose_device
+from pipeline.networks import load_vae
 from pipeline.request import LATENT_SCALE, DenoiseRequest, ImageSize, PromptEncoding
 from pipeline.schedule import build_schedule
 from pipeline.text_encoder import load_text_encoder
 from pipeline.tiled_passes import TilingOptions
 from pipeline.tiling import TilePlan, TilePositions, plan_tiles
 from pipeline.vae_decoder import FullImageVaeDecoder
-from pipeline.weights import load_vae, resolve_weights
+from pipeline.weights import resolve_weights
 
 Pixels = NDArray[np.uint8]
 

@@ -20,7 +20,13 @@ from deployments.stages import Denoised
 from pipeline.device import choose_device
 from pipeline.errors import AccelerationUnavailableError
 from pipeline.image_file import read_provenance
-from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath
+from pipeline.request import (
+    DenoiseRequest,
+    ImageSize,
+    PromptEncoding,
+    RenderPath,
+    StepEvent,
+)
 from pipeline.weights import resolve_weights
 
 POOLS = [
@@ -64,6 +70,27 @@ async def test_a_tiled_pool_draws_what_fits_in_one_tile_as_a_whole(stages: Local
     whole, tiled = [await _draw(stages, pool, size) for pool in ("whole", "tiles")]
 
     assert torch.equal(tiled.result.latents, whole.result.latents)
+
+
+@pytest.mark.parametrize("pool", ["whole", "tiles"])
+async def test_steps_without_a_preview_are_told_only_to_who_asks(
+    stages: LocalStages, pool: str
+) -> None:
+    request = DenoiseRequest(
+        "one",
+        PromptEncoding(torch.zeros(20, 32)),
+        ImageSize(256, 192),
+        seed=3,
+        num_inference_steps=4,
+        num_previews=1,
+        tells_every_step=False,
+    )
+
+    outcomes = [each async for each in stages.denoise(pool, request, yields_steps=True)]
+
+    assert [isinstance(each, StepEvent) for each in outcomes] == [True, False]
+    assert isinstance(outcomes[0], StepEvent)
+    assert outcomes[0].preview is not None
 
 
 @pytest.mark.parametrize("path", list(RenderPath))

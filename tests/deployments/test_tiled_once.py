@@ -17,9 +17,10 @@ from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.roster import Ticket
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.denoising.work import Listener, VelocityRequest
+from pipeline.networks import load_transformer
 from pipeline.request import PromptEncoding, RenderPath
 from pipeline.stages import TextEncoder
-from pipeline.weights import load_transformer, resolve_weights
+from pipeline.weights import resolve_weights
 
 TILED = PoolConfig(
     path=RenderPath.TILED,

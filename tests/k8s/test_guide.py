@@ -1,9 +1,14 @@
 """The guide says what the manifests and the commands say."""
 
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from deployments.key_file import read_key_file
 from tests.benchmarks.sizing import table
 from tests.k8s.manifests import MANIFESTS, RENDERED, containers, pod_specs
 
@@ -33,6 +38,24 @@ def test_every_secret_that_a_pod_cannot_do_without_is_made_in_the_guide(folder: 
     made = set(re.findall(r"create secret (?:generic|tls) (\S+)", GUIDE))
 
     assert variables | files <= made
+
+
+def test_what_the_guide_puts_into_the_secret_is_a_file_of_keys(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^ +(zimage-serve key new .+?) \|", GUIDE, flags=re.MULTILINE)
+    program, *words = shlex.split(command)
+    printed = subprocess.run(
+        [str(Path(sys.executable).parent / program), *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    file = tmp_path / "keys.yaml"
+    file.write_text("\n".join(each for each in printed.splitlines() if not each.startswith("#")))
+
+    (entry,) = read_key_file(file).keys
+
+    assert entry.name == "team-a"
+    assert "zs-" not in file.read_text()
 
 
 def test_every_section_that_an_alert_leads_to_exists() -> None:

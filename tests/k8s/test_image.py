@@ -92,6 +92,6 @@ def test_the_install_steps_run_in_a_clean_root(tmp_path: Path) -> None:
     assert "--source" in run("python", fetch, "--help")
     assert default_of("RAY_VERSION") in run("ray", "--version")
     assert "deploy" in run("serve", "--help")
-    assert "hashes" in run("zimage-serve", "key", "new", "team-a")
+    assert "hashes" in run("zimage-serve", "key", "new", "--name", "team-a")
     run("zimage-serve", "generate", "a red circle", "--output", "out.png")
     assert (work / "out.png").read_bytes().startswith(b"\x89PNG")

@@ -10,11 +10,12 @@ from torch import Tensor
 from pipeline.acceleration.options import BlockKernels
 from pipeline.errors import InvalidRequestError
 from pipeline.memory import VAE_FULL, VAE_FUSED, VAE_TILED, DecodeMode, choose_decode
+from pipeline.networks import load_vae
 from pipeline.request import ImageSize
 from pipeline.vae.fitting import FittingVaeDecoder, plan_waiting
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from pipeline.vae_decoder import FullImageVaeDecoder
-from pipeline.weights import load_vae, resolve_weights
+from pipeline.weights import resolve_weights
 
 OPTIONS = VaeTilingOptions(tile_size=20)
 BUDGET_GIB = 1.2

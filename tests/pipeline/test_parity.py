@@ -8,13 +8,15 @@ import torch
 from diffusers import ZImagePipeline
 
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.loading import StepLoopOptions, load_step_loop
+from pipeline.denoising.loading import load_step_loop
+from pipeline.denoising.options import StepLoopOptions
 from pipeline.device import choose_device
 from pipeline.latents import draw_noise
+from pipeline.networks import load_vae
 from pipeline.request import DenoiseRequest, ImageSize
 from pipeline.text_encoder import QwenTextEncoder, load_text_encoder
 from pipeline.vae_decoder import FullImageVaeDecoder
-from pipeline.weights import Weights, load_vae, resolve_weights
+from pipeline.weights import Weights, resolve_weights
 
 CPU = choose_device("cpu")
 SIZES = [ImageSize(64, 64), ImageSize(128, 128), ImageSize(96, 176)]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.errors import WeightsError
-from pipeline.weights import load_transformer, load_vae, resolve_weights
+from pipeline.networks import load_transformer, load_vae
+from pipeline.weights import resolve_weights
 
 
 @pytest.fixture

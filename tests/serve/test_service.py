@@ -115,3 +115,20 @@ def test_a_header_that_overrides_serve_is_refused(service: Service) -> None:
     answer = httpx.get(f"{service.url}/v1/models", headers={"x-request-disconnect-disabled": "?1"})
 
     assert answer.status_code == 400
+
+
+def test_an_answer_longer_than_rays_own_messages_comes_whole(client: OpenAI) -> None:
+    answer = client.images.generate(
+        prompt="a red circle",
+        n=2,
+        size="1024x1024",
+        response_format="b64_json",
+        extra_body={"num_inference_steps": 1, "seed": 1},
+    )
+
+    assert answer.data is not None
+    files = [item.b64_json or "" for item in answer.data]
+    assert sum(map(len, files)) > 4 * 2**20
+    assert [Image.open(BytesIO(base64.b64decode(file))).size for file in files] == [
+        (1024, 1024)
+    ] * 2

@@ -269,6 +269,7 @@ def _to_config(folder: Path, store: S3Server, num_routers: int) -> AppConfig:
     return AppConfig.model_validate(
         {
             "router": {"num_replicas": num_routers},
+            "calls": {"by_value": "all"},
             "pools": [pool],
             "store": {"kind": "s3", "bucket": BUCKET, "endpoint_url": store.endpoint_url},
             "jobs": {"store": {"path": str(folder / "jobs.sqlite3")}},

@@ -13,7 +13,7 @@ class CountingCoordinator(HandleTileCoordinator):
     """Counts tiles by replica, a step at a time."""
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        super().__init__(*args, by_value="none")
         self._steps: dict[str, Counter[str]] = {}
 
     async def take_steps(self) -> list[Counter[str]]:

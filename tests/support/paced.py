@@ -72,7 +72,8 @@ class IngressDeployment:
     """The router's application over handles."""
 
     def __init__(self, config: AppConfig, paced: DeploymentHandle[Any]) -> None:
-        self._api = build_api_over(config, HandleStages(paced, {"default": paced}, paced))
+        stages = HandleStages(paced, {"default": paced}, paced, by_value=config.calls.by_value)
+        self._api = build_api_over(config, stages)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api

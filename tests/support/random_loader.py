@@ -21,11 +21,12 @@ from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.device import ComputeDevice, choose_device
 from pipeline.device_memory import cap_memory
+from pipeline.networks import load_tokenizer
 from pipeline.request import ImageSize
 from pipeline.schedule import build_schedule
 from pipeline.text_encoder import QwenTextEncoder, build_prompt_layers
 from pipeline.vae.fitting import FittingVaeDecoder
-from pipeline.weights import EMBEDDED, load_tokenizer, resolve_weights
+from pipeline.weights import EMBEDDED, resolve_weights
 
 
 @dataclass(frozen=True)

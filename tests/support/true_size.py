@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from transformers import Qwen3Config, Qwen3Model
 
-from pipeline.weights import EMBEDDED, load_tokenizer, resolve_weights
+from pipeline.networks import load_tokenizer
+from pipeline.weights import EMBEDDED, resolve_weights
 
 TRUE_QWEN: dict[str, Any] = {
     "hidden_size": 2560,

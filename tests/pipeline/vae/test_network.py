@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pipeline.acceleration.options import BlockKernels
 from pipeline.memory import DecodeMode
+from pipeline.networks import load_vae
 from pipeline.vae.fitting import FittingVaeDecoder
 from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.planes import TorchPlaneOps, build_fused_ops
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
 from pipeline.vae_decoder import FullImageVaeDecoder
-from pipeline.weights import EMBEDDED, load_vae, resolve_weights
+from pipeline.weights import EMBEDDED, resolve_weights
 
 VARIANTS: list[dict[str, Any]] = [
     {},

@@ -1,0 +1,38 @@
+"""What only the store in a file does."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from cluster.records import Record, SqliteRecordStore
+
+
+def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    with closing(SqliteRecordStore(file)) as store, closing(sqlite3.connect(file)) as other:
+        store.insert(Record("a", "first"))
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        writer = threading.Thread(target=store.insert, args=(Record("b", "second"),))
+        writer.start()
+
+        found = [store.read("a") for _ in range(100)]
+
+        is_waiting = writer.is_alive()
+        other.execute("ROLLBACK")
+        writer.join()
+        assert is_waiting
+        assert all(found)
+        assert store.read("b") is not None
+
+
+def test_events_and_what_follows_them_are_there_for_another_process(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    with closing(SqliteRecordStore(file)) as store, closing(SqliteRecordStore(file)) as other:
+        store.insert(Record("a", "body", guard="me"))
+        store.append_event("a", "step", keep=8, guard="me")
+        store.put_outcome("a", "0", "done", guard="me")
+
+        assert [event.body for event in other.read_events("a", after=0)] == ["step"]
+        assert other.read_outcomes("a") == {"0": "done"}
