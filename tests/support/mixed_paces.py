@@ -16,7 +16,7 @@ from deployments.config import AppConfig, PoolConfig
 from deployments.pools import to_known_pool
 from deployments.routing.decisions import RequestFacts
 from deployments.routing.predictions import estimate_work
-from deployments.served_model import ServedModel
+from deployments.served_model import DEFAULT_STEPS, ServedModel
 from deployments.simulator.plans import PoolPlan, plan_pool
 from pipeline.denoising.engine import StepLoop
 from pipeline.request import LATENT_SCALE
@@ -76,7 +76,9 @@ class _WholeOnSmall:
 
     def _units_of(self, latents: Tensor) -> float:
         height, width = (LATENT_SCALE * side for side in latents.shape[1:])
-        return estimate_work(RequestFacts(height, width, 1), self._traits).units
+        # A picture of one step would have no base pass.
+        work = estimate_work(RequestFacts(height, width, DEFAULT_STEPS), self._traits)
+        return work.units / DEFAULT_STEPS
 
 
 def plan_pools() -> tuple[PoolPlan, ...]:
