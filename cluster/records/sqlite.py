@@ -12,6 +12,9 @@ from cluster.errors import RecordStoreUnavailableError
 from cluster.records.record_store import Event, Record
 
 _BUSY_TIMEOUT_S: Final = 10.0
+_BUSY_PERIOD_S: Final = 0.01
+_PRIMARY_CODE: Final = 0xFF
+"""The part of an extended result code that names its kind."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS records (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, guard TEXT NOT NULL, body TEXT NOT NULL,
@@ -207,8 +210,7 @@ class SqliteRecordStore:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._connect()
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
+            _prepare(connection)
             self.path.chmod(0o600)  # it holds prompts
             self._reader = self._connect()
             self._connection = connection
@@ -224,6 +226,22 @@ class SqliteRecordStore:
         return sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables. SQLite waits for no other connection when it changes the journal's mode."""
+    ends_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            return
+        except sqlite3.OperationalError as exc:
+            is_busy = exc.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > ends_s:
+                connection.close()
+                raise
+        time.sleep(_BUSY_PERIOD_S)
 
 
 def _is_guarded_by(cursor: sqlite3.Cursor, id: str, guard: str) -> bool:

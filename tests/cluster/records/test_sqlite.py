@@ -2,8 +2,10 @@
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 from cluster.records import Record, SqliteRecordStore
 
@@ -36,3 +38,20 @@ def test_events_and_what_follows_them_are_there_for_another_process(tmp_path: Pa
 
         assert [event.body for event in other.read_events("a", after=0)] == ["step"]
         assert other.read_outcomes("a") == {"0": "done"}
+
+
+def test_a_file_that_many_open_at_once_is_opened_by_all(tmp_path: Path) -> None:
+    for index in range(20):
+        stores = [SqliteRecordStore(tmp_path / f"{index}.sqlite3") for _ in range(8)]
+        barrier = Barrier(len(stores))
+
+        def count(store: SqliteRecordStore, barrier: Barrier = barrier) -> int:
+            barrier.wait()
+            return store.count("index", below=1.0)
+
+        with ThreadPoolExecutor(len(stores)) as threads:
+            counts = list(threads.map(count, stores))
+        for store in stores:
+            store.close()
+
+        assert counts == [0] * len(stores)
