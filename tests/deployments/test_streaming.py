@@ -108,13 +108,16 @@ def _parse(body: bytes) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def sdk(app: FastAPI) -> Iterator[OpenAI]:
-    with serve_locally(app) as url:
-        yield OpenAI(
+    with (
+        serve_locally(app) as url,
+        OpenAI(
             base_url=f"{url}/v1",
             api_key="unused",
             max_retries=0,
             _strict_response_validation=True,
-        )
+        ) as client,
+    ):
+        yield client
 
 
 def test_the_sdk_yields_partial_pictures_and_the_final_one(
@@ -176,12 +179,13 @@ async def test_an_error_in_the_middle_is_raised_by_the_sdk(
 def test_the_sdk_raises_what_the_error_event_says(tiny_model: Path, tmp_path: Path) -> None:
     stages = SteppedStages(fails_after=1)
     stages.allow(WARM_UP + 1)
-    with serve_locally(_build(stages, tiny_model, tmp_path)) as url:
-        client = OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
-        stream = client.images.generate(prompt="x", size="64x64", stream=True)
-
-        with pytest.raises(APIError, match="the service failed; its log has request"):
-            list(stream)
+    with (
+        serve_locally(_build(stages, tiny_model, tmp_path)) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
+        client.images.generate(prompt="x", size="64x64", stream=True) as stream,
+        pytest.raises(APIError, match="the service failed; its log has request"),
+    ):
+        list(stream)
 
 
 async def test_an_error_before_the_first_step_has_a_status_of_its_own(

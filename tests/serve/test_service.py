@@ -27,8 +27,9 @@ def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> OpenAI:
-    return OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+def client(service: Service) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 def test_the_sdk_gets_a_url_that_downloads_the_picture(client: OpenAI) -> None:
