@@ -126,7 +126,7 @@ class StepLoop:
     def _count_steps_to_a_turn(self) -> int:
         """Return the steps until somebody has been passed over too often, or has had its turn."""
         longest = max(part.passed_over for part in self.held)
-        return max(1, _LIMITS.max_passed_over + len(self.held) - longest)
+        return max(1, _LIMITS.steps_to_a_turn(len(self.held)) - longest)
 
 
 def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:
@@ -142,9 +142,9 @@ def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:
 
 
 def _put_in_order(held: list[HeldPart]) -> list[HeldPart]:
-    patience = _LIMITS.max_passed_over + len(held)
-    aged = [part for part in held if part.passed_over >= patience]
+    steps_to_a_turn = _LIMITS.steps_to_a_turn(len(held))
+    aged = [part for part in held if part.passed_over >= steps_to_a_turn]
     if not aged:
         return held
     aged.sort(key=lambda part: (-part.passed_over, part.rank))
-    return aged + [part for part in held if part.passed_over < patience]
+    return aged + [part for part in held if part.passed_over < steps_to_a_turn]

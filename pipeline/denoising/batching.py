@@ -35,6 +35,10 @@ class BatchingLimits:
     paused_bytes: int = 256 * 2**20
     """Latents of paused requests that stay on the device; others wait in host memory."""
 
+    def steps_to_a_turn(self, num_held: int) -> int:
+        """Return after how many steps without it one of so many requests goes first."""
+        return self.max_passed_over + num_held
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -61,8 +65,8 @@ def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> lis
     """
     chosen: list[Candidate] = []
     units = 0.0
-    patience = limits.max_passed_over + len(candidates)
-    for candidate in sorted(candidates, key=lambda each: _urgency(each, patience)):
+    steps_to_a_turn = limits.steps_to_a_turn(len(candidates))
+    for candidate in sorted(candidates, key=lambda each: _urgency(each, steps_to_a_turn)):
         fits = units + candidate.step_units <= limits.step_units
         if not chosen or (fits and len(chosen) < limits.max_items):
             chosen.append(candidate)
@@ -70,8 +74,8 @@ def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> lis
     return chosen
 
 
-def _urgency(candidate: Candidate, patience: int) -> tuple[int, bool, float, int]:
-    is_aged = candidate.passed_over >= patience
+def _urgency(candidate: Candidate, steps_to_a_turn: int) -> tuple[int, bool, float, int]:
+    is_aged = candidate.passed_over >= steps_to_a_turn
     age = candidate.passed_over if is_aged else 0
     is_batch = candidate.priority is Priority.BATCH
     return (-age, is_batch, candidate.due_s, candidate.arrival)
@@ -167,9 +171,8 @@ def choose_offloads(
         paused: Candidates that have started and do not run, with the bytes of their latents.
         limits: The bound on their sum.
     """
-    by_urgency = sorted(
-        paused, key=lambda each: _urgency(each[0], limits.max_passed_over + len(paused))
-    )
+    steps_to_a_turn = limits.steps_to_a_turn(len(paused))
+    by_urgency = sorted(paused, key=lambda each: _urgency(each[0], steps_to_a_turn))
     kept_bytes = 0
     offloaded = []
     for candidate, num_bytes in by_urgency:
