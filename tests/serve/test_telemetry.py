@@ -112,7 +112,7 @@ def test_a_caller_who_leaves_cancels_down_to_the_step_loop(
 ) -> None:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-{GATEWAY_SPAN}-01"}
-    body = {"prompt": "x", "size": "512x512", "num_inference_steps": 50}
+    body = {"prompt": "x", "size": "1024x1024", "num_inference_steps": 50}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service.url}{GENERATIONS}", json=body, headers=headers, timeout=1.0)
 
