@@ -12,7 +12,7 @@ from deployments.config import AppConfig, PoolConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
 from deployments.handles import HandleTileCoordinator
 from deployments.ledger_actor import ReplicaReporter
-from deployments.loading import StageLoader
+from deployments.loading import StageLoader, build_loader
 from deployments.memory_plan import max_pixels_in_memory
 from deployments.pools import to_terms
 from deployments.process_telemetry import start_replica_telemetry
@@ -44,7 +44,7 @@ def build_app(config: AppConfig) -> Application:
     """
     weights = resolve_weights(config.model.source, config.model.revision)
     model = describe_model(weights, served_name=config.model.served_name)
-    return bind_app(config, StageLoader(weights), model)
+    return bind_app(config, build_loader(config, weights), model)
 
 
 def bind_app(config: AppConfig, load: StageLoader, model: ServedModel) -> Application:

@@ -47,6 +47,12 @@ def _run_check(options: argparse.Namespace) -> int:
     return run_check(options)
 
 
+def _run_warm(options: argparse.Namespace) -> int:
+    from deployments.commands.warm import run_warm
+
+    return run_warm(options)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser, with one subparser a command."""
     parser = argparse.ArgumentParser(
@@ -59,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_generate(commands)
     _add_check(commands)
+    _add_warm(commands)
     _add_plan(commands)
     _add_evaluate(commands)
     _add_usage(commands)
@@ -138,6 +145,23 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_common(parser)
     parser.set_defaults(run=_run_check)
+
+
+def _add_warm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "warm",
+        help="compile kernels on this machine's GPU before replicas need them",
+        description="Load each stage, draw its warm_sizes, keep what is compiled on the way in "
+        "kernel_cache.folder, and put it into kernel_cache.s3 for new replicas.",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="STAGE",
+        help="text_encoder, vae_decoder, or pools by their names (all that there are)",
+    )
+    parser.set_defaults(run=_run_warm)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

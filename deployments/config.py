@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deployments.cache_config import CacheConfig
 from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
+from deployments.kernel_cache_config import KernelCacheConfig
 from deployments.keys_config import KeysConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.acceleration.options import AccelerationOptions
@@ -403,6 +404,7 @@ class AppConfig(_Section):
     store: StoreConfig = FolderStoreConfig()
     keys: KeysConfig = KeysConfig()
     cache: CacheConfig = CacheConfig()
+    kernel_cache: KernelCacheConfig = KernelCacheConfig()
     jobs: JobsConfig = JobsConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

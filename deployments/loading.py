@@ -1,7 +1,7 @@
 """What each stage loads, as functions that a replica can call: bound, they pickle small."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -9,6 +9,7 @@ import torch
 
 from deployments.cache_config import CacheConfig
 from deployments.config import (
+    AppConfig,
     PoolConfig,
     ReplicaConfig,
     TextEncoderConfig,
@@ -16,6 +17,7 @@ from deployments.config import (
     VaeDecoderConfig,
 )
 from deployments.embedding_cache import CachedTextEncoder, embedding_scope
+from deployments.kernel_cache import KernelCache, build_kernel_cache
 from deployments.memory_plan import memory_of
 from deployments.served_model import DEFAULT_STEPS
 from deployments.shared_cache import open_shared_cache
@@ -50,14 +52,15 @@ class StageLoader:
     """Reads the parts of one model, each on the device that its deployment is given."""
 
     weights: Weights
+    kernel_cache: KernelCache | None = field(default=None, kw_only=True)
 
     def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         """Read tokenizer and language model."""
-        return self._load_text_encoder(_choose(config), config.to_options())
+        return self._load_text_encoder(self._open_device(config), config.to_options())
 
     def cached_text_encoder(self, config: TextEncoderConfig, cache: CacheConfig) -> TextEncoder:
         """Read tokenizer and language model, and keep what they encode."""
-        compute, options = _choose(config), config.to_options()
+        compute, options = self._open_device(config), config.to_options()
         text_encoder = self._load_text_encoder(compute, options)
         if not cache.embedding_bytes:
             return text_encoder
@@ -75,10 +78,21 @@ class StageLoader:
 
     def denoiser(self, config: PoolConfig) -> tuple[StepLoop, str]:
         """Read the transformer, and say what its bytes depend on."""
-        compute = _choose(config)
+        compute = self._open_device(config)
         step_loop = load_step_loop(self.weights, compute, config.step_loop.to_options())
         self._warm_up(step_loop, config)
         return step_loop, fingerprint(compute, config)
+
+    def _open_device(self, config: ReplicaConfig) -> ComputeDevice:
+        """Choose a replica's device, hold it to its memory there, and open its kernels."""
+        # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
+        compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
+        memory_gib = memory_of(config)
+        if compute.device.type == "cuda" and memory_gib is not None:
+            cap_memory(compute.device, memory_gib)
+        if compute.device.type == "cuda" and self.kernel_cache is not None:
+            self.kernel_cache.open(compute.accelerator)
+        return compute
 
     def _load_text_encoder(
         self, compute: ComputeDevice, options: AccelerationOptions
@@ -110,7 +124,7 @@ class StageLoader:
         Raises:
             AccelerationUnavailableError: If this machine cannot run the kernels.
         """
-        compute = _choose(config)
+        compute = self._open_device(config)
         chosen = choose_acceleration(AccelerationOptions(config.kernels), compute.device)
         vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
         decoder = FittingVaeDecoder(
@@ -121,6 +135,11 @@ class StageLoader:
             for _ in range(NUM_WARM_RUNS):
                 decoder.decode(latents)
         return decoder
+
+
+def build_loader(config: AppConfig, weights: Weights) -> StageLoader:
+    """Build what reads the stages of one model, for one configuration."""
+    return StageLoader(weights, kernel_cache=build_kernel_cache(config, revision=weights.revision))
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
@@ -153,13 +172,3 @@ def _name_tiling(tiling: TilingConfig) -> str:
         f"tiles-{tiling.tile_size}-{tiling.overlap}-{tiling.positions}"
         f"-base-{tiling.start_sigma:g}-{tiling.base_max_pixels}"
     )
-
-
-def _choose(config: ReplicaConfig) -> ComputeDevice:
-    """Choose the device of a replica, and hold it to its memory there."""
-    # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
-    compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
-    memory_gib = memory_of(config)
-    if compute.device.type == "cuda" and memory_gib is not None:
-        cap_memory(compute.device, memory_gib)
-    return compute

@@ -56,3 +56,7 @@ class AttentionUnavailableError(PipelineError):
 
 class AccelerationUnavailableError(PipelineError):
     """This machine cannot run the way of computing that was asked for."""
+
+
+class KernelArchiveError(PipelineError):
+    """An archive of compiled kernels that cannot be used here."""

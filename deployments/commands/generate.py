@@ -19,7 +19,7 @@ from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
 from deployments.errors import ApiError
 from deployments.generation import ImagesOrder, build_provenance
-from deployments.loading import StageLoader
+from deployments.loading import build_loader
 from deployments.local_stages import load_local_stages
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesRequest
@@ -95,7 +95,7 @@ def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:
     route = FirstPoolChooser({pool.name: pool.path for pool in config.pools}).choose(
         order.to_facts()
     )
-    stages = load_local_stages(config, StageLoader(weights), model)
+    stages = load_local_stages(config, build_loader(config, weights), model)
     return asyncio.run(_draw_order(stages, order, route, model))
 
 

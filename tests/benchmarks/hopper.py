@@ -372,8 +372,8 @@ def measure_profile(bench: Bench, part: str) -> None:
 
 def _by_kind(profiled: Any) -> dict[str, float]:
     kinds = {
-        "products": ("nvjet", "gemm", "cutlass"),
         "attention": ("sdpa", "fmha", "flash"),
+        "products": ("nvjet", "gemm", "cutlass"),
         "rows": ("_kernel",),
     }
     sums = dict.fromkeys([*kinds, "rest"], 0.0)

@@ -143,7 +143,8 @@ class Bench:
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        return TINY_PLANS if self.options.tiny else PLANS
+        plans = TINY_PLANS if self.options.tiny else PLANS
+        return plans[: self.options.plans]
 
     @property
     def left_s(self) -> float:
@@ -399,6 +400,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=None, help="float8, auto (bfloat16)")
     parser.add_argument("--side", type=int, default=None, help="of the picture, in pixels")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--plans", type=int, default=None, help="the first so many; all if unset")
     parser.add_argument("--cap-gib", type=float, default=CONSUMER_16GB.memory_gib)
     parser.add_argument("--within", type=float, default=500.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, default=Path("two_gpus_tiled.json"))

@@ -37,7 +37,7 @@ class RandomLoader(StageLoader):
 
     @classmethod
     def of_size(cls, *, is_tiny: bool) -> Self:
-        return cls(resolve_weights(EMBEDDED), is_tiny)
+        return cls(resolve_weights(EMBEDDED), is_tiny=is_tiny)
 
     def describe(self) -> ServedModel:
         """Describe the true model, whose memory and cost count by default."""

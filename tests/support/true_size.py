@@ -86,8 +86,10 @@ def build_transformer(device: torch.device, dtype: torch.dtype, *, is_tiny: bool
     return transformer
 
 
-def build_vae(device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False) -> Any:
-    """Build FLUX's VAE, without the encoder that a decoder replica does not hold."""
+def build_vae(
+    device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False, has_encoder: bool = False
+) -> Any:
+    """Build FLUX's VAE; a decoder replica holds no encoder."""
     vae = _build(
         lambda: AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -104,7 +106,8 @@ def build_vae(device: torch.device, dtype: torch.dtype, *, is_tiny: bool = False
         device,
         dtype,
     )
-    del vae.encoder
+    if not has_encoder:
+        del vae.encoder
     return vae
 
 

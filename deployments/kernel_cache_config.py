@@ -1,0 +1,45 @@
+"""The operator's configuration of compiled kernels."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class KernelBucketConfig(BaseModel):
+    """Where kernels travel through."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bucket: str = Field(
+        min_length=3,
+        description="The bucket; whoever writes to it runs code in every replica.",
+    )
+    prefix: str = Field(default="kernels", description="First part of every key.")
+    endpoint_url: str | None = Field(
+        default=None, description="A store that is not AWS; boto3's own settings if unset."
+    )
+    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
+
+
+class KernelCacheConfig(BaseModel):
+    """What replicas compile, kept for those that come after them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path | None = Field(
+        default=None,
+        description="Where replicas keep compiled kernels, at the same path on every node; each "
+        "library's own folder if unset.",
+    )
+    s3: KernelBucketConfig | None = Field(
+        default=None,
+        description="Where `zimage-serve warm` puts that folder, and from where a replica without "
+        "it takes it.",
+    )
+
+    @model_validator(mode="after")
+    def _a_bucket_fills_a_folder(self) -> Self:
+        if self.s3 is not None and self.folder is None:
+            raise ValueError("folder must be given with s3, got none")
+        return self
