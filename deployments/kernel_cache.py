@@ -6,10 +6,9 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cluster.errors import ClusterError, ImageNotFoundError
-from cluster.storage import ImageStore, S3ImageStore, S3StoreOptions
 from deployments.config import AppConfig
 from deployments.log import logger
 from pipeline.acceleration.kernel_cache import (
@@ -20,6 +19,9 @@ from pipeline.acceleration.kernel_cache import (
 )
 from pipeline.errors import KernelArchiveError
 
+if TYPE_CHECKING:
+    from cluster.storage import ImageStore
+
 _CONTENT_TYPE: Final = "application/zip"
 
 
@@ -28,7 +30,7 @@ class KernelCache:
     """Kernels by GPU, versions of libraries, model revision and options."""
 
     root: Path
-    bucket: ImageStore | None
+    bucket: "ImageStore | None"
     scope: str
     """Names revision and options."""
 
@@ -88,6 +90,8 @@ def build_kernel_cache(config: AppConfig, *, revision: str) -> KernelCache | Non
         return None
     bucket = None
     if cache.s3 is not None:
+        from cluster.storage import S3ImageStore, S3StoreOptions  # boto3 takes a while to import
+
         bucket = S3ImageStore(S3StoreOptions(**cache.s3.model_dump()))
     return KernelCache(cache.folder.expanduser().absolute(), bucket, _scope(config, revision))
 
