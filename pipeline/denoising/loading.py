@@ -1,11 +1,17 @@
 """Weights to a running step loop."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from pipeline.acceleration.attention import build_attention, choose_attention
+from pipeline.acceleration.attention import (
+    AttentionKernel,
+    build_attention,
+    choose_attention,
+)
 from pipeline.acceleration.options import choose_acceleration
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.options import StepLoopOptions
@@ -29,12 +35,16 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
     acceleration = choose_acceleration(options.acceleration, compute.device)
     attention = choose_attention(options.attention, compute.device)
     device = acceleration.choose_load_device(compute.device)
-    model = load_transformer(weights, device=device, dtype=compute.dtype)
+    with ThreadPoolExecutor(1) as beside:
+        # Some kernels' libraries take as many seconds to import as weights do to read.
+        kernels = beside.submit(_build_kernels, (attention.packed, attention.solo), compute.device)
+        model = load_transformer(weights, device=device, dtype=compute.dtype)
+        packed, solo = kernels.result()
     return StepLoop(
         PackedTransformer(
             model,
-            build_attention(attention.packed, compute.device),
-            solo_attention=build_attention(attention.solo, compute.device),
+            packed,
+            solo_attention=solo,
             is_strict=options.is_strict,
             acceleration=acceleration,
             device=compute.device,
@@ -44,6 +54,12 @@ def load_step_loop(weights: Weights, compute: ComputeDevice, options: StepLoopOp
         schedule_of=partial(build_schedule, shift=weights.shift),
         num_threads=torch.get_num_threads() if compute.device.type == "cpu" else None,
     )
+
+
+def _build_kernels(names: Sequence[str], device: torch.device) -> list[AttentionKernel]:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a thread begins with the first one
+    return [build_attention(name, device) for name in names]
 
 
 def load_preview(weights: Weights) -> LatentPreview:

@@ -162,14 +162,21 @@ def print_parts(model: Path, kernels: Path) -> None:
 
     from deployments.config import AppConfig
     from deployments.loading import build_loader
+    from pipeline.acceleration.attention import build_attention, choose_attention
     from pipeline.denoising.warming import warm_up
+    from pipeline.device import choose_device
     from pipeline.request import ImageSize
     from pipeline.weights import resolve_weights
 
     lap("imports")
     config = AppConfig.model_validate({"kernel_cache": {"folder": str(kernels)}})
-    loop, _ = build_loader(config, resolve_weights(str(model))).denoiser(config.pools[0])
-    lap("weights, kernels' probes")
+    loader, compute = build_loader(config, resolve_weights(str(model))), choose_device()
+    if loader.kernel_cache is not None:
+        loader.kernel_cache.open(compute.accelerator)
+    build_attention(choose_attention("auto", compute.device).packed, compute.device)
+    lap("attention's library")
+    loop, _ = loader.denoiser(config.pools[0])
+    lap("weights")
     dim = json.loads((model / "transformer" / "config.json").read_text("utf-8"))["cap_feat_dim"]
     size = ImageSize(1024, 1024) if torch.cuda.is_available() else ImageSize(64, 64)
     for name in ("first picture", "second picture"):
