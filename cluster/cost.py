@@ -7,12 +7,12 @@ prompt's tokens are in the same sequence, and the model pads the image's to mult
 from dataclasses import dataclass
 from typing import Final
 
-PIXELS_PER_TOKEN: Final = 16
+TOKEN_SIDE: Final = 16
 """Image pixels on the side of one token."""
 
 TOKEN_MULTIPLE: Final = 32
 
-UNIT_TOKENS: Final = (512 // PIXELS_PER_TOKEN) ** 2
+UNIT_TOKENS: Final = (512 // TOKEN_SIDE) ** 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def for_transformer(dim: int, num_attention_layers: int, num_parameters: int) ->
 
 def count_image_tokens(height: int, width: int) -> int:
     """Count the tokens of an image of so many pixels, both divisible by 16."""
-    return (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
+    return (height // TOKEN_SIDE) * (width // TOKEN_SIDE)
 
 
 def full_image_units(
