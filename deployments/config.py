@@ -141,7 +141,7 @@ def _parse_warm_sizes(texts: tuple[str, ...]) -> tuple[ImageSize, ...]:
     return tuple(ImageSize(height, width) for width, height in pairs)
 
 
-PrecisionNames = Literal["auto", "float8", "int8_weights"]
+PrecisionNames = Literal["auto", "float8", "int8", "int8_weights"]
 
 
 class TextEncoderConfig(ReplicaConfig):
@@ -152,7 +152,7 @@ class TextEncoderConfig(ReplicaConfig):
     )
     precision: PrecisionNames = Field(
         default="auto",
-        description="`float8` or `int8_weights` halve the weights, and change pictures.",
+        description="`float8`, `int8` and `int8_weights` halve the weights, and change pictures.",
     )
 
     def to_options(self) -> AccelerationOptions:
@@ -171,7 +171,7 @@ class StepLoopConfig(_Section):
     )
     precision: PrecisionNames = Field(
         default="auto",
-        description="`float8` or `int8_weights` halve the weights, and change pictures.",
+        description="`float8`, `int8` and `int8_weights` halve the weights, and change pictures.",
     )
     bfloat16_layers: tuple[str, ...] = Field(
         default=(), description="With 8 bits: patterns of what stays, as `*.attention.to_out`."

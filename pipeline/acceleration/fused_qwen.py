@@ -76,23 +76,23 @@ class FusedQwen:
         hidden, normed = triton_rows.add_and_norm(
             hidden,
             norm=first.module.input_layernorm,
-            is_quantized=first.to_qkv.takes_quantized,
+            quantized_to=first.to_qkv.reads,
         )
         for layer, following in zip(self._layers, [*self._layers[1:], None], strict=True):
             hidden, normed = triton_rows.add_and_norm(
                 hidden,
                 update=layer.to_out(self._attend(layer, normed, rotary)),
                 norm=layer.module.post_attention_layernorm,
-                is_quantized=layer.to_gate.takes_quantized,
+                quantized_to=layer.to_gate.reads,
             )
             gated = triton_rows.gate_halves(
-                layer.to_gate(normed), is_quantized=layer.from_gate.takes_quantized
+                layer.to_gate(normed), quantized_to=layer.from_gate.reads
             )
             hidden, normed = triton_rows.add_and_norm(
                 hidden,
                 update=layer.from_gate(gated),
                 norm=None if following is None else following.module.input_layernorm,
-                is_quantized=following is not None and following.to_qkv.takes_quantized,
+                quantized_to=None if following is None else following.to_qkv.reads,
             )
         return hidden
 
@@ -116,7 +116,8 @@ class FusedQwen:
             query, key, value, is_causal=True, enable_gqa=True
         )
         flat = attended[0].transpose(0, 1).flatten(1)
-        return triton_rows.quantize(flat) if layer.to_out.takes_quantized else flat
+        reads = layer.to_out.reads
+        return flat if reads is None else triton_rows.quantize(flat, reads)
 
     def _turns(self, num_rows: int) -> Tensor:
         """Return cosine and sine, [rows, head_dim / 2, 2] float32, where recordings read them."""

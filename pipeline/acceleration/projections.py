@@ -1,6 +1,6 @@
 """Matrix products of a block in 16 or 8 bits, several linears merged into one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,18 +15,19 @@ FLOAT8: Final = torch.float8_e4m3fn
 FLOAT8_MAX: Final = 448.0
 """The largest number of e4m3."""
 INT8_MAX: Final = 127.0
-FLOAT8_MULTIPLE: Final = 16
-"""Sides of a float8 product divide by this, see `torch._scaled_mm`."""
+_LARGEST: Final = {FLOAT8: FLOAT8_MAX, torch.int8: INT8_MAX}
+_SIDE_MULTIPLE: Final = 16
+"""Sides of an 8-bit product divide by this: `torch._scaled_mm` and bulk copies ask for it."""
 _ROWS_AT_ONCE: Final = 1024
 """Rows that are quantised at once: a whole weight in float32 would not fit beside the model."""
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedRows:
-    """Float8 rows: `values * scales` is what they stand for."""
+    """Rows in 8 bits: `values * scales` is what they stand for."""
 
     values: Tensor
-    """[rows, dim] float8."""
+    """[rows, dim] float8 or int8."""
     scales: Tensor
     """[rows, 1] float32."""
 
@@ -42,13 +43,14 @@ def split_rows(rows: Rows, most: int) -> list[Rows]:
     return [QuantizedRows(values, scales) for values, scales in parts]
 
 
-def quantize_rows(rows: Tensor) -> QuantizedRows:
-    """Scale every row so that its largest absolute value is the largest number of float8."""
-    return QuantizedRows(*_scale_rows(rows, FLOAT8, FLOAT8_MAX))
+def largest_of(dtype: torch.dtype) -> float:
+    """Return what the largest absolute value of a quantised row becomes."""
+    return _LARGEST[dtype]
 
 
-def _scale_rows(rows: Tensor, dtype: torch.dtype, largest: float) -> tuple[Tensor, Tensor]:
-    """Return 8-bit values and the scale of each row, by which its largest value is `largest`."""
+def quantize_rows(rows: Tensor, dtype: torch.dtype) -> QuantizedRows:
+    """Scale every row so that its largest absolute value is the largest number of the type."""
+    largest = largest_of(dtype)
     values = torch.empty_like(rows, dtype=dtype)
     scales = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
     parts = (torch.split(each, _ROWS_AT_ONCE) for each in (rows, values, scales))
@@ -57,14 +59,14 @@ def _scale_rows(rows: Tensor, dtype: torch.dtype, largest: float) -> tuple[Tenso
         scale.copy_(widened.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / largest)
         scaled = widened / scale
         value.copy_(scaled if dtype.is_floating_point else scaled.round())
-    return values, scales
+    return QuantizedRows(values, scales)
 
 
 class Projection(Protocol):
     """A product with a fixed weight."""
 
-    takes_quantized: bool
-    """Whether it reads `QuantizedRows`."""
+    reads: torch.dtype | None
+    """The type of the `QuantizedRows` that it reads; None for rows in 16 bits."""
     shape: tuple[int, int]
     """Of the weight: outputs and inputs."""
 
@@ -76,7 +78,7 @@ class Projection(Protocol):
 class DenseProjection:
     """The weight as it is."""
 
-    takes_quantized = False
+    reads: torch.dtype | None = None
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -92,7 +94,7 @@ class DenseProjection:
 class Float8Projection:
     """Weight and input in float8 with a scale for each row of both."""
 
-    takes_quantized = True
+    reads: torch.dtype | None = FLOAT8
 
     def __init__(self, weight: Tensor) -> None:
         """Quantise.
@@ -100,12 +102,8 @@ class Float8Projection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        if any(side % FLOAT8_MULTIPLE for side in weight.shape):
-            raise AccelerationUnavailableError(
-                f"precision 'float8' needs sides that divide by {FLOAT8_MULTIPLE}, "
-                f"got a weight of {list(weight.shape)}"
-            )
-        quantized = quantize_rows(weight)
+        _check_sides(weight, Precision.FLOAT8)
+        quantized = quantize_rows(weight, FLOAT8)
         self._weight = quantized.values
         self._scales = quantized.scales.t().contiguous()
         self._dtype = weight.dtype
@@ -126,6 +124,33 @@ class Float8Projection:
         return product
 
 
+class Int8Projection:
+    """Weight and input in 8-bit integers with a scale for each row of both."""
+
+    reads: torch.dtype | None = torch.int8
+
+    def __init__(self, weight: Tensor) -> None:
+        """Quantise.
+
+        Raises:
+            AccelerationUnavailableError: If a side does not divide by what the product needs.
+        """
+        from pipeline.acceleration.triton_int8 import multiply_int8  # comes with CUDA builds only
+
+        _check_sides(weight, Precision.INT8)
+        self._multiply = multiply_int8
+        self._weight = quantize_rows(weight, torch.int8)
+        self._dtype = weight.dtype
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply."""
+        if not isinstance(rows, QuantizedRows):
+            raise TypeError("rows must be quantised for a product of 8-bit weights")
+        weight = self._weight
+        return self._multiply(rows.values, rows.scales, weight.values, weight.scales, self._dtype)
+
+
 class Int8WeightProjection:
     """Weight in 8-bit integers with a scale for each output, input and products in 16 bits.
 
@@ -133,11 +158,12 @@ class Int8WeightProjection:
     holds exactly.
     """
 
-    takes_quantized = False
+    reads: torch.dtype | None = None
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight, scales = _scale_rows(weight, torch.int8, INT8_MAX)
-        self._scales = scales[:, 0].to(weight.dtype)
+        quantized = quantize_rows(weight, torch.int8)
+        self._weight = quantized.values
+        self._scales = quantized.scales[:, 0].to(weight.dtype)
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
 
     def __call__(self, rows: Rows) -> Tensor:
@@ -145,6 +171,21 @@ class Int8WeightProjection:
         if isinstance(rows, QuantizedRows):
             raise TypeError("rows must not be quantised for a product of 8-bit weights alone")
         return F.linear(rows, self._weight.to(rows.dtype)) * self._scales
+
+
+_QUANTIZED: Final[dict[Precision, Callable[[Tensor], Projection]]] = {
+    Precision.FLOAT8: Float8Projection,
+    Precision.INT8: Int8Projection,
+    Precision.INT8_WEIGHTS: Int8WeightProjection,
+}
+
+
+def _check_sides(weight: Tensor, precision: Precision) -> None:
+    if any(side % _SIDE_MULTIPLE for side in weight.shape):
+        raise AccelerationUnavailableError(
+            f"precision {str(precision)!r} needs sides that divide by {_SIDE_MULTIPLE}, "
+            f"got a weight of {list(weight.shape)}"
+        )
 
 
 def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: bool) -> Projection:
@@ -157,10 +198,7 @@ def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: b
     if len(linears) > 1:
         weight = torch.cat([linear.weight.data for linear in linears])
     if precision is not Precision.BFLOAT16:
-        is_float8 = precision is Precision.FLOAT8
-        projection: Projection = (
-            Float8Projection(weight) if is_float8 else Int8WeightProjection(weight)
-        )
+        projection = _QUANTIZED[precision](weight)
         if not keeps_source:
             for linear in linears:
                 linear.weight.data = weight.new_empty(0)

@@ -1,7 +1,7 @@
 """Fused row kernels of a transformer block, each with one fixed configuration.
 
 They read merged projections where they lie (query, key and value in one row, both halves of the
-feed-forward in one row), and write what the next product reads: bfloat16, or float8 with a scale
+feed-forward in one row), and write what the next product reads: bfloat16, or 8 bits with a scale
 for each row. Sums are in float32. A row's bytes do not depend on the rows beside it.
 """
 
@@ -12,7 +12,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from pipeline.acceleration.projections import FLOAT8, FLOAT8_MAX, QuantizedRows, Rows
+from pipeline.acceleration.projections import QuantizedRows, Rows, largest_of
 
 _GATE_BLOCK: Final = 2048
 
@@ -26,7 +26,7 @@ def add_and_norm(
     norm: Any = None,
     factors: Tensor | None = None,
     item_of_row: Tensor | None = None,
-    is_quantized: bool = False,
+    quantized_to: torch.dtype | None = None,
 ) -> tuple[Tensor, Rows]:
     """Return `sum = hidden + gate * update_norm(update)` and `factors * norm(sum)`.
 
@@ -35,9 +35,10 @@ def add_and_norm(
     """
     num_rows, dim = hidden.shape
     summed = hidden if update is None else torch.empty_like(hidden)
-    normed = torch.empty_like(hidden, dtype=FLOAT8) if is_quantized else None
-    if normed is None:
-        normed = summed if norm is None else torch.empty_like(hidden)
+    is_quantized = quantized_to is not None
+    normed = summed
+    if is_quantized or norm is not None:
+        normed = torch.empty_like(hidden, dtype=quantized_to)
     scales = hidden.new_empty((num_rows, 1), dtype=torch.float32) if is_quantized else None
     _add_and_norm_kernel[(num_rows,)](
         hidden,
@@ -55,7 +56,7 @@ def add_and_norm(
         _eps_of(update_norm),
         _eps_of(norm),
         dim,
-        FLOAT8_MAX,
+        0.0 if quantized_to is None else largest_of(quantized_to),
         has_update=update is not None,
         has_update_norm=update_norm is not None,
         has_gate=gate is not None,
@@ -117,31 +118,31 @@ def _turn(values: Tensor, rotary: Tensor, *, are_halves: bool) -> Tensor:
     return torch.stack(turned, dim).flatten(-2)
 
 
-def gate_halves(merged: Tensor, *, is_quantized: bool = False) -> Rows:
+def gate_halves(merged: Tensor, *, quantized_to: torch.dtype | None = None) -> Rows:
     """Return `silu(first half) * second half` of every row."""
     num_rows, dim = merged.shape[0], merged.shape[1] // 2
-    if not is_quantized:
+    if quantized_to is None:
         gated = merged.new_empty((num_rows, dim))
         grid = (num_rows, triton.cdiv(dim, _GATE_BLOCK))
         _gate_kernel[grid](merged, gated, dim, block=_GATE_BLOCK, num_warps=4)
         return gated
-    quantized = merged.new_empty((num_rows, dim), dtype=FLOAT8)
+    quantized = merged.new_empty((num_rows, dim), dtype=quantized_to)
     scales = merged.new_empty((num_rows, 1), dtype=torch.float32)
     _gate_quantized_kernel[(num_rows,)](
         merged,
         quantized,
         scales,
         dim,
-        FLOAT8_MAX,
+        largest_of(quantized_to),
         block=triton.next_power_of_2(dim),
         num_warps=16,
     )
     return QuantizedRows(quantized, scales)
 
 
-def quantize(hidden: Tensor) -> QuantizedRows:
+def quantize(hidden: Tensor, dtype: torch.dtype) -> QuantizedRows:
     """Quantise every row by its largest absolute value."""
-    return add_and_norm(hidden, is_quantized=True)[1]  # type: ignore[return-value]
+    return add_and_norm(hidden, quantized_to=dtype)[1]  # type: ignore[return-value]
 
 
 def _eps_of(norm: Any) -> float:
@@ -154,7 +155,10 @@ def _eps_of(norm: Any) -> float:
 def _store_quantized(values, quantized, scale_at, offsets, within, largest):  # type: ignore[no-untyped-def]  # Triton reads annotations as its own types
     scale = tl.maximum(tl.max(tl.abs(values), axis=0), 1e-12) / largest
     tl.store(scale_at, scale)
-    tl.store(quantized + offsets, (values / scale).to(quantized.dtype.element_ty), mask=within)
+    scaled = values / scale
+    if quantized.dtype.element_ty == tl.int8:
+        scaled = tl.floor(scaled + 0.5)
+    tl.store(quantized + offsets, scaled.to(quantized.dtype.element_ty), mask=within)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 A block is seven launches and its attention: query, key and value in one product, turned in place;
 output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
-product; and sum with the next block's norm and modulation. In float8 the row kernels write the
+product; and sum with the next block's norm and modulation. In 8 bits the row kernels write the
 quantised rows, so quantisation reads no memory of its own.
 """
 
@@ -143,7 +143,7 @@ class FusedForward(TransformerForward):
                 norm=block.module.ffn_norm1,
                 factors=scale_mlp,
                 item_of_row=rows.item_of_row,
-                is_quantized=block.to_gate.takes_quantized,
+                quantized_to=block.to_gate.reads,
             )
             fed = _feed_forward(block, normed)
             is_last = index + 1 == len(blocks)
@@ -158,7 +158,7 @@ class FusedForward(TransformerForward):
                 norm=None if following is None else following.module.attention_norm1,
                 factors=None if following is None else steps[index + 1][0],
                 item_of_row=rows.item_of_row,
-                is_quantized=following is not None and following.to_qkv.takes_quantized,
+                quantized_to=None if following is None else following.to_qkv.reads,
             )
             for where, residual in residuals.get(index, ()):
                 hidden[where].add_(residual)
@@ -181,16 +181,15 @@ class FusedForward(TransformerForward):
         )
         query, key, value = merged.view(-1, 3, module.heads, head_dim).unbind(1)
         attended = self._attention(query, key, value, rows.layout).flatten(1)
-        return triton_rows.quantize(attended) if block.to_out.takes_quantized else attended
+        reads = block.to_out.reads
+        return attended if reads is None else triton_rows.quantize(attended, reads)
 
 
 def _feed_forward(block: FusedBlock, normed: Rows) -> Tensor:
     """Gate and multiply, a large picture's rows in parts: both halves together are its peak."""
     parts = [
         block.from_gate(
-            triton_rows.gate_halves(
-                block.to_gate(part), is_quantized=block.from_gate.takes_quantized
-            )
+            triton_rows.gate_halves(block.to_gate(part), quantized_to=block.from_gate.reads)
         )
         for part in split_rows(normed, _FEED_ROWS)
     ]
@@ -205,7 +204,7 @@ def _enter(
         norm=block.module.attention_norm1,
         factors=factors,
         item_of_row=rows.item_of_row,
-        is_quantized=block.to_qkv.takes_quantized,
+        quantized_to=block.to_qkv.reads,
     )
 
 

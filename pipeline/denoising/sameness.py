@@ -128,7 +128,8 @@ def projections_pack_exactly(
 
 
 def _multiply(projection: Projection, rows: Tensor) -> Tensor:
-    return projection(quantize_rows(rows) if projection.takes_quantized else rows)
+    reads = projection.reads
+    return projection(rows if reads is None else quantize_rows(rows, reads))
 
 
 def _row_counts_of_buckets(device: torch.device, max_rows: int) -> range:

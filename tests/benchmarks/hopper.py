@@ -4,9 +4,9 @@
 
 Models are built with seeded random weights; pictures are noise, their cost is not. Every figure is
 the median of `--repeats` runs with their spread, one picture at a time, the prompt never cached.
-Parts: `ours` and `float8` (this service's stages in turn), `stock` (diffusers, eager), `compiled`
-(its best recipe: the whole transformer with CUDA graphs and cuDNN), `quality`, `saturated`,
-`profile`. `--tiny` runs the same on the CPU at a tiny size, to try the script.
+Parts: `ours`, `float8` and `int8` (this service's stages in turn), `stock` (diffusers, eager),
+`compiled` (its best recipe: the whole transformer with CUDA graphs and cuDNN), `quality`,
+`saturated`, `profile`. `--tiny` runs the same on the CPU at a tiny size, to try the script.
 """
 
 import argparse
@@ -61,6 +61,7 @@ EXACT_LAYERS = ("*.attention.to_out", "*.feed_forward.w1")
 WAYS = {
     "ours": Acceleration(BlockKernels.FUSED, Precision.BFLOAT16),
     "float8": Acceleration(BlockKernels.FUSED, Precision.FLOAT8),
+    "int8": Acceleration(BlockKernels.FUSED, Precision.INT8),
     "float8, two products exact": Acceleration(BlockKernels.FUSED, Precision.FLOAT8, EXACT_LAYERS),
 }
 
@@ -444,6 +445,7 @@ def _describe_machine(device: torch.device) -> dict[str, str]:
 PARTS: dict[str, Callable[[Bench, str], None]] = {
     "ours": lambda bench, part: measure_stages(bench, part, WAYS["ours"]),
     "float8": lambda bench, part: measure_stages(bench, part, WAYS["float8"]),
+    "int8": lambda bench, part: measure_stages(bench, part, WAYS["int8"]),
     "saturated": measure_saturated,
     "quality": measure_quality,
     "profile": measure_profile,

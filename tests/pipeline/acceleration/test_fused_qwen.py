@@ -25,6 +25,7 @@ DTYPE = torch.bfloat16 if HAS_GPU else torch.float32
 BOUNDS = {
     Precision.BFLOAT16: 0.02 if HAS_GPU else 1e-5,
     Precision.FLOAT8: 0.1,
+    Precision.INT8: 0.03,
     Precision.INT8_WEIGHTS: 0.03,
 }
 

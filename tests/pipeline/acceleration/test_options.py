@@ -44,7 +44,7 @@ def test_layers_that_stay_in_bfloat16_are_passed_on() -> None:
         (
             AccelerationOptions(precision="int3"),
             (9, 0),
-            "one of bfloat16, float8, int8_weights, got 'int3'",
+            "one of bfloat16, float8, int8, int8_weights, got 'int3'",
         ),
         (AccelerationOptions(kernels="fused"), None, "compute capability 8.0, got a CPU"),
         (AccelerationOptions(precision="float8"), None, "needs kernels 'fused', got 'modules'"),
@@ -57,6 +57,11 @@ def test_layers_that_stay_in_bfloat16_are_passed_on() -> None:
             AccelerationOptions(kernels="fused", precision="float8"),
             (8, 6),
             "compute capability 8.9, got 8.6",
+        ),
+        (
+            AccelerationOptions(kernels="fused", precision="int8"),
+            (8, 9),
+            "'int8' needs a GPU of compute capability 9.0, got 8.9; 'int8_weights' needs 8.0",
         ),
     ],
 )

@@ -3,7 +3,13 @@ import torch
 from torch import nn
 
 from pipeline.acceleration.options import Precision
-from pipeline.acceleration.projections import QuantizedRows, merge, quantize_rows, split_rows
+from pipeline.acceleration.projections import (
+    FLOAT8,
+    QuantizedRows,
+    merge,
+    quantize_rows,
+    split_rows,
+)
 from pipeline.errors import AccelerationUnavailableError
 
 
@@ -21,17 +27,28 @@ def test_a_merged_product_has_the_outputs_side_by_side() -> None:
 def test_quantised_rows_stand_for_what_they_were() -> None:
     rows = torch.randn(7, 64) * torch.logspace(-3, 3, 7)[:, None]
 
-    quantized = quantize_rows(rows)
+    quantized = quantize_rows(rows, FLOAT8)
 
     restored = quantized.values.float() * quantized.scales
     # e4m3 has three bits of mantissa: half a step is a sixteenth.
     assert ((restored - rows).abs() <= rows.abs() / 16 + quantized.scales / 512).all()
 
 
-def test_parts_of_rows_are_quantised_as_all_of_them_are() -> None:
+def test_rows_in_integers_err_by_half_a_step() -> None:
+    rows = torch.randn(7, 64) * torch.logspace(-3, 3, 7)[:, None]
+
+    quantized = quantize_rows(rows, torch.int8)
+
+    assert quantized.values.dtype is torch.int8
+    restored = quantized.values.float() * quantized.scales
+    assert ((restored - rows).abs() <= quantized.scales * 0.501).all()
+
+
+@pytest.mark.parametrize("dtype", [FLOAT8, torch.int8])
+def test_parts_of_rows_are_quantised_as_all_of_them_are(dtype: torch.dtype) -> None:
     rows = torch.randn(2500, 32)
 
-    whole = quantize_rows(rows)
+    whole = quantize_rows(rows, dtype)
 
     parts = split_rows(whole, 1000)
     assert [part.values.shape[0] for part in parts if isinstance(part, QuantizedRows)] == [
@@ -42,7 +59,7 @@ def test_parts_of_rows_are_quantised_as_all_of_them_are() -> None:
     for part, source in zip(parts, split_rows(rows, 1000), strict=True):
         assert isinstance(part, QuantizedRows)
         assert isinstance(source, torch.Tensor)
-        alone = quantize_rows(source)
+        alone = quantize_rows(source, dtype)
         assert torch.equal(part.scales, alone.scales)
         assert torch.equal(part.values.float(), alone.values.float())
 
@@ -59,7 +76,7 @@ def test_eight_bit_weights_err_by_half_a_step_and_free_the_source() -> None:
     worst = rows.abs().sum(dim=1)[:, None] * steps / 2
     assert ((merged(rows) - rows @ weight.t()).abs() <= worst * 1.001).all()
     assert merged.shape == (64, 64)
-    assert not merged.takes_quantized
+    assert merged.reads is None
     assert all(linear.weight.numel() == 0 for linear in linears)
 
 

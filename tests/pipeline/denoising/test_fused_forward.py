@@ -80,3 +80,13 @@ def test_float8_is_near_and_layers_that_stay_are_exact() -> None:
 
     assert 0 < _distance(_predict(_pack(float8), {}), plain) < 0.1
     assert _distance(_predict(_pack(kept), {}), plain) == 0
+
+
+def test_int8_is_nearer_than_float8_and_its_sums_are_exact() -> None:
+    plain = _predict(_pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)), {})
+    # The tiny model's feed-forward is 340 wide, which 8-bit products cannot be.
+    int8 = Acceleration(BlockKernels.FUSED, Precision.INT8, ("*.feed_forward.*",))
+    transformer = _pack(int8)
+
+    assert 0 < _distance(_predict(transformer, {}), plain) < 0.03
+    assert transformer.shares_forwards

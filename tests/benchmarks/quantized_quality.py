@@ -1,12 +1,12 @@
 """What 8 bits cost in quality: the embedded trained model, its blocks' products quantised.
 
-    python tests/benchmarks/float8_quality.py --count 100 [--exact '*.feed_forward.w1' ...]
+    python tests/benchmarks/quantized_quality.py --count 100 [--exact '*.feed_forward.w1' ...]
 
-Held-out captions are drawn from the same seeds in float32, with products as `float8` quantises them
-(e4m3 weights and inputs, a scale a row) and with weights as `int8_weights` does, and are read back
-by image analysis. The products themselves are computed in float32 on the CPU: what is measured is
-what the rounding does to pictures of a trained model, not a GPU's kernels, which take no sides that
-do not divide by 16. PSNR is of pixels, against float32.
+Held-out captions are drawn from the same seeds in float32, with products as `float8` and `int8`
+quantise them (weights and inputs, a scale a row) and with weights as `int8_weights` does, and are
+read back by image analysis. The products themselves are computed in float32 on the CPU: what is
+measured is what the rounding does to pictures of a trained model, not a GPU's kernels, which take
+no sides that do not divide by 16. PSNR is of pixels, against float32.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from pipeline.acceleration.attention import build_attention
 from pipeline.acceleration.options import Precision
-from pipeline.acceleration.projections import merge, quantize_rows
+from pipeline.acceleration.projections import FLOAT8, merge, quantize_rows
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.device import choose_device
@@ -45,19 +47,20 @@ CHAINS = ("noise_refiner", "layers")
 """The blocks that the service quantises; the context refiner stays as it is."""
 
 
-class Float8Linear(nn.Module):
-    """A linear over what float8 leaves of weight and input."""
+class QuantizedLinear(nn.Module):
+    """A linear over what 8 bits leave of weight and input."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_restore(linear.weight.data), requires_grad=False)
+        self._dtype = dtype
+        self.weight = nn.Parameter(_restore(linear.weight.data, dtype), requires_grad=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Multiply in float32."""
-        return F.linear(_restore(rows), self.weight)
+        return F.linear(_restore(rows, self._dtype), self.weight)
 
 
-class Int8Linear(nn.Module):
+class Int8WeightLinear(nn.Module):
     """A linear over weights of 8-bit integers."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -81,8 +84,9 @@ def main() -> None:
     model = load_transformer(weights, device=compute.device, dtype=compute.dtype)
     ways: dict[str, Callable[[nn.Linear], nn.Module] | None] = {
         "float32": None,
-        "float8": Float8Linear,
-        "int8_weights": Int8Linear,
+        "float8": partial(QuantizedLinear, dtype=FLOAT8),
+        "int8": partial(QuantizedLinear, dtype=torch.int8),
+        "int8_weights": Int8WeightLinear,
     }
     captions = held_out_captions(options.count, seed=options.seed)
     drawn: dict[str, list[NDArray[np.uint8]]] = {}
@@ -121,9 +125,10 @@ def _replace_products(
             setattr(getattr(model, chain).get_submodule(parent), last, build(module))
 
 
-def _restore(rows: Tensor) -> Tensor:
-    quantized = quantize_rows(rows)
-    return quantized.values.float() * quantized.scales
+def _restore(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    flat = rows.flatten(0, -2)
+    quantized = quantize_rows(flat, dtype)
+    return (quantized.values.float() * quantized.scales).view_as(rows)
 
 
 def _report(
