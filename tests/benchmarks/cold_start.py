@@ -191,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/zimage-true-size"))
     parser.add_argument("--precisions", nargs="+", default=["auto", "float8"])
+    parser.add_argument("--seconds", type=float, default=600.0, help="no part is begun later")
     parser.add_argument("--out", type=Path, default=Path("cold_start.json"))
     parser.add_argument("--tiny", action="store_true", help="tiny models, on the CPU")
     parser.add_argument("--parts-of", type=Path, help=argparse.SUPPRESS)
@@ -208,7 +209,8 @@ def main() -> int:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         bench.add("weights written", seconds=round(time.monotonic() - begun_s, 1))
-        has_failed = run_parts(bench, options.precisions, is_tiny=options.tiny)
+        ends_s = begun_s + options.seconds
+        has_failed = run_parts(bench, options.precisions, is_tiny=options.tiny, ends_s=ends_s)
         machine = {
             "device": "CPU" if options.tiny else torch.cuda.get_device_name(),
             "torch": torch.__version__,
@@ -218,24 +220,26 @@ def main() -> int:
     return int(has_failed)
 
 
-def run_parts(bench: Bench, precisions: list[str], *, is_tiny: bool) -> bool:
+def run_parts(bench: Bench, precisions: list[str], *, is_tiny: bool, ends_s: float) -> bool:
     """Run all parts; one that fails must not cost the others their time on the device."""
     parts: list[Callable[[], None]] = []
     for precision in ["auto"] if is_tiny else precisions:
-        cold, warm = (bench.work / f"{kind}-{precision}" for kind in ("cold", "warm"))
+        used, filled = (bench.work / f"{kind}-{precision}" for kind in ("used", "filled"))
         start = partial(measure_start, bench)
-        if not is_tiny:
-            parts.append(partial(measure_warm, bench, f"{precision}: warm", warm, precision))
         parts += [
-            partial(start, f"{precision}: first picture", warm, precision, warms=False),
-            partial(start, f"{precision}: all sizes", warm, precision, warms=True),
+            partial(start, f"{precision}: nothing compiled", used, precision, warms=False),
+            partial(start, f"{precision}: all compiled", used, precision, warms=False),
+            partial(start, f"{precision}: all compiled, all sizes", used, precision, warms=True),
         ]
         if precision == "auto":
-            name = f"{precision}: first picture, nothing compiled"
-            parts.append(partial(start, name, cold, precision, warms=False))
-            parts.append(partial(measure_parts, bench, f"{precision}: a denoiser's start", warm))
+            parts.append(partial(measure_parts, bench, f"{precision}: a denoiser's start", used))
+        if not is_tiny:
+            parts.append(partial(measure_warm, bench, f"{precision}: warm", filled, precision))
     has_failed = False
     for part in parts:
+        if time.monotonic() > ends_s:
+            print("no time left")
+            break
         try:
             part()
         except Exception:  # noqa: BLE001

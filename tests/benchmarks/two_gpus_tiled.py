@@ -48,6 +48,7 @@ from deployments.stage_telemetry import StageTelemetry
 from deployments.telemetry_config import TelemetryConfig
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding
 
+PARTS: Final = ("denoise", "vae")
 NUM_STEPS: Final = 8
 GOAL: Final = 0.62
 CARD_LABEL: Final = "card"
@@ -401,6 +402,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=None, help="of the picture, in pixels")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--plans", type=int, default=None, help="the first so many; all if unset")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--cap-gib", type=float, default=CONSUMER_16GB.memory_gib)
     parser.add_argument("--within", type=float, default=500.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, default=Path("two_gpus_tiled.json"))
@@ -435,9 +437,10 @@ def main() -> int:
     ]
     with run_card_cluster(nodes):
         try:
-            for precision in options.precisions:
+            for precision in options.precisions if "denoise" in options.parts else ():
                 attempt(partial(measure_denoising, bench, precision))
-            attempt(partial(measure_vae, bench))
+            if "vae" in options.parts:
+                attempt(partial(measure_vae, bench))
         finally:
             shut_down_serve(within_s=10.0)
     print()
