@@ -21,6 +21,20 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 _BY_VALUE: Final = {"RAY_SERVE_PROXY_USE_GRPC": "1", **MESSAGE_LIMIT}
 """Makes the HTTP proxy call the router by value, and lets replicas call each other so."""
 
+_ONE_LOOP: Final = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""A call passes from thread to thread in every replica unless Serve and the deployment share an
+event loop. They may: what takes long here has threads of its own."""
+
+_SHORT_WAITS: Final = {"GOMP_SPINCOUNT": "10000"}
+"""How long OpenMP's threads spin once an operation has ended: a fraction of a millisecond, where by
+default a core is busy with nothing for 8 ms or more, just when the next stage wants it."""
+
+_NO_COPY: Final = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+"""Each line goes to a file; Ray would keep what goes to stderr in a second one."""
+
 
 @contextlib.contextmanager
 def ray_cluster(
@@ -37,7 +51,8 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
-    with _environment_with(_BY_VALUE), _own_cluster(metrics_port, is_mixed=is_mixed):
+    defaults = _BY_VALUE | _ONE_LOOP | _SHORT_WAITS | _NO_COPY
+    with _environment_with(defaults), _own_cluster(metrics_port, is_mixed=is_mixed):
         yield
 
 
