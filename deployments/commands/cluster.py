@@ -28,6 +28,10 @@ _ONE_LOOP: Final = {
 """A call passes from thread to thread in every replica unless Serve and the deployment share an
 event loop. They may: what takes long here has threads of its own."""
 
+_OWN_POLLING: Final = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+"""Whoever waits for gRPC polls its sockets itself; gRPC's event engine passes each message through
+threads of its own. A version that knows neither name says so in its log, and goes on."""
+
 _SHORT_WAITS: Final = {"GOMP_SPINCOUNT": "10000"}
 """How long OpenMP's threads spin once an operation has ended: a fraction of a millisecond, where by
 default a core is busy with nothing for 8 ms or more, just when the next stage wants it."""
@@ -51,7 +55,7 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
-    defaults = _BY_VALUE | _ONE_LOOP | _SHORT_WAITS | _NO_COPY
+    defaults = _BY_VALUE | _ONE_LOOP | _OWN_POLLING | _SHORT_WAITS | _NO_COPY
     with _environment_with(defaults), _own_cluster(metrics_port, is_mixed=is_mixed):
         yield
 
