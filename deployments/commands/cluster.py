@@ -33,8 +33,8 @@ _OWN_POLLING: Final = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_l
 threads of its own. A version that knows neither name says so in its log, and goes on."""
 
 _SHORT_WAITS: Final = {"GOMP_SPINCOUNT": "10000"}
-"""How long OpenMP's threads spin once an operation has ended: a fraction of a millisecond, where by
-default a core is busy with nothing for 8 ms or more, just when the next stage wants it."""
+"""How long OpenMP's threads spin once an operation has ended: a fraction of a millisecond. By
+default every core is busy with that for milliseconds, just when the next stage wants one."""
 
 _NO_COPY: Final = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 """Each line goes to a file; Ray would keep what goes to stderr in a second one."""
