@@ -197,6 +197,12 @@ def summarise_pool(
     )
 
 
+def unreported_for_s(pool: str, reports: Iterable[AgedReport]) -> float:
+    """Return for how long what is sent to a pool may be in no report yet."""
+    takers = find_takers(aged for aged in reports if aged.report.pool == pool)
+    return max((aged.age_s for aged in takers), default=GONE_AFTER_S) + TRANSIT_S
+
+
 def left_s(units: float, age_s: float, sent: Iterable[SentWork], units_per_s: float) -> float:
     """Return the seconds that are left of a backlog, whose owner went on working since.
 

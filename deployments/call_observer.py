@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -30,6 +31,7 @@ from cluster.telemetry import (
     SPAN_GENERATE,
     Outcome,
 )
+from deployments.afterwards import Afterwards
 from deployments.call_metrics import measure_end, measure_success
 from deployments.drawn_images import DrawnImages
 from deployments.generation import ImagesOrder
@@ -45,9 +47,16 @@ _LEVELS: Final = {Outcome.FAILED: logging.WARNING}
 class ObservedCall:
     """One call, from before it is routed to its end."""
 
-    def __init__(self, order: ImagesOrder, model: ServedModel, usage: UsageLedger | None) -> None:
+    def __init__(
+        self,
+        order: ImagesOrder,
+        model: ServedModel,
+        usage: UsageLedger | None,
+        afterwards: Afterwards,
+    ) -> None:
         self._order = order
         self._usage = usage
+        self._afterwards = afterwards
         self._started_s = time.monotonic()
         self._route: Route | None = None
         self._drawn: DrawnImages | None = None
@@ -81,17 +90,20 @@ class ObservedCall:
         self._drawn = drawn
 
     def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """Tell how the call ended, everywhere it is told."""
+        """End the span and the usage record; the rest is told when the answer is on its way."""
         total_s = time.monotonic() - self._started_s
         end_span(self.span, outcome, error=error)
-        measure_end(self._order, self._route, outcome, error)
-        if self._drawn is not None:
-            measure_success(self._order, self._drawn, total_s)
-        self._write_line(outcome, error, total_s)
         if self._usage is not None and self._route is not None:
             self._usage.close(
                 self._order, self._route, outcome, error=error, total_s=total_s, drawn=self._drawn
             )
+        self._afterwards.add(partial(self._tell, outcome, error, total_s))
+
+    def _tell(self, outcome: Outcome, error: str | None, total_s: float) -> None:
+        measure_end(self._order, self._route, outcome, error)
+        if self._drawn is not None:
+            measure_success(self._order, self._drawn, total_s)
+        self._write_line(outcome, error, total_s)
 
     def _write_line(self, outcome: Outcome, error: str | None, total_s: float) -> None:
         order, route = self._order, self._route
@@ -115,14 +127,17 @@ class ObservedCall:
 class CallObserver:
     """Observes the calls of one router."""
 
-    def __init__(self, model: ServedModel, usage: UsageLedger | None) -> None:
+    def __init__(
+        self, model: ServedModel, usage: UsageLedger | None, afterwards: Afterwards
+    ) -> None:
         self._model = model
         self._usage = usage
+        self._afterwards = afterwards
 
     @contextlib.contextmanager
     def observe(self, order: ImagesOrder) -> Iterator[ObservedCall]:
         """Make the call's span the current one, and tell how the call ended."""
-        call = ObservedCall(order, self._model, self._usage)
+        call = ObservedCall(order, self._model, self._usage, self._afterwards)
         token = otel_context.attach(trace.set_span_in_context(call.span))
         try:
             yield call

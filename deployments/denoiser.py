@@ -90,7 +90,11 @@ class DenoiserDeployment:
         self._step_loop, self._fingerprint = self._telemetry.start(load)
         self._replica = name_replica()
         self._terms = terms
-        self._watch = ForwardWatch(terms.pool, detail_ratio=terms.step_detail_ratio)
+        self._watch = ForwardWatch(
+            terms.pool,
+            detail_ratio=terms.step_detail_ratio,
+            measures_at_once=start_reporter is None,
+        )
         self._step_loop.watch(self._watch)
         # Kept, since the reporter ends with the object.
         self._reporter = start_reporter(self.report) if start_reporter is not None else None
@@ -102,7 +106,7 @@ class DenoiserDeployment:
 
         A caller that closes the generator, or is cancelled, lets the request go at the next step.
         """
-        outcomes, listen = _listen()
+        outcomes, listen = _listen(lambda event: yields_steps and request.tells(event))
         # A span ends before the last yield: there, whoever has the latents closes the generator.
         with self._telemetry.span(trace, self._describe(request)) as stage:
             followed = self._watch.follow(request.id, stage.span)
@@ -110,8 +114,7 @@ class DenoiserDeployment:
                 self._step_loop.submit(request, listen)
                 try:
                     while isinstance(outcome := await outcomes.get(), StepEvent):
-                        if yields_steps and request.tells(outcome):
-                            yield outcome
+                        yield outcome
                 finally:
                     self._step_loop.cancel(request.id)
                 result = _expect(DenoiseResult, outcome)
@@ -136,7 +139,7 @@ class DenoiserDeployment:
         self, request: VelocityRequest, trace: Carrier | None = None
     ) -> TileVelocity:
         """Run one forward for a canvas that is stepped elsewhere."""
-        outcomes, listen = _listen()
+        outcomes, listen = _listen(lambda event: False)
         attributes, ratio = {ATTR_POOL: self._terms.pool}, self._terms.step_detail_ratio
         with self._telemetry.tile_span(trace, attributes, detail_ratio=ratio) as stage:
             followed = self._watch.follow(request.id, stage.span)
@@ -161,6 +164,7 @@ class DenoiserDeployment:
 
     def report(self, sequence: int) -> ReplicaReport:
         """Say what this replica holds, for the ledger and for the pool's metrics."""
+        self._watch.measure()
         backlog = self._step_loop.backlog()
         held_units = backlog.waiting_units + backlog.running_units
         record(BACKLOG_UNITS, held_units, pool=self._terms.pool)
@@ -191,13 +195,17 @@ class DenoiserDeployment:
         }
 
 
-def _listen() -> tuple[asyncio.Queue[Outcome], Listener]:
-    """Return a queue of this event loop, and what fills it from the step loop's thread."""
+def _listen(is_wanted: Callable[[StepEvent], bool]) -> tuple[asyncio.Queue[Outcome], Listener]:
+    """Return a queue of this event loop, and what fills it from the step loop's thread.
+
+    A step that nobody wants wakes nobody.
+    """
     loop = asyncio.get_running_loop()
     outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
 
     def listen(outcome: Outcome) -> None:
-        loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
+        if not isinstance(outcome, StepEvent) or is_wanted(outcome):
+            loop.call_soon_threadsafe(outcomes.put_nowait, outcome)
 
     return outcomes, listen
 

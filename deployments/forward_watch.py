@@ -1,6 +1,7 @@
 """What each forward of a step loop means for the requests in it, and for the pool's metrics."""
 
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from opentelemetry.context import Context
@@ -50,12 +51,18 @@ class FollowedRequest:
 
 
 class ForwardWatch:
-    """Listens to a step loop. Told on the loop's thread; followed from the event loop's."""
+    """Listens to a step loop. Told on the loop's thread; followed from the event loop's.
 
-    def __init__(self, pool: str, *, detail_ratio: float) -> None:
+    What forwards took is measured by whoever calls `measure` now and then, so that the loop goes on
+    meanwhile; where nobody does, at once.
+    """
+
+    def __init__(self, pool: str, *, detail_ratio: float, measures_at_once: bool) -> None:
         self._pool = pool
         self._detail_ratio = detail_ratio
+        self._measures_at_once = measures_at_once
         self._followed: dict[str, FollowedRequest] = {}
+        self._unmeasured: deque[ForwardReport] = deque()
         self._seen: set[ImageSize] = set()
 
     def follow(self, request_id: str, span: Span) -> FollowedRequest:
@@ -73,18 +80,25 @@ class ForwardWatch:
     def __call__(self, report: ForwardReport) -> None:
         """Take a forward in."""
         try:
-            self._measure(report)
+            self._unmeasured.append(report)
+            if self._measures_at_once:
+                self.measure()
             self._apportion(report)
         except Exception:  # noqa: BLE001 - telemetry must not end the step loop
             logger.exception("telemetry of a forward failed")
 
-    def _measure(self, report: ForwardReport) -> None:
-        record(STEP_DURATION, report.seconds, pool=self._pool)
-        record(BATCH_SIZE, len(report.ids), pool=self._pool)
-        record(STEP_UNITS, sum(report.units), pool=self._pool)
-        record(STEP_BUSY, report.seconds, pool=self._pool)
-        record(STEP_REQUESTS, len(report.ids), pool=self._pool)
-        for size in set(report.sizes) - self._seen:
+    def measure(self) -> None:
+        """Give the forwards since the last time to the metrics; one thread at a time."""
+        reports = [self._unmeasured.popleft() for _ in range(len(self._unmeasured))]
+        for report in reports:
+            record(STEP_DURATION, report.seconds, pool=self._pool)
+            record(BATCH_SIZE, len(report.ids), pool=self._pool)
+        if reports:
+            units = sum(sum(report.units) for report in reports)
+            record(STEP_UNITS, units, pool=self._pool)
+            record(STEP_BUSY, sum(report.seconds for report in reports), pool=self._pool)
+            record(STEP_REQUESTS, sum(len(report.ids) for report in reports), pool=self._pool)
+        for size in {size for report in reports for size in report.sizes} - self._seen:
             self._seen.add(size)
             record(UNWARMED_SHAPES, pool=self._pool)
 

@@ -15,7 +15,7 @@ from cluster.spans import Carrier, to_carrier
 from deployments.calls_config import ByValue
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
 from deployments.stage_telemetry import StageTelemetry
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, TileVelocity
+from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, ImageFile, TileVelocity
 from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
 from pipeline.denoising.work import VelocityRequest
 from pipeline.request import DenoiseRequest, StepEvent
@@ -69,7 +69,8 @@ class HandleStages:
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
         """Decode latents and encode the file."""
         with _service_errors():
-            file: ImageFile = await self._vae_decoder.decode.remote(latents, order, to_carrier())
+            request = DecodeRequest(latents, order)
+            file: ImageFile = await self._vae_decoder.decode.remote(request, to_carrier())
         return file
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from cluster.storage import FolderImageStore, ImageStore
 from deployments.admission import Admission
+from deployments.afterwards import Afterwards
 from deployments.cache_config import CacheConfig
 from deployments.call_observer import CallObserver
 from deployments.config import AppConfig, VaeDecoderConfig
@@ -51,8 +52,10 @@ def build_api(
     store = build_store(config.store)
     rules = RequestRules.from_config(config, model)
     admission = _build_admission(config.keys)
+    afterwards = Afterwards()
+    observer = CallObserver(model, usage, afterwards)
     generation = _build_generation(
-        config, model, stages, chooser, store, CallObserver(model, usage), read_fingerprints
+        config, model, stages, chooser, store, observer, read_fingerprints
     )
     return ImagesApi(
         generation,
@@ -63,7 +66,7 @@ def build_api(
         keys=_load_keys(config.keys),
         admission=admission,
         build_jobs=partial(build_jobs, config, rules, admission, store, build_record_store(config)),
-        background=background,
+        background=[afterwards.run, *background],
     ).build()
 
 

@@ -10,7 +10,7 @@ from deployments.denoiser import DenoiserDeployment, PoolTerms
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
 from deployments.served_model import ServedModel
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile
+from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, ImageFile
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
@@ -42,7 +42,7 @@ class LocalStages:
 
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
         """Decode latents and encode the file."""
-        return await self._vae_decoder.decode(latents, order)
+        return await self._vae_decoder.decode(DecodeRequest(latents, order))
 
 
 def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) -> LocalStages:

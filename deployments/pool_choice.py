@@ -1,6 +1,7 @@
 """Which pool takes a call: the ledger's view, what was sent since, and the pure choice."""
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from deployments.backlog import (
     SentWork,
     find_takers,
     summarise_pool,
+    unreported_for_s,
 )
 from deployments.demand import DemandReport, PoolMeter
 from deployments.errors import (
@@ -70,6 +72,13 @@ class KnownPool:
     guess: ReplicaRate
 
 
+@dataclass(frozen=True)
+class _Sent:
+    at_s: float
+    units: float
+    is_interactive: bool
+
+
 class LedgerPoolChooser:
     """Chooses by the ledger's last view and by what this router has sent since."""
 
@@ -87,7 +96,7 @@ class LedgerPoolChooser:
         self._clock = clock
         self._view = LedgerView()
         self._viewed_s = clock()
-        self._sent: deque[tuple[float, SentWork]] = deque()
+        self._sent: dict[str, deque[_Sent]] = {pool.traits.name: deque() for pool in pools}
         self._meters = {pool.traits.name: PoolMeter(clock()) for pool in pools}
         self._previous: dict[tuple[bool, Priority], str] = {}
         self._sequence = 0
@@ -109,11 +118,12 @@ class LedgerPoolChooser:
         """Return how every pool stands now."""
         age_s = self._clock() - self._viewed_s
         reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
-        sent = self._recent_work()
         return [
             build_state(
                 pool.traits,
-                summarise_pool(pool.traits.name, reports, sent),
+                summarise_pool(
+                    pool.traits.name, reports, self._unreported_work(pool.traits.name, reports)
+                ),
                 pool.guess,
                 is_least_loaded=False,
                 waiting_units=self._meters[pool.traits.name].read(self._clock()).waiting_units,
@@ -176,7 +186,7 @@ class LedgerPoolChooser:
         now_s = self._clock()
         units = choice.option.work.units
         is_interactive = facts.priority is Priority.INTERACTIVE
-        self._sent.append((now_s, SentWork(choice.pool, units, is_interactive, age_s=0.0)))
+        self._sent[choice.pool].append(_Sent(now_s, units, is_interactive))
         self._meters[choice.pool].count_sent(units, now_s)
         if choice.wished is not None:
             # A cold pool that would have been preferred: its demand is what wakes it.
@@ -188,11 +198,16 @@ class LedgerPoolChooser:
             meter = self._meters[refusal.nearest.traits.name]
             meter.count_refused(refusal.nearest.work.units, self._clock())
 
-    def _recent_work(self) -> list[SentWork]:
-        now_s = self._clock()
-        while self._sent and now_s - self._sent[0][0] > GONE_AFTER_S:
-            self._sent.popleft()
-        return [replace(work, age_s=now_s - at_s) for at_s, work in self._sent]
+    def _unreported_work(self, pool: str, reports: Sequence[AgedReport]) -> list[SentWork]:
+        """Return what was sent to a pool since its replicas reported, the latest first."""
+        now_s, sent = self._clock(), self._sent[pool]
+        while sent and now_s - sent[0].at_s > GONE_AFTER_S:
+            sent.popleft()
+        since_s = now_s - unreported_for_s(pool, reports)
+        recent = itertools.takewhile(lambda work: work.at_s > since_s, reversed(sent))
+        return [
+            SentWork(pool, work.units, work.is_interactive, now_s - work.at_s) for work in recent
+        ]
 
 
 class FirstPoolChooser:

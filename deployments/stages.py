@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
+from pipeline.tensor_pickling import PicklesTensors
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Denoised:
 
 
 @dataclass(frozen=True)
-class TileVelocity:
+class TileVelocity(PicklesTensors):
     """What one replica predicted of one tile."""
 
     velocity: Tensor
@@ -54,6 +55,14 @@ class FileOrder:
     output_format: OutputFormat
     output_compression: int | None
     provenance: ImageProvenance
+
+
+@dataclass(frozen=True)
+class DecodeRequest(PicklesTensors):
+    """What a VAE decoder is asked for over a handle."""
+
+    latents: Tensor
+    order: FileOrder
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from torch import Tensor
-
 from cluster.spans import Carrier
 from cluster.telemetry import ATTR_NUM_BYTES, ATTR_SIZE
 from deployments.decoding import decode_to_file
 from deployments.stage_telemetry import StageTelemetry
-from deployments.stages import FileOrder, ImageFile
+from deployments.stages import DecodeRequest, ImageFile
 from pipeline.stages import VaeDecoder
 
 
@@ -25,10 +23,9 @@ class VaeDecoderDeployment:
         self._vae_decoder = self._telemetry.start(load)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae-decoder")
 
-    async def decode(
-        self, latents: Tensor, order: FileOrder, trace: Carrier | None = None
-    ) -> ImageFile:
+    async def decode(self, request: DecodeRequest, trace: Carrier | None = None) -> ImageFile:
         """Decode latents and encode the file."""
+        latents, order = request.latents, request.order
         loop = asyncio.get_running_loop()
         with self._telemetry.span(trace, {ATTR_SIZE: str(order.provenance.size)}) as stage:
             file = await loop.run_in_executor(

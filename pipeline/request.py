@@ -10,6 +10,7 @@ from typing import Final
 from torch import Tensor
 
 from pipeline.errors import InvalidRequestError
+from pipeline.tensor_pickling import PicklesTensors
 
 LATENT_SCALE: Final = 8
 """Image pixels on the side of a latent pixel (`AutoencoderKL` with four levels)."""
@@ -75,7 +76,7 @@ class ImageSize:
 
 
 @dataclass(frozen=True)
-class PromptEncoding:
+class PromptEncoding(PicklesTensors):
     """A prompt as the transformer reads it."""
 
     prompt_embeds: Tensor
@@ -140,7 +141,7 @@ class StepEvent:
 
 
 @dataclass(frozen=True)
-class DenoiseResult:
+class DenoiseResult(PicklesTensors):
     """What the denoiser hands over, last."""
 
     latents: Tensor = field(compare=False)

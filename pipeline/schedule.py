@@ -5,6 +5,7 @@ velocity with its sign flipped (diffusers negates the output; so does `predict_v
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -42,6 +43,7 @@ class Schedule:
         return latents + float(sigma_next - sigma) * velocity
 
 
+@lru_cache(maxsize=128)
 def build_schedule(num_inference_steps: int, *, shift: float = Z_IMAGE_SHIFT) -> Schedule:
     """Build the schedule of `linspace(1, 1/n, n)`, shifted, with a final zero.
 

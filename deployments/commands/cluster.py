@@ -21,6 +21,24 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 _BY_VALUE: Final = {"RAY_SERVE_PROXY_USE_GRPC": "1", **MESSAGE_LIMIT}
 """Makes the HTTP proxy call the router by value, and lets replicas call each other so."""
 
+_ONE_LOOP: Final = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""A call passes from thread to thread in every replica unless Serve and the deployment share an
+event loop. They may: what takes long here has threads of its own."""
+
+_OWN_POLLING: Final = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+"""Whoever waits for gRPC polls its sockets itself; gRPC's event engine passes each message through
+threads of its own. A version that knows neither name says so in its log, and goes on."""
+
+_SHORT_WAITS: Final = {"GOMP_SPINCOUNT": "10000"}
+"""How long OpenMP's threads spin once an operation has ended: a fraction of a millisecond. By
+default every core is busy with that for milliseconds, just when the next stage wants one."""
+
+_NO_COPY: Final = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+"""Each line goes to a file; Ray would keep what goes to stderr in a second one."""
+
 
 @contextlib.contextmanager
 def ray_cluster(
@@ -37,7 +55,8 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
-    with _environment_with(_BY_VALUE), _own_cluster(metrics_port, is_mixed=is_mixed):
+    defaults = _BY_VALUE | _ONE_LOOP | _OWN_POLLING | _SHORT_WAITS | _NO_COPY
+    with _environment_with(defaults), _own_cluster(metrics_port, is_mixed=is_mixed):
         yield
 
 

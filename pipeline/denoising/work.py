@@ -20,10 +20,11 @@ from pipeline.errors import PipelineError
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
 from pipeline.schedule import Schedule
+from pipeline.tensor_pickling import PicklesTensors
 
 
 @dataclass(frozen=True)
-class VelocityRequest:
+class VelocityRequest(PicklesTensors):
     """One forward asked of a step loop."""
 
     id: str
@@ -40,7 +41,7 @@ class VelocityRequest:
 
 
 @dataclass(frozen=True)
-class VelocityResult:
+class VelocityResult(PicklesTensors):
     """What one forward predicted."""
 
     velocity: Tensor = field(compare=False)

@@ -1,9 +1,12 @@
 """What traces, metrics, logs and usage records cost: two services side by side, with and without.
 
-    python tests/benchmarks/telemetry_cost.py [--rounds N] [--model FOLDER]
+    python tests/benchmarks/telemetry_cost.py [--pairs N] [--blocks N] [--model tiny|FOLDER|ID]
 
-Calls alternate between the two, so that whatever else the machine does hits both alike. "With" has
-every trace sampled and detailed, sent to a receiver in this process; "without" has nothing on.
+Calls of the two alternate, in the order A B B A, so that whatever else the machine does hits both
+alike. "With" has every trace sampled and a tenth of them detailed (`--detail`), sent to a receiver
+in this process, OpenTelemetry's metrics off and Ray's on, and a usage record a call; "without" has
+nothing on. By default the model is a random one whose calls take milliseconds, so that one more
+shows: `--model embedded --size 256x256 --steps 8` asks for pictures.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,44 +25,57 @@ import httpx
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
 from otlp_receiver import receive_grpc
+from paired_calls import compare_pairs, measure_in_turn
+from random_model import save_random_model
 from service import run_service
 
-BODY = {"prompt": "a red circle on a blue background", "size": "256x256"}
 CONCURRENCY = 8
+NUM_WARM_UP_BLOCKS = 6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="pairs of single calls")
-    parser.add_argument("--blocks", type=int, default=10, help="pairs of blocks of 16 calls")
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--pairs", type=int, default=1500, help="pairs of single calls")
+    parser.add_argument("--blocks", type=int, default=20, help="pairs of blocks of 16 calls")
+    parser.add_argument("--seconds", type=float, default=120, help="most for the single calls")
+    parser.add_argument("--detail", type=float, default=0.1, help="traces that get an event a step")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--size", default="64x64")
+    parser.add_argument("--steps", type=int, default=1)
     options = parser.parse_args()
+    body = {"prompt": "a red circle", "size": options.size, "num_inference_steps": options.steps}
     with ExitStack() as stack:
         receiver = stack.enter_context(receive_grpc())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model = options.model
+        if model == "tiny":
+            model = str(save_random_model(folder / "model"))
         urls = {
-            name: _start(stack, folder / name, options.model, environment)
-            for name, environment in _environments(folder, receiver.endpoint).items()
+            name: _start(stack, folder / name, model, environment)
+            for name, environment in _environments(folder, receiver.endpoint, options).items()
         }
         client = stack.enter_context(httpx.Client(timeout=120))
-        for url in urls.values():
-            _measure_block(client, url)
-        latency_ms = _alternate(urls, options.rounds, lambda url: 1000 * _measure_call(client, url))
-        per_s = _alternate(urls, options.blocks, lambda url: _measure_block(client, url))
-        num_spans = len(receiver.all_spans())
-    _report("latency, ms", latency_ms)
-    _report("throughput, pictures/s", per_s)
-    print(f"{num_spans} spans were received")
+        call = partial(_measure_call, client, body)
+        print("both services are up", flush=True)
+        for url in [*urls.values()] * NUM_WARM_UP_BLOCKS:
+            _measure_block(call, url)
+        ways = {name: partial(call, url) for name, url in urls.items()}
+        _report("latency, ms", measure_in_turn(ways, options.pairs, within_s=options.seconds))
+        blocks = {name: partial(_measure_block, call, url) for name, url in urls.items()}
+        _report("throughput, pictures/s", measure_in_turn(blocks, options.blocks))
+        print(f"{len(receiver.all_spans())} spans were received", flush=True)
 
 
-def _environments(folder: Path, endpoint: str) -> dict[str, dict[str, str]]:
+def _environments(
+    folder: Path, endpoint: str, options: argparse.Namespace
+) -> dict[str, dict[str, str]]:
     usage = folder / "usage"
     return {
         "without": {"ZIMAGE_TELEMETRY__RAY_METRICS": "false"},
         "with": {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "ZIMAGE_TELEMETRY__STEP_DETAIL_RATIO": "1.0",
+            "ZIMAGE_TELEMETRY__STEP_DETAIL_RATIO": str(options.detail),
             "ZIMAGE_USAGE__ENABLED": "true",
             "ZIMAGE_USAGE__JOURNAL": str(usage / "journal"),
             "ZIMAGE_USAGE__EXPORT__FOLDER": str(usage / "exported"),
@@ -72,40 +89,29 @@ def _start(stack: ExitStack, folder: Path, model: str, environment: dict[str, st
     return stack.enter_context(run_service(folder, *arguments, environment=environment)).url
 
 
-def _alternate(
-    urls: dict[str, str], rounds: int, measure: Callable[[str], float]
-) -> dict[str, list[float]]:
-    measured: dict[str, list[float]] = {name: [] for name in urls}
-    for index in range(rounds):
-        # Who goes first changes, so that neither always finds the other's caches.
-        names = list(urls) if index % 2 else list(reversed(urls))
-        for name in names:
-            measured[name].append(measure(urls[name]))
-    return measured
-
-
-def _measure_call(client: httpx.Client, url: str) -> float:
+def _measure_call(client: httpx.Client, body: dict[str, object], url: str) -> float:
+    """Return the milliseconds of one call."""
     started = time.perf_counter()
-    client.post(f"{url}/v1/images/generations", json=BODY).raise_for_status()
-    return time.perf_counter() - started
+    client.post(f"{url}/v1/images/generations", json=body).raise_for_status()
+    return 1000 * (time.perf_counter() - started)
 
 
-def _measure_block(client: httpx.Client, url: str) -> float:
+def _measure_block(call: Callable[[str], float], url: str) -> float:
+    """Return the calls a second of 16, eight at a time."""
     num_calls = 2 * CONCURRENCY
     started = time.perf_counter()
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        list(pool.map(lambda _: _measure_call(client, url), range(num_calls)))
+        list(pool.map(lambda _: call(url), range(num_calls)))
     return num_calls / (time.perf_counter() - started)
 
 
 def _report(title: str, measured: dict[str, list[float]]) -> None:
     print(f"{title:>24} {'25 %':>8} {'median':>8} {'75 %':>8}   of {len(measured['with'])}")
-    differences = [
-        after - before for after, before in zip(measured["with"], measured["without"], strict=True)
-    ]
-    for name, values in (*measured.items(), ("difference, in pairs", differences)):
+    for name, values in measured.items():
         low, median, high = statistics.quantiles(values, n=4)
         print(f"{name:>24} {low:8.2f} {median:8.2f} {high:8.2f}")
+    difference = compare_pairs(measured["without"], measured["with"])
+    print(f"{'with - without, median':>24} {difference}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from deployments.backlog import (
     is_newer,
     left_s,
     summarise_pool,
+    unreported_for_s,
 )
 
 REPORT = ReplicaReport(
@@ -127,6 +128,22 @@ def test_no_work_sent_since_the_report_is_forgotten(
     sent = [SentWork("h800", units, is_interactive=False, age_s=age) for units, age in sends]
     pool = summarise_pool("h800", [aged(OTHER, report_age_s)], sent)
     assert pool.backlog_units >= sum(units for units, age in sends if age <= report_age_s)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, GONE_AFTER_S)), max_size=20),
+    st.lists(st.floats(0, 2 * GONE_AFTER_S), max_size=3),
+)
+def test_what_every_report_tells_of_need_not_be_known(
+    sends: list[tuple[float, float]], report_ages_s: list[float]
+) -> None:
+    reports = [
+        aged(replace(OTHER, replica_id=str(index)), age_s)
+        for index, age_s in enumerate(report_ages_s)
+    ]
+    sent = [SentWork("h800", units, is_interactive=True, age_s=age) for units, age in sends]
+    recent = [work for work in sent if work.age_s < unreported_for_s("h800", reports)]
+    assert summarise_pool("h800", reports, recent) == summarise_pool("h800", reports, sent)
 
 
 def test_a_backlog_is_worked_off_while_nobody_tells() -> None:

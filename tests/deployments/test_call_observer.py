@@ -1,8 +1,9 @@
 """What one call leaves behind: metrics, one line of log, one usage record."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,18 @@ async def post(
     return answer.json(), read_journal(journal)
 
 
+async def await_true(condition: Callable[[], object]) -> None:
+    """Wait for what is told when the answer is on its way."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_picture_is_measured_by_stage_and_path(
     stages: LocalStages, tiny_model: Path, tmp_path: Path, reader: InMemoryMetricReader
 ) -> None:
     await post(stages, tiny_model, tmp_path, {"prompt": PROMPT, "size": "64x64", "n": 2})
+    await await_true(lambda: "zimage.requests" in read_points(reader))
 
     metrics = read_points(reader)
 
@@ -75,6 +84,7 @@ async def test_a_missed_deadline_is_counted_as_missed(
 ) -> None:
     body = {"prompt": PROMPT, "size": "512x512", "num_inference_steps": 50, "timeout_s": 0.05}
     _, [record] = await post(stages, tiny_model, tmp_path, body)
+    await await_true(lambda: "zimage.deadlines" in read_points(reader))
 
     [deadline] = read_points(reader)["zimage.deadlines"]
 
@@ -122,6 +132,7 @@ async def test_a_call_writes_one_line_without_its_prompt(
 ) -> None:
     with caplog.at_level(logging.INFO, "ray.serve.zimage"):
         await post(stages, tiny_model, tmp_path, {"prompt": PROMPT, "size": "64x64"})
+        await await_true(lambda: caplog.records)
 
     [line] = caplog.records
     assert "outcome=succeeded path=full_image pool=default size=64x64" in line.getMessage()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from cluster.exporting import build_span_processor
 from cluster.metrics import OtelMeter, use_meters
+from deployments.afterwards import Afterwards
 from deployments.call_observer import CallObserver
 from deployments.config import AppConfig
 from deployments.local_stages import LocalStages
@@ -281,7 +282,7 @@ async def test_a_cancelled_request_says_so_in_every_span_that_was_open(
         build_store(config.store),
         model,
         key_prefix="images",
-        observer=CallObserver(model, None),
+        observer=CallObserver(model, None, Afterwards()),
     )
     body = ImagesRequest(prompt="x", size="256x256", num_inference_steps=50)
     order = RequestRules.from_config(config, model).to_order(body, request_id="cancelled")

@@ -9,12 +9,11 @@ from fakes import SteppedStages
 from local_service import build_api_over
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
-from torch import Tensor
 
 from cluster.spans import Carrier
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, take_latents
+from deployments.stages import DecodeRequest, Denoised, Encoded, ImageFile, take_latents
 from pipeline.request import DenoiseRequest, StepEvent
 
 STEP_S = 0.02
@@ -57,10 +56,8 @@ class PacedDeployment:
     ) -> Denoised:
         return await take_latents(self.denoise(request, yields_steps=False))
 
-    async def decode(
-        self, latents: Tensor, order: FileOrder, trace: Carrier | None = None
-    ) -> ImageFile:
-        return await PacedStages().decode(latents, order)
+    async def decode(self, request: DecodeRequest, trace: Carrier | None = None) -> ImageFile:
+        return await PacedStages().decode(request.latents, request.order)
 
     async def wait_for_last_run(self) -> int:
         """Wait until the last run has ended, and tell the steps that it took."""

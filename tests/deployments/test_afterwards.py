@@ -1,0 +1,47 @@
+"""What a call leaves to be done when its answer is on its way."""
+
+import asyncio
+from contextvars import ContextVar
+
+from deployments.afterwards import Afterwards
+
+NEVER_S = 3600.0
+CALL: ContextVar[str] = ContextVar("CALL")
+
+
+async def test_it_is_done_later_in_the_context_of_its_call() -> None:
+    done: asyncio.Queue[str] = asyncio.Queue()
+    afterwards = Afterwards()
+    CALL.set("first")
+
+    afterwards.add(lambda: done.put_nowait(CALL.get()))
+    is_done_at_once = not done.empty()
+    CALL.set("second")
+
+    assert not is_done_at_once
+    assert await done.get() == "first"
+
+
+async def test_a_stopping_router_leaves_nothing_undone() -> None:
+    done: list[int] = []
+    afterwards = Afterwards(after_s=NEVER_S)
+    runs = asyncio.create_task(afterwards.run())
+    for number in range(3):
+        afterwards.add(lambda number=number: done.append(number))  # type: ignore[misc]
+    await asyncio.sleep(0)
+
+    runs.cancel()
+    await asyncio.wait([runs])
+
+    assert sorted(done) == [0, 1, 2]
+
+
+async def test_what_was_done_is_not_done_again_at_the_end() -> None:
+    done: asyncio.Queue[int] = asyncio.Queue()
+    afterwards = Afterwards(after_s=0.0)
+    afterwards.add(lambda: done.put_nowait(1))
+    await done.get()
+
+    afterwards.run_all()
+
+    assert done.empty()
