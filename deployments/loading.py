@@ -1,13 +1,14 @@
 """What each stage loads, as functions that a replica can call: bound, they pickle small."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import torch
 
 from deployments.cache_config import CacheConfig
+from deployments.compute_threads import go_behind
 from deployments.config import (
     PoolConfig,
     ReplicaConfig,
@@ -50,14 +51,16 @@ class StageLoader:
     """Reads the parts of one model, each on the device that its deployment is given."""
 
     weights: Weights
+    goes_behind: bool = field(default=False, kw_only=True)
+    """Whether a stage on the CPU lets others go first: the loading thread, and what it starts."""
 
     def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         """Read tokenizer and language model."""
-        return self._load_text_encoder(_choose(config), config.to_options())
+        return self._load_text_encoder(self._choose(config), config.to_options())
 
     def cached_text_encoder(self, config: TextEncoderConfig, cache: CacheConfig) -> TextEncoder:
         """Read tokenizer and language model, and keep what they encode."""
-        compute, options = _choose(config), config.to_options()
+        compute, options = self._choose(config), config.to_options()
         text_encoder = self._load_text_encoder(compute, options)
         if not cache.embedding_bytes:
             return text_encoder
@@ -75,7 +78,7 @@ class StageLoader:
 
     def denoiser(self, config: PoolConfig) -> tuple[StepLoop, str]:
         """Read the transformer, and say what its bytes depend on."""
-        compute = _choose(config)
+        compute = self._choose(config)
         step_loop = load_step_loop(self.weights, compute, config.step_loop.to_options())
         self._warm_up(step_loop, config)
         return step_loop, fingerprint(compute, config)
@@ -110,7 +113,7 @@ class StageLoader:
         Raises:
             AccelerationUnavailableError: If this machine cannot run the kernels.
         """
-        compute = _choose(config)
+        compute = self._choose(config)
         chosen = choose_acceleration(AccelerationOptions(config.kernels), compute.device)
         vae = load_vae(self.weights, device=compute.device, dtype=compute.dtype)
         decoder = FittingVaeDecoder(
@@ -121,6 +124,17 @@ class StageLoader:
             for _ in range(NUM_WARM_RUNS):
                 decoder.decode(latents)
         return decoder
+
+    def _choose(self, config: ReplicaConfig) -> ComputeDevice:
+        """Choose the device of a replica, and hold it to its memory there."""
+        # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
+        compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
+        if compute.device.type == "cpu" and self.goes_behind:
+            go_behind()
+        memory_gib = memory_of(config)
+        if compute.device.type == "cuda" and memory_gib is not None:
+            cap_memory(compute.device, memory_gib)
+        return compute
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
@@ -153,13 +167,3 @@ def _name_tiling(tiling: TilingConfig) -> str:
         f"tiles-{tiling.tile_size}-{tiling.overlap}-{tiling.positions}"
         f"-base-{tiling.start_sigma:g}-{tiling.base_max_pixels}"
     )
-
-
-def _choose(config: ReplicaConfig) -> ComputeDevice:
-    """Choose the device of a replica, and hold it to its memory there."""
-    # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
-    compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
-    memory_gib = memory_of(config)
-    if compute.device.type == "cuda" and memory_gib is not None:
-        cap_memory(compute.device, memory_gib)
-    return compute
