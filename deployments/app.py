@@ -44,7 +44,7 @@ def build_app(config: AppConfig) -> Application:
     """
     weights = resolve_weights(config.model.source, config.model.revision)
     model = describe_model(weights, served_name=config.model.served_name)
-    return bind_app(config, build_loader(config, weights), model)
+    return bind_app(config, build_loader(config, weights, goes_behind=True), model)
 
 
 def bind_app(config: AppConfig, load: StageLoader, model: ServedModel) -> Application:

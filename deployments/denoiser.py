@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from cluster.metrics import record
@@ -21,6 +22,7 @@ from cluster.telemetry import (
     TILES,
 )
 from deployments.backlog import ReplicaReport
+from deployments.compute_threads import load_on_new_thread
 from deployments.forward_watch import FollowedRequest, ForwardWatch
 from deployments.replica_report import to_report
 from deployments.stage_telemetry import StageRun, StageTelemetry
@@ -87,7 +89,9 @@ class DenoiserDeployment:
         telemetry: StageTelemetry | None = None,
     ) -> None:
         self._telemetry = telemetry or StageTelemetry("denoise")
-        self._step_loop, self._fingerprint = self._telemetry.start(load)
+        self._step_loop, self._fingerprint = self._telemetry.start(
+            partial(load_on_new_thread, load)
+        )
         self._replica = name_replica()
         self._terms = terms
         self._watch = ForwardWatch(

@@ -1,7 +1,6 @@
 """The steps of one picture; every way to ask for one goes through here. No HTTP, no Ray."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from deployments.errors import (
     RETRY_AFTER_S,
     DeadlineExceededError,
     DependencyError,
-    InternalError,
 )
 from deployments.log import logger
 from deployments.other_stages import OtherStages
@@ -27,7 +25,7 @@ from deployments.pool_choice import PoolChooser, Route
 from deployments.retries import try_again
 from deployments.routing.decisions import RequestFacts
 from deployments.served_model import ServedModel
-from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages
+from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages, take_latents
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import (
@@ -228,13 +226,7 @@ class Generation:
     ) -> Denoised:
         is_followed = on_event is not None and request.is_followed
         events = self._stages.denoise(pool, request, yields_steps=is_followed)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if isinstance(event, Denoised):
-                    return event
-                if on_event is not None:
-                    await on_event(index, event)
-        raise InternalError(f"pool {pool} ended request {request.id} without latents")
+        return await take_latents(events, None if on_event is None else partial(on_event, index))
 
     async def _store_file(
         self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile

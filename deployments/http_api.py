@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.admission import Admission, Charge, may_use, to_order
+from deployments.documented_api import DocumentedApi
 from deployments.drawn_images import DrawnImage, DrawnImages
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
 from deployments.errors import ApiError, NotFoundError
@@ -84,7 +85,7 @@ class ImagesApi:
 
     def build(self) -> FastAPI:
         """Return the ASGI application."""
-        app = FastAPI(
+        app = DocumentedApi(
             title="zimage-serve",
             description="Text to image on Ray Serve, in the form of OpenAI's images API.",
             lifespan=self._lifespan,

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from deployments.cache_config import CacheConfig
+from deployments.compute_threads import go_behind
 from deployments.config import (
     AppConfig,
     PoolConfig,
@@ -53,6 +54,8 @@ class StageLoader:
 
     weights: Weights
     kernel_cache: KernelCache | None = field(default=None, kw_only=True)
+    goes_behind: bool = field(default=False, kw_only=True)
+    """Whether a stage on the CPU lets others go first: the loading thread, and what it starts."""
 
     def text_encoder(self, config: TextEncoderConfig) -> TextEncoder:
         """Read tokenizer and language model."""
@@ -87,6 +90,8 @@ class StageLoader:
         """Choose a replica's device, hold it to its memory there, and open its kernels."""
         # Ray sets OMP_NUM_THREADS to the reserved CPUs, which are a fraction here.
         compute = choose_device(config.device, num_threads=config.num_threads or os.cpu_count())
+        if compute.device.type == "cpu" and self.goes_behind:
+            go_behind()
         memory_gib = memory_of(config)
         if compute.device.type == "cuda" and memory_gib is not None:
             cap_memory(compute.device, memory_gib)
@@ -137,9 +142,10 @@ class StageLoader:
         return decoder
 
 
-def build_loader(config: AppConfig, weights: Weights) -> StageLoader:
+def build_loader(config: AppConfig, weights: Weights, *, goes_behind: bool = False) -> StageLoader:
     """Build what reads the stages of one model, for one configuration."""
-    return StageLoader(weights, kernel_cache=build_kernel_cache(config, revision=weights.revision))
+    kernel_cache = build_kernel_cache(config, revision=weights.revision)
+    return StageLoader(weights, kernel_cache=kernel_cache, goes_behind=goes_behind)
 
 
 def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from deployments.errors import ApiError
 from deployments.generation import SOFTWARE
 from deployments.log import logger
-from deployments.stages import Denoised, FileOrder, Stages
+from deployments.stages import FileOrder, Stages, take_latents
 from pipeline.errors import PipelineError
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
@@ -74,9 +74,9 @@ class Readiness:
             seed=0,
             num_inference_steps=1,
         )
-        async for event in self._stages.denoise(pool, request):
-            if isinstance(event, Denoised):
-                await self._stages.decode(event.result.latents, _warm_up_file(event.fingerprint))
+        denoised = await take_latents(self._stages.denoise(pool, request))
+        file = _warm_up_file(denoised.fingerprint)
+        await self._stages.decode(denoised.result.latents, file)
 
 
 def _warm_up_file(fingerprint: str) -> FileOrder:

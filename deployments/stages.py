@@ -1,7 +1,7 @@
 """The stages as the router sees them, wherever they run, and what passes between."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,8 @@ from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
 from pipeline.tensor_pickling import PicklesTensors
+
+StepListener = Callable[[StepEvent], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,14 @@ class Stages(Protocol):
         ...
 
 
-async def take_latents(events: AsyncGenerator[StepEvent | Denoised, None]) -> Denoised:
-    """Return what a denoiser ends with, for a caller that follows no steps."""
+async def take_latents(
+    events: AsyncGenerator[StepEvent | Denoised, None], on_step: StepListener | None = None
+) -> Denoised:
+    """Return what a denoiser ends with; `on_step` is told what comes before."""
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, Denoised):
                 return event
+            if on_step is not None:
+                await on_step(event)
     raise RuntimeError("a denoiser must end with latents, got only steps")

@@ -18,8 +18,8 @@ class TextEncoderDeployment:
         self, load: Callable[[], TextEncoder], telemetry: StageTelemetry | None = None
     ) -> None:
         self._telemetry = telemetry or StageTelemetry("encode")
-        self._text_encoder = self._telemetry.start(load)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="text-encoder")
+        self._text_encoder = self._telemetry.start(lambda: self._thread.submit(load).result())
 
     async def encode(self, prompt: str, trace: Carrier | None = None) -> Encoded:
         """Encode one prompt."""

@@ -20,8 +20,8 @@ class VaeDecoderDeployment:
         self, load: Callable[[], VaeDecoder], telemetry: StageTelemetry | None = None
     ) -> None:
         self._telemetry = telemetry or StageTelemetry("decode")
-        self._vae_decoder = self._telemetry.start(load)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vae-decoder")
+        self._vae_decoder = self._telemetry.start(lambda: self._thread.submit(load).result())
 
     async def decode(self, request: DecodeRequest, trace: Carrier | None = None) -> ImageFile:
         """Decode latents and encode the file."""

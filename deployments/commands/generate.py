@@ -24,10 +24,11 @@ from deployments.local_stages import load_local_stages
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesRequest
 from deployments.served_model import ServedModel, describe_model
-from deployments.stages import Denoised, FileOrder, Stages
+from deployments.stages import FileOrder, Stages, take_latents
 from deployments.validation import RequestRules
 from deployments.validation_errors import explain_validation_error
 from pipeline.errors import PipelineError
+from pipeline.request import StepEvent
 from pipeline.weights import resolve_weights
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -113,12 +114,12 @@ async def _draw_order(
     encoded = await stages.encode(order.prompt)
     request = order.to_denoise_request(0, encoded.encoding, timeout_s=None)
     with tqdm(total=order.num_inference_steps, unit="step") as progress:
-        async for event in stages.denoise(route.pool, request, yields_steps=True):
-            if isinstance(event, Denoised):
-                break
+
+        async def on_step(_: StepEvent) -> None:
             progress.update()
-        else:
-            raise PipelineError("the denoiser ended without latents")
-    provenance = build_provenance(order, route.path, model, order.seed, event.fingerprint)
+
+        events = stages.denoise(route.pool, request, yields_steps=True)
+        denoised = await take_latents(events, on_step)
+    provenance = build_provenance(order, route.path, model, order.seed, denoised.fingerprint)
     file_order = FileOrder(order.output_format, order.output_compression, provenance)
-    return (await stages.decode(event.result.latents, file_order)).content
+    return (await stages.decode(denoised.result.latents, file_order)).content

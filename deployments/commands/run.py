@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
@@ -21,6 +22,7 @@ from deployments.commands.exposure import check_exposure
 from deployments.commands.machine import local_defaults
 from deployments.commands.mixed_nodes import mixed_defaults
 from deployments.commands.options import to_config
+from deployments.commands.ray_watch import RayWatch, watch_ray
 from deployments.commands.tour import show_tour
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError, merge
@@ -41,11 +43,13 @@ def run_service(options: argparse.Namespace) -> int:
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
         cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
-        with cluster, _stop_signal() as stop:
-            return _serve(config, options, url, stop)
-    except (ConfigurationError, PipelineError, OSError) as exc:
-        print(f"zimage-serve: {exc}")
-        return 1
+        with cluster, _stop_signal() as stop, watch_ray(stop) as watch:
+            failure = _serve(config, options, url, stop, watch)
+    except (ConfigurationError, PipelineError, OSError, RayError) as exc:
+        failure = str(exc)
+    if failure is not None:
+        print(f"zimage-serve: {failure}")
+    return 0 if failure is None else 1
 
 
 def _defaults(options: argparse.Namespace, url: str) -> dict[str, Any]:
@@ -82,7 +86,14 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _serve(config: AppConfig, options: argparse.Namespace, url: str, stop: threading.Event) -> int:
+def _serve(
+    config: AppConfig,
+    options: argparse.Namespace,
+    url: str,
+    stop: threading.Event,
+    watch: RayWatch,
+) -> str | None:
+    """Serve until `stop`; return what failed, or None."""
     application = build_app(config)
     print(f"loading {config.model.source} ...", flush=True)
     serve.start(
@@ -105,21 +116,26 @@ def _serve(config: AppConfig, options: argparse.Namespace, url: str, stop: threa
         )
         failure = _wait_until_ready(url, stop)
         if failure is not None:
-            print(f"zimage-serve: {failure}")
-            return 1
+            return failure
         if not stop.is_set():
             _print_how_to_try(url, config)
             if options.mixed:
                 tour = partial(show_tour, url, partial(print, flush=True))
                 threading.Thread(target=tour, daemon=True).start()
             stop.wait()
-        print("stopping", flush=True)
-        return 0
+        if watch.failure is None:
+            print("stopping", flush=True)
+        return watch.failure
     finally:
-        if options.address is None:
-            shut_down_serve(within_s=_SHUT_DOWN_S)
-        else:
-            serve.delete(APPLICATION)
+        if watch.failure is None:
+            _shut_down(options.address)
+
+
+def _shut_down(address: str | None) -> None:
+    if address is None:
+        shut_down_serve(within_s=_SHUT_DOWN_S)
+    else:
+        serve.delete(APPLICATION)
 
 
 def _wait_until_ready(url: str, stop: threading.Event) -> str | None:

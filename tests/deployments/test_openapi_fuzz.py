@@ -129,3 +129,16 @@ def test_every_documented_operation_is_fuzzed(local_app: FastAPI) -> None:
     }
 
     assert documented == set(OPERATIONS)
+
+
+def test_invalid_input_is_documented_as_the_400_that_it_gets(local_app: FastAPI) -> None:
+    document = local_app.openapi()
+    statuses = {
+        (path, method.upper()): set(operation["responses"])
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+
+    assert {each for each in statuses if "400" in statuses[each]} >= set(TAKE_INPUT)
+    assert [each for each in statuses if "422" in statuses[each]] == []
+    assert "ValidationError" not in str(document)

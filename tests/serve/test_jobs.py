@@ -1,22 +1,21 @@
 """Jobs on Ray Serve survive the death of the processes that run them."""
 
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import psutil
 import pytest
 import yaml
+from job_polling import finish_job
 from service import Service, run_service
 
 pytestmark = pytest.mark.serve
 
 NUM_JOBS: Final = 20
-WITHIN_S: Final = 240.0
 BODY: Final = {"prompt": "a red circle", "size": "256x256", "num_inference_steps": 30}
 
 
@@ -51,28 +50,6 @@ def replicas(service: Service, deployment: str) -> list[psutil.Process]:
     ]
 
 
-def read(service: Service, id: str) -> dict[str, Any]:
-    """Read a job, from whichever router answers."""
-    deadline = time.monotonic() + WITHIN_S
-    while True:
-        try:
-            answer = httpx.get(f"{service.url}/v1/images/jobs/{id}", timeout=30)
-            if answer.status_code < 500:
-                return dict(answer.raise_for_status().json())
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def finish(service: Service, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + WITHIN_S
-    while (job := read(service, id))["status"] in ("queued", "running"):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.2)
-    return job
-
-
 def test_jobs_survive_a_killed_router_and_a_killed_denoiser(service: Service) -> None:
     url = f"{service.url}/v1/images/jobs"
     with ThreadPoolExecutor(4) as threads:
@@ -86,7 +63,7 @@ def test_jobs_survive_a_killed_router_and_a_killed_denoiser(service: Service) ->
     victims = [replicas(service, name)[0] for name in ("RouterDeployment", "DenoiserDeployment")]
     for victim in victims:
         victim.send_signal(signal.SIGKILL)
-    jobs = [finish(service, id) for id in ids]
+    jobs = [finish_job(service, id) for id in ids]
 
     assert {job["status"] for job in jobs} == {"succeeded"}
     items = [item for job in jobs for item in job["result"]["data"]]

@@ -1,6 +1,7 @@
 """One service on Ray Serve, used as callers use it."""
 
 import base64
+import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from PIL import Image
+from ray_processes import TITLES, find_processes
 from service import Service, run_service
 
 from pipeline.image_file import read_provenance
@@ -133,3 +135,16 @@ def test_an_answer_longer_than_rays_own_messages_comes_whole(client: OpenAI) -> 
     assert [Image.open(BytesIO(base64.b64decode(file))).size for file in files] == [
         (1024, 1024)
     ] * 2
+
+
+def test_stages_compute_on_the_cpu_behind_whatever_answers_callers(service: Service) -> None:
+    last = {kind: max(nicenesses(service, kind)) for kind in TITLES}
+
+    stages = {"text encoder", "denoiser", "VAE decoder"}
+    assert {kind for kind, niceness in last.items() if niceness == 19} == stages
+
+
+def nicenesses(service: Service, kind: str) -> set[int]:
+    """Return those of the threads of a process."""
+    [process] = find_processes(service, kind)
+    return {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in process.threads()}

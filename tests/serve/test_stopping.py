@@ -1,13 +1,15 @@
-"""A service that is told to stop ends cleanly, and leaves nothing behind."""
+"""A service that is told to stop ends cleanly, one that cannot go on says so; neither lingers."""
 
 import signal
 from pathlib import Path
 
 import psutil
 import pytest
-from service import run_service
+from service import Service, run_service
 
 pytestmark = pytest.mark.serve
+
+LEFT_WITHIN_S = 90.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -24,3 +26,33 @@ def test_a_signal_stops_every_process(
     assert exit_code == 0
     assert {"raylet", "gcs_server"} <= names
     assert [process for process in started if process.is_running()] == []
+
+
+@pytest.mark.parametrize(
+    ("victim", "ended"),
+    [
+        ("gcs_server", "gcs_server"),
+        ("raylet", "raylet"),
+        # Its raylet ends with it.
+        ("ray::RuntimeEnvAgent", "raylet"),
+    ],
+)
+def test_the_end_of_a_process_that_nothing_replaces_ends_the_service_with_an_error(
+    tiny_model: Path, tmp_path: Path, victim: str, ended: str
+) -> None:
+    options = ("--model", str(tiny_model), "--store", str(tmp_path / "images"))
+    with run_service(tmp_path, *options) as service:
+        started = psutil.Process(service.process.pid).children(recursive=True)
+        [process] = [each for each in started if each.name() == victim]
+        process.kill()
+        exit_code = service.process.wait(60)
+
+    assert exit_code == 1
+    assert last_line(service) == f"zimage-serve: Ray's {ended} ended, and with it the service"
+    # Agents of Ray's try to reach a control store that is gone, for a minute.
+    psutil.wait_procs(started, timeout=LEFT_WITHIN_S)
+    assert [each for each in started if each.is_running()] == []
+
+
+def last_line(service: Service) -> str:
+    return service.log.read_text("utf-8").splitlines()[-1]

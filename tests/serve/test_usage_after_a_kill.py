@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 from service import Service, run_service
+from usage_config import usage_config
 
 from cluster.telemetry import Outcome
 from cluster.usage import UsageRecord, merge_records, read_records
@@ -25,14 +27,10 @@ SHORT = {"prompt": "x", "size": "64x64"}
 
 @pytest.fixture
 def service(tiny_model: Path, tmp_path: Path) -> Iterator[Service]:
-    environment = {
-        "ZIMAGE_USAGE__ENABLED": "true",
-        "ZIMAGE_USAGE__JOURNAL": str(tmp_path / "journal"),
-        "ZIMAGE_USAGE__EXPORT__FOLDER": str(tmp_path / "usage"),
-        "ZIMAGE_USAGE__EXPORT_PERIOD_S": "0.2",
-    }
-    options = ("--model", str(tiny_model), "--store", str(tmp_path / "images"))
-    with run_service(tmp_path, *options, environment=environment) as service:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(usage_config(tmp_path)))
+    options = ("--config", str(file), "--model", str(tiny_model))
+    with run_service(tmp_path, *options, "--store", str(tmp_path / "images")) as service:
         yield service
 
 

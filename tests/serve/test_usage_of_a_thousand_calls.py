@@ -19,6 +19,7 @@ import yaml
 from prometheus_server import PrometheusServer, run_prometheus
 from ray_processes import await_processes, find_processes
 from service import Service, free_port, run_service
+from usage_config import usage_config
 
 from cluster.telemetry import Outcome
 from cluster.usage import Price, UsageRecord, count_usage, merge_records, read_records
@@ -89,12 +90,7 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder, port = tmp_path_factory.mktemp("thousand"), free_port()
     config = {
         "pools": [{"min_replicas": 2, "max_replicas": 2, "num_threads": 1}],
-        "usage": {
-            "enabled": True,
-            "journal": str(folder / "journal"),
-            "export": {"folder": str(folder / "usage")},
-            "export_period_s": 0.5,
-        },
+        **usage_config(folder),
     }
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))

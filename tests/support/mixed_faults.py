@@ -45,10 +45,12 @@ def make_order(index: int) -> Order:
 
 
 @contextlib.contextmanager
-def run_mixed(folder: Path, environment: dict[str, str]) -> Iterator[Service]:
+def run_mixed(
+    folder: Path, environment: dict[str, str], settings: dict[str, Any] | None = None
+) -> Iterator[Service]:
     """Run the cluster with tiles so small that pictures of 192x128 have two."""
     file = folder / "zimage.yaml"
-    file.write_text(yaml.safe_dump(_config()), "utf-8")
+    file.write_text(yaml.safe_dump({**_config(), **(settings or {})}), "utf-8")
     options = ("--mixed", "--config", str(file), "--store", str(folder / "images"))
     with run_service(folder, *options, environment=environment) as service:
         _await_tour(service)

@@ -19,12 +19,22 @@ TITLES: Final = {
     "controller": "ray::ServeController",
 }
 """How the title of each kind of process begins."""
+HELPERS: Final = {
+    "autoscaler": "/autoscaler/_private/monitor.py",
+    "dashboard": "/dashboard/dashboard.py",
+    "log monitor": "/_private/log_monitor.py",
+}
+"""What is in the command of each process of Ray's that nothing replaces, and nothing needs."""
 
 
 def find_processes(service: Service, kind: str) -> list[psutil.Process]:
     """Return the living processes of a kind."""
     children = psutil.Process(service.process.pid).children(recursive=True)
-    return [process for process in children if _title(process).startswith(TITLES[kind])]
+    return [process for process in children if _is_a(kind, _title(process))]
+
+
+def _is_a(kind: str, title: str) -> bool:
+    return HELPERS[kind] in title if kind in HELPERS else title.startswith(TITLES[kind])
 
 
 def await_processes(
