@@ -21,9 +21,9 @@ from deployments.routing.paths import RoutingPolicy
 from deployments.simulator.dispatch import (
     CostDispatcher,
     Dispatcher,
+    LeastWorkDispatcher,
     RoundRobinDispatcher,
     TwoChoicesDispatcher,
-    TwoChoicesInPoolDispatcher,
 )
 from deployments.simulator.plans import PoolPlan, ServicePlan, plan_pool
 from deployments.simulator.report import Report, summarise
@@ -48,8 +48,8 @@ CLUSTERS: Final[Mapping[str, tuple[PoolPlan, ...]]] = {
 }
 
 DISPATCHERS: Final[Mapping[str, Callable[[], Dispatcher]]] = {
-    "cost": lambda: CostDispatcher(RoutingPolicy()),
-    "cost, then two choices": lambda: TwoChoicesInPoolDispatcher(RoutingPolicy(), Random(1)),
+    "cost": lambda: CostDispatcher(RoutingPolicy(), Random(1)),
+    "cost, then least work": lambda: LeastWorkDispatcher(RoutingPolicy()),
     "two choices": lambda: TwoChoicesDispatcher(Random(1)),
     "round robin": RoundRobinDispatcher,
 }

@@ -46,9 +46,9 @@ from deployments.config import AppConfig
 from deployments.replica_bounds import pool_options
 from deployments.routing.paths import RoutingPolicy
 from deployments.simulator.dispatch import (
+    CostDispatcher,
     RoundRobinDispatcher,
     TwoChoicesDispatcher,
-    TwoChoicesInPoolDispatcher,
 )
 from deployments.simulator.traces import Trace, draw_trace, steady
 from tests.benchmarks.routing import MIX, UNITS_PER_REQUEST, simulate
@@ -184,7 +184,7 @@ def print_measured(router: str, calls: Sequence[Call]) -> None:
 
 def print_simulated(options: argparse.Namespace) -> None:
     dispatchers: dict[str, Any] = {
-        "cost": TwoChoicesInPoolDispatcher(RoutingPolicy(), Random(1)),
+        "cost": CostDispatcher(RoutingPolicy(), Random(1)),
         "two choices": TwoChoicesDispatcher(Random(1)),
         "round robin": RoundRobinDispatcher(),
     }

@@ -1,14 +1,16 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.rates import guess_rate
 from deployments.backlog import ReplicaReport
-from deployments.routing.decisions import Work
+from deployments.routing.decisions import PassWork, Work
 from deployments.routing.replicas import choose_replica
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
 from deployments.simulator.step_loop import HeldPart
-from pipeline.request import Priority
+from pipeline.request import Priority, RenderPath
 from tests.deployments.simulator.plans import BIG_UNITS_PER_S, big_pool
 
 SIZE = (1024, 1024)
@@ -46,7 +48,7 @@ def test_the_replica_found_is_one_that_choose_replica_would_take(
         replica.loop.add(HeldPart(request, 1, 1.0, own_s, 1.0, is_batch=is_batch), 0.0)
     found = pool.find_least_loaded(is_batch=priority is Priority.BATCH)
     reports = {replica.serial: to_report(replica, 0.0) for replica in pool.replicas}
-    chosen = choose_replica(reports.values(), Work(1.0, 1, 1), SIZE, priority)
+    chosen = choose_replica(reports.values(), Work((PassWork(1, 1, 1.0),)), SIZE, priority)
     assert found is not None
     assert chosen is not None
     is_batch = priority is Priority.BATCH
@@ -59,7 +61,8 @@ def test_the_replica_found_is_one_that_choose_replica_would_take(
 
 @given(st.lists(st.tuples(st.floats(0.1, 9.0), st.integers(0, 3)), max_size=30))
 def test_the_backlog_of_a_pool_is_the_sum_of_its_replicas(works: list[tuple[float, int]]) -> None:
-    pool = SimulatedPool(big_pool(4, 4))
+    plan = big_pool(4, 4)
+    pool = SimulatedPool(replace(plan, traits=replace(plan.traits, path=RenderPath.TILED)))
     for _ in range(4):
         pool.join_warm(0.0)
     for request, (own_s, place) in enumerate(works):
