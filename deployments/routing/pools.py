@@ -123,7 +123,7 @@ def build_state(
         num_starting: Replicas that were asked for and do not take work yet.
         start_left_s: Seconds until the next of them does.
     """
-    share = share_of_mean_wait(traits.path, backlog.num_replicas, backlog.num_idle_replicas)
+    share = share_of_mean_wait(backlog.num_replicas, backlog.num_idle_replicas)
     return PoolState(
         traits=traits,
         rate=typical_rate(backlog.rates, guess),
@@ -144,12 +144,12 @@ def build_state(
     )
 
 
-def share_of_mean_wait(path: RenderPath, num_replicas: int, num_idle_replicas: int) -> float:
+def share_of_mean_wait(num_replicas: int, num_idle_replicas: int) -> float:
     """Return how much of its replicas' mean wait a pool lets a request wait.
 
-    Whole pictures go to the one with fewer of two replicas at random, so they wait only where both
-    are busy. Tiles take turns, idle replicas or not.
+    A whole picture goes to the one with fewer requests of two replicas at random, so it waits only
+    where both are busy. Tiles take turns, at every step anew, which comes to about as much.
     """
-    if path is RenderPath.TILED or num_replicas < 2:
+    if num_replicas < 2:
         return 1.0
     return max(0, num_replicas - num_idle_replicas - 1) / (num_replicas - 1)

@@ -58,7 +58,7 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     is_cold = pool.num_replicas == 0
     is_interactive = facts.priority is Priority.INTERACTIVE
     warm_wait_s = pool.interactive_wait_s if is_interactive else pool.wait_s
-    own_s = _run_s(work, pool.rate, max(1, pool.num_idle_replicas)) + facts.other_stages_s
+    own_s = _run_s(work, pool.rate, max(1, pool.num_replicas)) + facts.other_stages_s
     may_wait = pool.traits.max_held_units * pool.traits.max_replicas
     most = may_wait if is_cold else pool.max_backlog_units
     excess = pool.backlog_units + work.units - most
@@ -75,7 +75,10 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
 
 
 def _run_s(work: Work, rate: ReplicaRate, num_replicas: int) -> float:
-    """Return how long so many replicas take that do nothing else."""
+    """Return how long so many replicas take that do nothing else.
+
+    Tiles go to all replicas of a pool, idle or not; what those hold is waited for anyway.
+    """
     return sum(
         one.num_steps * ceil(one.num_tiles / num_replicas) * rate.estimate_s(one.tile_units, 1)
         for one in work.passes

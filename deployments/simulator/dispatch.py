@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from operator import attrgetter
 from random import Random
 from typing import Final, Protocol
@@ -20,7 +21,8 @@ class Assignment:
 
     pool: SimulatedPool
     work: Work
-    estimate_s: float | None = None
+    estimate_s: float = nan
+    """Not a number where nothing was predicted."""
     replica: SimulatedReplica | None = None
     """Where pool and replica are one choice."""
 
@@ -76,14 +78,15 @@ class CostDispatcher:
         """Choose as Ray's request router of the pool does, again while it is full."""
         pool = assignment.pool
         for _ in range(_MAX_DRAWS):
-            replica = self._draw_replica(pool)
+            replica = self._draw_replica(pool, is_batch=facts.priority is Priority.BATCH)
             if not _is_full(pool, replica, assignment.work, now_s, facts):
                 return replica
         return None
 
-    def _draw_replica(self, pool: SimulatedPool) -> SimulatedReplica:
+    def _draw_replica(self, pool: SimulatedPool, *, is_batch: bool) -> SimulatedReplica:
         if pool.traits.path is RenderPath.TILED:
-            return pool.take_turn()
+            # The tiles of every step take turns anew, which evens out what replicas hold.
+            return pool.get_least_loaded(is_batch=is_batch)
         return _choose_of_two(pool.replicas, self._draws)
 
 

@@ -61,7 +61,6 @@ class SimulatedPool:
         self._num_interactive_busy = 0
         self._num_finished = 0
         self._serial = 0
-        self._turn = 0
 
     def refresh(self, now_s: float, *, is_least_loaded: bool = True) -> None:
         """Bring what depends on the time up to date.
@@ -107,7 +106,7 @@ class SimulatedPool:
         wait_s = busy_s / self.num_replicas + (coming + coming_batch) / self.units_per_s
         busy_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
         interactive_wait_s = busy_s / self.num_replicas + coming / self.units_per_s
-        share = share_of_mean_wait(self.traits.path, self.num_replicas, self.num_idle_replicas)
+        share = share_of_mean_wait(self.num_replicas, self.num_idle_replicas)
         self.wait_s, self.interactive_wait_s = share * wait_s, share * interactive_wait_s
 
     def expect(self, units: float, now_s: float, *, is_batch: bool) -> None:
@@ -194,11 +193,6 @@ class SimulatedPool:
             self.leave(replica, now_s)
         for _, replica in self.starting:
             self.leave(replica, now_s)
-
-    def take_turn(self) -> SimulatedReplica:
-        """Return one replica after another, as tiles are sent."""
-        self._turn += 1
-        return self.replicas[self._turn % self.num_replicas]
 
     def find_least_loaded(self, *, is_batch: bool) -> SimulatedReplica | None:
         """Return the replica that would begin first, as `choose_replica` would."""

@@ -75,7 +75,7 @@ class Simulation:
         self._serial = 0
         self._num_left = len(trace)
         self._parts_left: dict[int, int] = {}
-        self._later_passes: dict[int, tuple[Assignment, list[PassWork]]] = {}
+        self._later_passes: dict[int, tuple[SimulatedPool, list[PassWork]]] = {}
         self._latency_s = np.full(len(trace), np.nan)
         self._estimate_s = np.full(len(trace), np.nan)
         self._pool_of = np.full(len(trace), -1, dtype=np.int16)
@@ -135,8 +135,7 @@ class Simulation:
         pool = assignment.pool
         pool.expect(assignment.work.units, now_s, is_batch=self._is_batch(request))
         self._pool_of[request] = self._index_of[id(pool)]
-        if assignment.estimate_s is not None:
-            self._estimate_s[request] = assignment.estimate_s
+        self._estimate_s[request] = assignment.estimate_s
         self._encoded.append((self._encoder.take(now_s, self._encode_s), request, assignment))
 
     def _send(self, request: int, assignment: Assignment, now_s: float) -> None:
@@ -166,27 +165,27 @@ class Simulation:
     def _draw(
         self, request: int, assignment: Assignment, replica: SimulatedReplica, now_s: float
     ) -> None:
-        first, *later = assignment.work.passes
+        pool, (first, *later) = assignment.pool, assignment.work.passes
         if later:
-            self._later_passes[request] = (assignment, later)
+            self._later_passes[request] = (pool, later)
             later_units = sum(one.units for one in later)
-            assignment.pool.postpone(later_units, is_batch=self._is_batch(request))
-        self._begin_pass(request, assignment.pool, first, replica, now_s)
+            pool.postpone(later_units, is_batch=self._is_batch(request))
+        self._begin_pass(request, pool, first, now_s, replica)
 
     def _begin_pass(
         self,
         request: int,
         pool: SimulatedPool,
         one: PassWork,
-        replica: SimulatedReplica,
         now_s: float,
+        first: SimulatedReplica | None = None,
     ) -> None:
+        is_batch = self._is_batch(request)
         num_parts = min(one.num_tiles, max(1, pool.num_replicas))
         if num_parts > 1:
             self._parts_left[request] = num_parts
         for part in range(num_parts):
-            if part:
-                replica = pool.take_turn()
+            replica = (not part and first) or pool.get_least_loaded(is_batch=is_batch)
             num_tiles = one.num_tiles // num_parts + (part < one.num_tiles % num_parts)
             self._hold(request, pool, replica, one, num_tiles, now_s)
 
@@ -236,12 +235,12 @@ class Simulation:
         pool.learn(part.forward_units * num_forwards, num_forwards, part.forward_s * num_forwards)
 
     def _go_on(self, request: int, now_s: float) -> None:
-        assignment, passes = self._later_passes[request]
-        pool, one = assignment.pool, passes.pop(0)
+        pool, passes = self._later_passes[request]
+        one = passes.pop(0)
         if not passes:
             del self._later_passes[request]
         pool.postpone(-one.units, is_batch=self._is_batch(request))
-        self._begin_pass(request, pool, one, pool.take_turn(), now_s)
+        self._begin_pass(request, pool, one, now_s)
 
     def _answer(self, request: int, now_s: float) -> None:
         decoded_s = self._decoder.take(now_s, self._decode_s[self._kind_of[request]])
@@ -258,9 +257,8 @@ class Simulation:
 
     def _place_waiting(self, request: int, pool: SimulatedPool, now_s: float) -> None:
         facts = self._kinds[self._kind_of[request]]
-        assignment = Assignment(pool, estimate_work(facts, pool.traits))
         replica = pool.get_least_loaded(is_batch=self._is_batch(request))
-        self._draw(request, assignment, replica, now_s)
+        self._draw(request, Assignment(pool, estimate_work(facts, pool.traits)), replica, now_s)
 
     def _is_batch(self, request: int) -> bool:
         return self._kinds[self._kind_of[request]].priority is Priority.BATCH

@@ -122,17 +122,17 @@ def test_a_pinned_path_is_taken_whatever_the_load() -> None:
     assert choose(facts, loaded(BIG, 50.0), SMALL) == ("h800", Reason.PINNED)
 
 
-def test_tiles_spread_over_idle_replicas() -> None:
+def test_tiles_spread_over_the_replicas() -> None:
     facts = replace(PICTURE_2048, pinned_path=RenderPath.TILED)
-    idle = choose_path(facts, [SMALL], POLICY)
-    alone = choose_path(facts, [replace(SMALL, num_idle_replicas=1)], POLICY)
-    assert isinstance(idle, Choice)
+    together = choose_path(facts, [SMALL], POLICY)
+    alone = choose_path(facts, [replace(SMALL, num_replicas=1, num_idle_replicas=1)], POLICY)
+    assert isinstance(together, Choice)
     assert isinstance(alone, Choice)
     # Nine tiles on eight replicas: one of them draws two.
-    assert alone.estimate_s == pytest.approx(9 / 2 * idle.estimate_s)
+    assert alone.estimate_s == pytest.approx(9 / 2 * together.estimate_s)
 
 
-def test_steps_of_a_base_pass_wait_for_one_another_however_many_replicas_are_idle() -> None:
+def test_steps_of_a_base_pass_wait_for_one_another_however_many_replicas_there_are() -> None:
     traits = replace(SMALL.traits, tile_size=768, overlap=128, start_sigma=0.5)
     option = predict(PICTURE_2048, replace(SMALL, traits=traits))
     base, tiles = option.work.passes

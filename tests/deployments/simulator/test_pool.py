@@ -1,16 +1,15 @@
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.rates import guess_rate
 from deployments.backlog import ReplicaReport
 from deployments.routing.decisions import PassWork, Work
+from deployments.routing.pools import share_of_mean_wait
 from deployments.routing.replicas import choose_replica
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
 from deployments.simulator.step_loop import HeldPart
-from pipeline.request import Priority, RenderPath
+from pipeline.request import Priority
 from tests.deployments.simulator.plans import BIG_UNITS_PER_S, big_pool
 
 SIZE = (1024, 1024)
@@ -61,8 +60,7 @@ def test_the_replica_found_is_one_that_choose_replica_would_take(
 
 @given(st.lists(st.tuples(st.floats(0.1, 9.0), st.integers(0, 3)), max_size=30))
 def test_the_backlog_of_a_pool_is_the_sum_of_its_replicas(works: list[tuple[float, int]]) -> None:
-    plan = big_pool(4, 4)
-    pool = SimulatedPool(replace(plan, traits=replace(plan.traits, path=RenderPath.TILED)))
+    pool = SimulatedPool(big_pool(4, 4))
     for _ in range(4):
         pool.join_warm(0.0)
     for request, (own_s, place) in enumerate(works):
@@ -72,7 +70,8 @@ def test_the_backlog_of_a_pool_is_the_sum_of_its_replicas(works: list[tuple[floa
     pool.refresh(0.05, is_least_loaded=False)
     held = sum(to_report(replica, 0.05).backlog_units for replica in pool.replicas)
     assert abs(pool.backlog_units - held) < 1e-6
-    assert abs(4 * pool.wait_s * BIG_UNITS_PER_S - held) < 1e-6
+    share = share_of_mean_wait(4, pool.num_idle_replicas)
+    assert abs(4 * pool.wait_s * BIG_UNITS_PER_S - share * held) < 1e-6
     assert abs(pool.interactive_wait_s - pool.wait_s) < 1e-6
 
 
