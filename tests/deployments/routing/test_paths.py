@@ -9,6 +9,7 @@ from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, 
 from deployments.routing.paths import RoutingPolicy, choose_path, cost_s, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits
 from deployments.routing.predictions import predict
+from deployments.routing_config import RoutingConfig
 from pipeline.request import Priority, RenderPath
 
 POLICY = RoutingPolicy()
@@ -266,6 +267,11 @@ def test_a_choice_explains_itself() -> None:
     decision = choose_path(PICTURE_1024, [loaded(BIG, 0.5), SMALL], POLICY)
     assert isinstance(decision, Choice)
     assert decision.explain() == "h800 (preferred of 2): 34.5 units, wait 0.50 s, own 0.79 s"
+
+
+def test_the_configuration_is_the_policy_unless_it_says_otherwise() -> None:
+    assert RoutingConfig().to_policy() == POLICY
+    assert RoutingConfig(crowding_units=24.0).to_policy() == replace(POLICY, crowding_units=24.0)
 
 
 def test_small_and_large_work_remember_their_pools_apart() -> None:
