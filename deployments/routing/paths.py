@@ -36,8 +36,8 @@ class RoutingPolicy:
     that it takes there alone."""
     batch_patience: float = 10.0
     crowding_units: float = 12.0
-    """Work that delays one other request in a busy pool: half of what a request costs, which is
-    what a pool that is busy 80 % of its time does."""
+    """Work that delays one other request: half of what a request costs on average, as in a pool
+    that is busy 80 % of its time."""
     max_slowdown: float = 20.0
     """Small interactive work passes over cards that take so many times longer than the best."""
     stickiness: float = 0.8
