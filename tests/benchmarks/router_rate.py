@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,17 +125,22 @@ def percentile(values: list[float], share: float) -> float:
 
 def read_cpu() -> dict[str, dict[int, float]]:
     """Return the CPU seconds of the service's processes, by kind and process."""
-    titles = {**TITLES, "HAProxy": "haproxy"}
-    kinds: dict[str, dict[int, float]] = {kind: {} for kind in titles}
+    kinds: dict[str, dict[int, float]] = {kind: {} for kind in (*TITLES, "HAProxy")}
     for process in psutil.Process().children(recursive=True):
         try:
-            title, times = " ".join(process.cmdline()), process.cpu_times()
-        except psutil.NoSuchProcess:
+            words, times = process.cmdline(), process.cpu_times()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        for kind, of_kind in kinds.items():
-            if Path(title).name.startswith(titles[kind]) or title.startswith(titles[kind]):
-                of_kind[process.pid] = times.user + times.system
+        if (kind := _kind_of(words)) is not None:
+            kinds[kind][process.pid] = times.user + times.system
     return kinds
+
+
+def _kind_of(words: Sequence[str]) -> str | None:
+    if words and Path(words[0]).name == "haproxy":
+        return "HAProxy"
+    title = " ".join(words)
+    return next((kind for kind, begin in TITLES.items() if title.startswith(begin)), None)
 
 
 def count_bound(options: argparse.Namespace) -> float:
