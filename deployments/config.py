@@ -10,6 +10,7 @@ from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.kernel_cache_config import KernelCacheConfig
 from deployments.keys_config import KeysConfig
+from deployments.routing_config import RoutingConfig
 from deployments.telemetry_config import TelemetryConfig, UsageConfig
 from pipeline.acceleration.options import AccelerationOptions
 from pipeline.denoising.batching import BatchingLimits
@@ -401,6 +402,7 @@ class AppConfig(_Section):
         default=(PoolConfig(),), description="The denoisers, a pool a kind of GPU."
     )
     vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
+    routing: RoutingConfig = RoutingConfig()
     store: StoreConfig = FolderStoreConfig()
     keys: KeysConfig = KeysConfig()
     cache: CacheConfig = CacheConfig()

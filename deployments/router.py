@@ -19,7 +19,6 @@ from deployments.pool_choice import LedgerPoolChooser
 from deployments.pools import to_known_pool
 from deployments.process_telemetry import start_replica_telemetry
 from deployments.readiness import Readiness
-from deployments.routing.paths import RoutingPolicy
 from deployments.served_model import ServedModel
 from deployments.trace_middleware import TraceMiddleware
 from deployments.usage_ledger import build_usage_ledger
@@ -43,7 +42,7 @@ class RouterDeployment:
         stages = HandleStages(text_encoder, denoisers, vae_decoder, by_value=config.calls.by_value)
         chooser = LedgerPoolChooser(
             [to_known_pool(pool, config, model) for pool in config.pools],
-            RoutingPolicy(),
+            config.routing.to_policy(),
             router_id=serve.get_replica_context().replica_id.unique_id,
         )
         readiness = Readiness(

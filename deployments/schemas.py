@@ -121,7 +121,7 @@ class Routing(BaseModel):
     """Which pool drew, and why it was chosen."""
 
     pool: str
-    reason: Literal["pinned", "preferred", "fastest", "only", "cold"]
+    reason: Literal["pinned", "preferred", "least_cost", "only", "cold"]
     explanation: str = Field(description="The choice in one line, as the log has it.")
     estimate_ms: float = Field(description="What was expected of `timings.total_ms`.")
 

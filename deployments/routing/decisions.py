@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from deployments.routing.pools import PoolTraits
 from pipeline.request import Priority, RenderPath
@@ -26,12 +27,40 @@ class RequestFacts:
 
 
 @dataclass(frozen=True)
+class PassWork:
+    """Steps of a picture on one canvas: tiles of a step can go on at once, steps cannot."""
+
+    num_steps: int
+    num_tiles: int
+    tile_units: float
+    """Of one forward."""
+
+    @property
+    def num_forwards(self) -> int:
+        """Of all tiles in all steps."""
+        return self.num_steps * self.num_tiles
+
+    @property
+    def units(self) -> float:
+        """Of all forwards."""
+        return self.num_forwards * self.tile_units
+
+
+@dataclass(frozen=True)
 class Work:
     """What a picture costs on one path."""
 
-    units: float
-    num_forwards: int
-    num_tiles: int
+    passes: tuple[PassWork, ...]
+
+    @cached_property
+    def units(self) -> float:
+        """Of all passes."""
+        return sum(one.units for one in self.passes)
+
+    @cached_property
+    def num_forwards(self) -> int:
+        """Of all passes."""
+        return sum(one.num_forwards for one in self.passes)
 
 
 class Reason(StrEnum):
@@ -39,7 +68,7 @@ class Reason(StrEnum):
 
     PINNED = "pinned"
     PREFERRED = "preferred"
-    FASTEST = "fastest"
+    LEAST_COST = "least_cost"
     ONLY = "only"
     COLD = "cold"
 
@@ -63,6 +92,8 @@ class Option:
     wait_s: float
     own_s: float
     """Denoising and the other stages."""
+    busy_share: float
+    """Of the pool's replicas, those that hold work."""
     is_cold: bool
     is_full: bool
     room_after_s: float

@@ -1,8 +1,9 @@
 """Which pool, and by that which path, draws a picture.
 
-The order of thought: what could draw it at all, what has room, what is in time. Then small work
-goes to the smallest cards that are not congested, which keeps the big ones free; large work goes to
-the biggest cards while they are not congested; and the rest to where it is done first.
+The order of thought: what could draw it at all, what has room, what is in time. Then where it costs
+least time, its own and others': the predicted completion, and the delay of whatever will stand
+behind it. Small work is meant for the smallest cards, which keeps the big ones free, and large work
+for the biggest: they take it while that costs little more than elsewhere.
 """
 
 from collections.abc import Sequence
@@ -29,12 +30,16 @@ class RoutingPolicy:
     """What the operator may tune."""
 
     small_pixels: int = 768 * 768
-    """Pictures up to this size fill the small cards first."""
-    interactive_patience: float = 1.0
-    """Congested is a pool whose wait is longer than so many times the picture's own time."""
+    """Pictures up to this size are meant for the small cards, larger ones for the big cards."""
+    interactive_patience: float = 2.0
+    """How much more than elsewhere a picture may cost on the cards that are meant for it, in times
+    that it takes there alone."""
     batch_patience: float = 10.0
+    crowding_units: float = 12.0
+    """Work that delays one other request: half of what a request costs on average, as in a pool
+    that is busy 80 % of its time."""
     max_slowdown: float = 20.0
-    """Interactive work passes over small cards that take so many times longer than the best."""
+    """Small interactive work passes over cards that take so many times longer than the best."""
     stickiness: float = 0.8
     """What was chosen last must be undercut by this factor."""
 
@@ -122,12 +127,32 @@ def _choose(
     if len(options) == 1:
         reason = Reason.PINNED if facts.pinned_path else Reason.ONLY
         return _settle(options[0], reason, 1)
+    cheapest = min(
+        _without_waits_for_cold(options),
+        key=lambda option: _felt_cost_s(option, policy, previous),
+    )
     in_order = _put_in_order(facts, options, policy)
-    preferred = _find_preferred(facts, in_order, policy, previous)
+    preferred = _find_preferred(facts, in_order, cheapest, policy, previous)
     if preferred is not None:
         return _settle(preferred, Reason.PREFERRED, len(options))
-    fastest = min(options, key=lambda option: _felt_s(option, policy, previous))
-    return _settle(fastest, Reason.FASTEST, len(options))
+    return _settle(cheapest, Reason.LEAST_COST, len(options))
+
+
+def _without_waits_for_cold(options: list[Option]) -> list[Option]:
+    """Leave out cold pools that would be done later than one that is up: no one gains by those."""
+    soonest_s = min((option.completion_s for option in options if not option.is_cold), default=inf)
+    return [option for option in options if not option.is_cold or option.completion_s < soonest_s]
+
+
+def cost_s(option: Option, policy: RoutingPolicy) -> float:
+    """Return the seconds that a request takes in a pool, of its own and of others.
+
+    The others' are those of a queue with Poisson arrivals: in proportion to the work, and to twice
+    the wait before it and its own time, in which they come. An idle pool delays nobody.
+    """
+    others = option.work.units / policy.crowding_units
+    crowded_s = 2 * option.wait_s + option.busy_share * option.own_s
+    return option.completion_s + others * crowded_s
 
 
 def _settle(option: Option, reason: Reason, num_options: int) -> Choice:
@@ -149,15 +174,20 @@ def _put_in_order(
 
 
 def _find_preferred(
-    facts: RequestFacts, in_order: list[Option], policy: RoutingPolicy, previous: str | None
+    facts: RequestFacts,
+    in_order: list[Option],
+    cheapest: Option,
+    policy: RoutingPolicy,
+    previous: str | None,
 ) -> Option | None:
     is_interactive = facts.priority is Priority.INTERACTIVE
     patience = policy.interactive_patience if is_interactive else policy.batch_patience
+    least_s = cost_s(cheapest, policy)
     for option in in_order:
-        # To come back takes less congestion than to have stayed.
+        # To come back takes a lower cost than to have stayed.
         is_return = previous is not None and previous != option.traits.name
-        bound_s = patience * option.own_s * (policy.stickiness**2 if is_return else 1.0)
-        if not option.is_cold and option.wait_s <= bound_s:
+        more_s = patience * option.own_s * (policy.stickiness**2 if is_return else 1.0)
+        if not option.is_cold and cost_s(option, policy) <= least_s + more_s:
             return option
     return None
 
@@ -182,6 +212,6 @@ def _biggest_first(option: Option) -> tuple[float, float]:
     return -option.traits.memory_gib, option.own_s
 
 
-def _felt_s(option: Option, policy: RoutingPolicy, previous: str | None) -> float:
+def _felt_cost_s(option: Option, policy: RoutingPolicy, previous: str | None) -> float:
     is_same = option.traits.name == previous
-    return option.completion_s * (policy.stickiness if is_same else 1.0)
+    return cost_s(option, policy) * (policy.stickiness if is_same else 1.0)

@@ -118,21 +118,23 @@ def build_state(
         traits: From the configuration.
         backlog: From the ledger.
         guess: The accelerator type's rate, for a pool without replicas.
-        is_least_loaded: Whether replicas are chosen by their backlog; otherwise a request is
-            expected to wait as long as the mean of them would let it.
+        is_least_loaded: Whether replicas are chosen by their backlog, and not as the service does.
         waiting_units: What waits for a first replica.
         num_starting: Replicas that were asked for and do not take work yet.
         start_left_s: Seconds until the next of them does.
     """
+    share = share_of_mean_wait(backlog.num_replicas, backlog.num_idle_replicas)
     return PoolState(
         traits=traits,
         rate=typical_rate(backlog.rates, guess),
         num_replicas=backlog.num_replicas,
         num_idle_replicas=backlog.num_idle_replicas,
         backlog_units=backlog.backlog_units + waiting_units,
-        wait_s=backlog.least_wait_s if is_least_loaded else backlog.wait_s,
+        wait_s=backlog.least_wait_s if is_least_loaded else share * backlog.wait_s,
         interactive_wait_s=(
-            backlog.least_interactive_wait_s if is_least_loaded else backlog.interactive_wait_s
+            backlog.least_interactive_wait_s
+            if is_least_loaded
+            else share * backlog.interactive_wait_s
         ),
         max_backlog_units=backlog.max_backlog_units,
         units_per_s=backlog.units_per_s,
@@ -140,3 +142,14 @@ def build_state(
         start_left_s=start_left_s,
         is_healthy=backlog.is_healthy,
     )
+
+
+def share_of_mean_wait(num_replicas: int, num_idle_replicas: int) -> float:
+    """Return how much of its replicas' mean wait a pool lets a request wait.
+
+    A whole picture goes to the one with fewer requests of two replicas at random, so it waits only
+    where both are busy. Tiles take turns, at every step anew, which comes to about as much.
+    """
+    if num_replicas < 2:
+        return 1.0
+    return max(0, num_replicas - num_idle_replicas - 1) / (num_replicas - 1)

@@ -4,9 +4,11 @@ Work ahead that a higher priority overtakes is not waited for.
 """
 
 from functools import lru_cache
+from math import ceil
 
 from cluster.cost import full_image_units
-from deployments.routing.decisions import Option, RequestFacts, Work
+from cluster.rates import ReplicaRate
+from deployments.routing.decisions import Option, PassWork, RequestFacts, Work
 from deployments.routing.pools import PoolStatus, PoolTraits
 from pipeline.request import LATENT_SCALE, ImageSize, Priority, RenderPath
 from pipeline.schedule import build_schedule
@@ -24,8 +26,7 @@ def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
 @lru_cache(maxsize=65536)
 def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: int) -> Work:
     if traits.path is RenderPath.FULL_IMAGE:
-        units = full_image_units(height, width, steps, forwards_per_step=per_step)
-        return Work(units, steps * per_step, 1)
+        return Work((PassWork(steps * per_step, 1, full_image_units(height, width, 1)),))
     options = TilingOptions(
         tile_size=traits.tile_size // LATENT_SCALE,
         overlap=traits.overlap // LATENT_SCALE,
@@ -34,16 +35,21 @@ def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: 
     )
     passes = plan_passes(ImageSize(height, width), build_schedule(steps), options)
     return Work(
-        units=per_step * sum(len(one.steps) * step_units(one.plan) for one in passes),
-        num_forwards=per_step * sum(len(one.steps) * len(one.plan.tiles) for one in passes),
-        num_tiles=len(passes[-1].plan.tiles),
+        tuple(
+            PassWork(per_step * len(one.steps), len(one.plan.tiles), _tile_units(one.plan))
+            for one in passes
+        )
     )
 
 
 def step_units(plan: TilePlan) -> float:
     """Return what one step over all tiles of a plan costs."""
+    return len(plan.tiles) * _tile_units(plan)
+
+
+def _tile_units(plan: TilePlan) -> float:
     height, width = plan.tile_height * LATENT_SCALE, plan.tile_width * LATENT_SCALE
-    return len(plan.tiles) * full_image_units(height, width, 1)
+    return full_image_units(height, width, 1)
 
 
 def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
@@ -52,8 +58,7 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     is_cold = pool.num_replicas == 0
     is_interactive = facts.priority is Priority.INTERACTIVE
     warm_wait_s = pool.interactive_wait_s if is_interactive else pool.wait_s
-    run_s = pool.rate.estimate_s(work.units, work.num_forwards)
-    own_s = run_s / max(1, min(work.num_tiles, pool.num_idle_replicas)) + facts.other_stages_s
+    own_s = _run_s(work, pool.rate, max(1, pool.num_replicas)) + facts.other_stages_s
     may_wait = pool.traits.max_held_units * pool.traits.max_replicas
     most = may_wait if is_cold else pool.max_backlog_units
     excess = pool.backlog_units + work.units - most
@@ -62,9 +67,21 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
         work=work,
         wait_s=_cold_wait_s(pool) if is_cold else warm_wait_s,
         own_s=own_s,
+        busy_share=1.0 if is_cold else 1 - pool.num_idle_replicas / pool.num_replicas,
         is_cold=is_cold,
         is_full=pool.backlog_units > 0 and excess > 0,
         room_after_s=excess / pool.units_per_s if pool.units_per_s else pool.traits.start_up_s,
+    )
+
+
+def _run_s(work: Work, rate: ReplicaRate, num_replicas: int) -> float:
+    """Return how long so many replicas take that do nothing else.
+
+    Tiles go to all replicas of a pool, idle or not; what those hold is waited for anyway.
+    """
+    return sum(
+        one.num_steps * ceil(one.num_tiles / num_replicas) * rate.estimate_s(one.tile_units, 1)
+        for one in work.passes
     )
 
 

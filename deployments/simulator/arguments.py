@@ -16,6 +16,8 @@ from deployments.simulator.plans import PoolPlan, ServicePlan, plan_pool
 from deployments.simulator.stage_sizes import plan_stages
 from deployments.simulator.trace_file import read_trace
 from deployments.simulator.traces import Rate, Trace, burst, diurnal, draw_trace, steady
+from pipeline.request import LATENT_SCALE, SIZE_MULTIPLE
+from pipeline.tiled_passes import TilingOptions
 
 _POOL: Final = re.compile(
     r"(?P<accelerator>[A-Za-z0-9-]+):(?P<precision>bf16|fp8)"
@@ -80,15 +82,18 @@ def parse_mix(text: str) -> dict[tuple[int, int], float]:
     return mix
 
 
-def parse_tile(text: str) -> int:
-    """Read the side of a tile; its overlap is a quarter of it, in whole patches.
+def parse_tile(text: str) -> TilingOptions:
+    """Read the side of a tile; its overlap is about a sixth of it, in whole patches.
 
     Raises:
-        ArgumentTypeError: If the side does not divide by 64.
+        ArgumentTypeError: If the side does not divide by 16.
     """
-    if not text.isdecimal() or not int(text) or int(text) % 64:
-        raise argparse.ArgumentTypeError(f"must be positive and divide by 64, got {text!r}")
-    return int(text)
+    if not text.isdecimal() or not int(text) or int(text) % SIZE_MULTIPLE:
+        raise argparse.ArgumentTypeError(
+            f"must be positive and divide by {SIZE_MULTIPLE}, got {text!r}"
+        )
+    overlap = round(int(text) / 6 / SIZE_MULTIPLE) * SIZE_MULTIPLE
+    return TilingOptions(int(text) // LATENT_SCALE, overlap // LATENT_SCALE)
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +136,7 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
     pools.add_argument(
         "--tile",
         type=parse_tile,
-        default=1024,
+        default="768",
         help="side of a tile on 16 GB cards, px (%(default)s)",
     )
 
@@ -195,6 +200,5 @@ def _to_pool(options: argparse.Namespace, pool: PoolArgument) -> PoolPlan:
         profile=H800 if is_big else CONSUMER_16GB,
         price_per_hour=pool.price_per_hour,
         start_up_s=options.start_up,
-        tile_size=options.tile,
-        overlap=options.tile // 4,
+        tiling=options.tile,
     )

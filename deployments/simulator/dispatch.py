@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
+from operator import attrgetter
 from random import Random
 from typing import Final, Protocol
 
-from deployments.routing.decisions import Option, Refusal, RequestFacts, Work
+from deployments.routing.decisions import Option, PassWork, Refusal, RequestFacts, Work
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
-from pipeline.request import Priority
+from pipeline.request import Priority, RenderPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Assignment:
 
     pool: SimulatedPool
     work: Work
-    estimate_s: float | None = None
+    estimate_s: float = nan
+    """Not a number where nothing was predicted."""
     replica: SimulatedReplica | None = None
     """Where pool and replica are one choice."""
 
@@ -41,12 +44,14 @@ class Dispatcher(Protocol):
 
 
 class CostDispatcher:
-    """`choose_path`, then the replica with the least work ahead."""
+    """The service: `choose_path`, then of two replicas the one with fewer requests, or turns."""
 
-    _is_least_loaded = True
+    _is_least_loaded = False
 
-    def __init__(self, policy: RoutingPolicy) -> None:
+    def __init__(self, policy: RoutingPolicy, draws: Random | None = None) -> None:
+        """Take the operator's policy, and what replicas are drawn with."""
         self._policy = policy
+        self._draws = draws or Random(0)
         self._previous: dict[tuple[bool, Priority], str] = {}
 
     def assign(
@@ -70,35 +75,40 @@ class CostDispatcher:
     def choose_replica(
         self, assignment: Assignment, facts: RequestFacts, now_s: float
     ) -> SimulatedReplica | None:
+        """Choose as Ray's request router of the pool does, again while it is full."""
+        pool = assignment.pool
+        for _ in range(_MAX_DRAWS):
+            replica = self._draw_replica(pool, is_batch=facts.priority is Priority.BATCH)
+            if not _is_full(pool, replica, assignment.work, now_s, facts):
+                return replica
+        return None
+
+    def _draw_replica(self, pool: SimulatedPool, *, is_batch: bool) -> SimulatedReplica:
+        if pool.traits.path is RenderPath.TILED:
+            # The tiles of every step take turns anew, which evens out what replicas hold.
+            return pool.get_least_loaded(is_batch=is_batch)
+        return _choose_of_two(pool.replicas, self._draws)
+
+
+class LeastWorkDispatcher(CostDispatcher):
+    """`choose_path`, then the replica with the least work ahead, which Ray does not know."""
+
+    _is_least_loaded = True
+
+    def choose_replica(
+        self, assignment: Assignment, facts: RequestFacts, now_s: float
+    ) -> SimulatedReplica | None:
         """Choose the replica that would begin first."""
         pool = assignment.pool
         replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
         return None if _is_full(pool, replica, assignment.work, now_s, facts) else replica
 
 
-class TwoChoicesInPoolDispatcher(CostDispatcher):
-    """`choose_path`, then Ray's own request router within the pool."""
-
-    _is_least_loaded = False
-
-    def __init__(self, policy: RoutingPolicy, draws: Random) -> None:
-        super().__init__(policy)
-        self._draws = draws
-
-    def choose_replica(
-        self, assignment: Assignment, facts: RequestFacts, now_s: float
-    ) -> SimulatedReplica | None:
-        """Choose of two at random the one with fewer requests, again while it is full."""
-        pool = assignment.pool
-        for _ in range(_MAX_DRAWS):
-            replica = _choose_of_two(pool.replicas, self._draws)
-            if not _is_full(pool, replica, assignment.work, now_s, facts):
-                return replica
-        return None
-
-
 class TwoChoicesDispatcher:
-    """Ray's default over all replicas of all pools: of two at random, the one with fewer."""
+    """Ray's default over all replicas of all pools: of two at random, the one with fewer.
+
+    Pools are one deployment to it, so a replica draws a picture alone.
+    """
 
     def __init__(self, draws: Random) -> None:
         self._draws = draws
@@ -107,11 +117,10 @@ class TwoChoicesDispatcher:
         self, facts: RequestFacts, pools: Sequence[SimulatedPool], now_s: float
     ) -> Assignment | Refusal:
         """Decide by counts of requests."""
-        draws, count = self._draws, sum(pool.num_replicas for pool in pools)
-        places = [draws.randrange(count) for _ in range(2)]
+        places = _draw_two(sum(pool.num_replicas for pool in pools), self._draws)
         candidates = [_find_place(pools, place) for place in places]
         pool, replica = min(candidates, key=lambda candidate: candidate[1].num_ongoing)
-        return Assignment(pool, estimate_work(facts, pool.traits), replica=replica)
+        return Assignment(pool, _work_alone(facts, pool), replica=replica)
 
     def choose_replica(
         self, assignment: Assignment, facts: RequestFacts, now_s: float
@@ -121,7 +130,7 @@ class TwoChoicesDispatcher:
 
 
 class RoundRobinDispatcher:
-    """One after another over all replicas of all pools."""
+    """One after another over all replicas of all pools; each draws a picture alone."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -133,7 +142,7 @@ class RoundRobinDispatcher:
         place = self._next % sum(pool.num_replicas for pool in pools)
         self._next += 1
         pool, replica = _find_place(pools, place)
-        return Assignment(pool, estimate_work(facts, pool.traits), replica=replica)
+        return Assignment(pool, _work_alone(facts, pool), replica=replica)
 
     def choose_replica(
         self, assignment: Assignment, facts: RequestFacts, now_s: float
@@ -161,8 +170,24 @@ def _find_place(
 
 
 def _choose_of_two(replicas: Sequence[SimulatedReplica], draws: Random) -> SimulatedReplica:
-    one, other = (replicas[draws.randrange(len(replicas))] for _ in range(2))
-    return one if one.num_ongoing <= other.num_ongoing else other
+    drawn = [replicas[place] for place in _draw_two(len(replicas), draws)]
+    return min(drawn, key=attrgetter("num_ongoing"))
+
+
+def _draw_two(count: int, draws: Random) -> tuple[int, ...]:
+    """Draw two different places, in random order, as Ray's `PowerOfTwoChoicesRequestRouter`."""
+    one = draws.randrange(count)
+    if count == 1:
+        return (one,)
+    other = draws.randrange(count - 1)
+    return one, other + (other >= one)
+
+
+def _work_alone(facts: RequestFacts, pool: SimulatedPool) -> Work:
+    """Return the work of the pool's own way, in as many forwards as the schedule has steps."""
+    units = estimate_work(facts, pool.traits).units
+    num_forwards = facts.num_inference_steps * facts.forwards_per_step
+    return Work((PassWork(num_forwards, 1, units / num_forwards),))
 
 
 def _is_full(

@@ -10,7 +10,8 @@ from cluster.scaling import ScalingPolicy
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
 from deployments.simulator.errors import PlanError
-from pipeline.request import RenderPath
+from pipeline.request import LATENT_SCALE, RenderPath
+from pipeline.tiled_passes import TilingOptions
 
 EXAMPLE_PRICES: Final = {
     "H200": 3.50,
@@ -97,8 +98,7 @@ def plan_pool(
     profile: GpuProfile,
     price_per_hour: float | None = None,
     start_up_s: float = 180.0,
-    tile_size: int = 1024,
-    overlap: int = 256,
+    tiling: TilingOptions | None = None,
 ) -> PoolPlan:
     """Plan a pool of one accelerator type: tiled on 16 GB cards, full images on others.
 
@@ -107,6 +107,7 @@ def plan_pool(
         PlanError: If it has no price.
     """
     known = get_accelerator(accelerator)
+    tiling = tiling or TilingOptions()
     is_small = profile is CONSUMER_16GB
     most = max_denoiser_pixels(profile.memory_gib, precision)
     traits = PoolTraits(
@@ -116,8 +117,10 @@ def plan_pool(
         max_pixels=4096 * 4096 if is_small else min(most, 2048 * 2048),
         start_up_s=start_up_s,
         max_replicas=scaling.max_replicas,
-        tile_size=tile_size,
-        overlap=overlap,
+        tile_size=LATENT_SCALE * tiling.tile_size,
+        overlap=LATENT_SCALE * tiling.overlap,
+        start_sigma=tiling.start_sigma,
+        base_max_pixels=tiling.base_max_pixels,
     )
     if price_per_hour is None and accelerator not in EXAMPLE_PRICES:
         raise PlanError(f"a price must be given for {accelerator}: there is no example")

@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 from cluster.rates import ReplicaRate, guess_rate
 from cluster.scaling import PoolDemand, ScalingState
 from deployments.demand import PoolMeter
+from deployments.routing.pools import share_of_mean_wait
 from deployments.simulator.errors import PlanError
 from deployments.simulator.plans import PoolPlan
 from deployments.simulator.replica import SimulatedReplica
@@ -29,7 +30,8 @@ class SimulatedPool:
         """Requests that wait for a first replica."""
         self.waiting_units = 0.0
         self._coming_units = [0.0, 0.0]
-        """Work whose prompt is being encoded: interactive, batch."""
+        """Work that no replica holds yet, its prompt being encoded or an earlier pass under way:
+        interactive, batch."""
         self._num_coming = 0
         self.scaling = ScalingState(plan.scaling.min_replicas)
         self.meter = PoolMeter(0.0)
@@ -101,9 +103,11 @@ class SimulatedPool:
             return
         coming, coming_batch = self._coming_units
         busy_s = self._sum_free_s - self.num_busy * now_s
-        self.wait_s = busy_s / self.num_replicas + (coming + coming_batch) / self.units_per_s
+        wait_s = busy_s / self.num_replicas + (coming + coming_batch) / self.units_per_s
         busy_s = self._sum_interactive_free_s - self._num_interactive_busy * now_s
-        self.interactive_wait_s = busy_s / self.num_replicas + coming / self.units_per_s
+        interactive_wait_s = busy_s / self.num_replicas + coming / self.units_per_s
+        share = share_of_mean_wait(self.num_replicas, self.num_idle_replicas)
+        self.wait_s, self.interactive_wait_s = share * wait_s, share * interactive_wait_s
 
     def expect(self, units: float, now_s: float, *, is_batch: bool) -> None:
         """Count a request that the pool was chosen for, before it reaches a replica."""
@@ -117,6 +121,10 @@ class SimulatedPool:
         """Count that an expected request has come."""
         self._coming_units[is_batch] -= units
         self._num_coming -= 1
+
+    def postpone(self, units: float, *, is_batch: bool) -> None:
+        """Count later passes of a picture whose first pass begins; less than 0 as they begin."""
+        self._coming_units[is_batch] += units
 
     def mean_units(self) -> float:
         """Return the mean cost of what came since the last call, or the last such mean."""

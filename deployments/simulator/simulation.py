@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from deployments.routing.decisions import Refusal, RefusalKind, RequestFacts, Work
+from deployments.routing.decisions import PassWork, Refusal, RefusalKind
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.dispatch import Assignment, Dispatcher
 from deployments.simulator.outcome import Outcome, PartBill
@@ -75,6 +75,7 @@ class Simulation:
         self._serial = 0
         self._num_left = len(trace)
         self._parts_left: dict[int, int] = {}
+        self._later_passes: dict[int, tuple[SimulatedPool, list[PassWork]]] = {}
         self._latency_s = np.full(len(trace), np.nan)
         self._estimate_s = np.full(len(trace), np.nan)
         self._pool_of = np.full(len(trace), -1, dtype=np.int16)
@@ -132,17 +133,15 @@ class Simulation:
             self._refuse(assignment, now_s)
             return
         pool = assignment.pool
-        is_batch = facts.priority is Priority.BATCH
-        pool.expect(assignment.work.units, now_s, is_batch=is_batch)
+        pool.expect(assignment.work.units, now_s, is_batch=self._is_batch(request))
         self._pool_of[request] = self._index_of[id(pool)]
-        if assignment.estimate_s is not None:
-            self._estimate_s[request] = assignment.estimate_s
+        self._estimate_s[request] = assignment.estimate_s
         self._encoded.append((self._encoder.take(now_s, self._encode_s), request, assignment))
 
     def _send(self, request: int, assignment: Assignment, now_s: float) -> None:
         facts = self._kinds[self._kind_of[request]]
         pool, work = assignment.pool, assignment.work
-        pool.receive(work.units, is_batch=facts.priority is Priority.BATCH)
+        pool.receive(work.units, is_batch=self._is_batch(request))
         if not pool.num_replicas:
             pool.waiting.append(request)
             pool.waiting_units += work.units
@@ -152,7 +151,7 @@ class Simulation:
             self._pool_of[request] = -1
             self._refuse(Refusal(RefusalKind.BUSY, 1, "every replica is full"), now_s)
         else:
-            self._place(request, facts, pool, work, replica, now_s)
+            self._draw(request, assignment, replica, now_s)
 
     def _refuse(self, refusal: Refusal, now_s: float) -> None:
         self._num_left -= 1
@@ -163,43 +162,50 @@ class Simulation:
             if pool.traits is refusal.nearest.traits:
                 pool.meter.count_refused(refusal.nearest.work.units, now_s)
 
-    def _place(
+    def _draw(
+        self, request: int, assignment: Assignment, replica: SimulatedReplica, now_s: float
+    ) -> None:
+        pool, (first, *later) = assignment.pool, assignment.work.passes
+        if later:
+            self._later_passes[request] = (pool, later)
+            later_units = sum(one.units for one in later)
+            pool.postpone(later_units, is_batch=self._is_batch(request))
+        self._begin_pass(request, pool, first, now_s, replica)
+
+    def _begin_pass(
         self,
         request: int,
-        facts: RequestFacts,
         pool: SimulatedPool,
-        work: Work,
-        replica: SimulatedReplica,
+        one: PassWork,
         now_s: float,
+        first: SimulatedReplica | None = None,
     ) -> None:
-        num_parts = min(work.num_tiles, max(1, pool.num_resting))
+        is_batch = self._is_batch(request)
+        num_parts = min(one.num_tiles, max(1, pool.num_replicas))
         if num_parts > 1:
             self._parts_left[request] = num_parts
-        is_batch = facts.priority is Priority.BATCH
         for part in range(num_parts):
-            if part:
-                replica = pool.get_least_loaded(is_batch=is_batch)
-            self._hold(request, facts, pool, replica, _share(work, part, num_parts), now_s)
+            replica = (not part and first) or pool.get_least_loaded(is_batch=is_batch)
+            num_tiles = one.num_tiles // num_parts + (part < one.num_tiles % num_parts)
+            self._hold(request, pool, replica, one, num_tiles, now_s)
 
     def _hold(
         self,
         request: int,
-        facts: RequestFacts,
         pool: SimulatedPool,
         replica: SimulatedReplica,
-        work: Work,
+        one: PassWork,
+        num_tiles: int,
         now_s: float,
     ) -> None:
-        forward_units = work.units / work.num_forwards
-        forward_s = pool.plan.forward_s(forward_units) * self._slowness[request]
-        own_s = forward_s * work.num_forwards
-        patience_s = PATIENCE * own_s
-        is_batch = facts.priority is Priority.BATCH
-        due_s = now_s + min(patience_s, inf if facts.timeout_s is None else facts.timeout_s)
+        facts = self._kinds[self._kind_of[request]]
+        num_forwards = one.num_steps * num_tiles
+        forward_s = pool.plan.forward_s(one.tile_units) * self._slowness[request]
+        own_s = forward_s * num_forwards
+        timeout_s = inf if facts.timeout_s is None else facts.timeout_s
+        due_s, is_batch = now_s + min(PATIENCE * own_s, timeout_s), self._is_batch(request)
         pool.charge(replica, own_s, now_s, is_batch=is_batch)
-        part = HeldPart(
-            request, work.num_forwards, forward_units, forward_s, due_s, is_batch=is_batch
-        )
+        part = HeldPart(request, num_forwards, one.tile_units, forward_s, due_s, is_batch=is_batch)
         replica.version += 1
         self._push(replica.loop.add(part, now_s), pool, replica, replica.version)
 
@@ -220,10 +226,21 @@ class Simulation:
             if self._parts_left[request]:
                 return
             del self._parts_left[request]
+        if request in self._later_passes:
+            self._go_on(request, now_s)
+            return
         self._answer(request, now_s)
         facts = self._kinds[self._kind_of[request]]
         num_forwards = facts.num_inference_steps * facts.forwards_per_step
         pool.learn(part.forward_units * num_forwards, num_forwards, part.forward_s * num_forwards)
+
+    def _go_on(self, request: int, now_s: float) -> None:
+        pool, passes = self._later_passes[request]
+        one = passes.pop(0)
+        if not passes:
+            del self._later_passes[request]
+        pool.postpone(-one.units, is_batch=self._is_batch(request))
+        self._begin_pass(request, pool, one, now_s)
 
     def _answer(self, request: int, now_s: float) -> None:
         decoded_s = self._decoder.take(now_s, self._decode_s[self._kind_of[request]])
@@ -240,9 +257,11 @@ class Simulation:
 
     def _place_waiting(self, request: int, pool: SimulatedPool, now_s: float) -> None:
         facts = self._kinds[self._kind_of[request]]
-        work = estimate_work(facts, pool.traits)
-        replica = pool.get_least_loaded(is_batch=facts.priority is Priority.BATCH)
-        self._place(request, facts, pool, work, replica, now_s)
+        replica = pool.get_least_loaded(is_batch=self._is_batch(request))
+        self._draw(request, Assignment(pool, estimate_work(facts, pool.traits)), replica, now_s)
+
+    def _is_batch(self, request: int) -> bool:
+        return self._kinds[self._kind_of[request]].priority is Priority.BATCH
 
     def _tick(self, now_s: float) -> None:
         for ready_s, pool in self._scaler.tick(now_s):
@@ -279,11 +298,3 @@ class Simulation:
             series=self._scaler.series,
             end_s=now_s,
         )
-
-
-def _share(work: Work, part: int, num_parts: int) -> Work:
-    if num_parts == 1:
-        return work
-    per_tile = work.num_forwards // work.num_tiles
-    num_tiles = work.num_tiles // num_parts + (part < work.num_tiles % num_parts)
-    return Work(work.units * num_tiles / work.num_tiles, per_tile * num_tiles, num_tiles)

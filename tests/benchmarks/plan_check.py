@@ -38,7 +38,7 @@ from cluster.scaling import ScalingPolicy
 from deployments.routing.decisions import RequestFacts
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
-from deployments.simulator.dispatch import TwoChoicesInPoolDispatcher
+from deployments.simulator.dispatch import CostDispatcher
 from deployments.simulator.plans import PoolPlan, ServicePlan, StagePlan
 from deployments.simulator.simulation import Simulation
 from deployments.simulator.traces import Trace, draw_trace, steady
@@ -220,7 +220,7 @@ def _fit_line(
 def _simulate(plan: ServicePlan, trace: Trace, sent: Sequence[Timing]) -> NDArray[np.float64]:
     means = _mean_by_size(sent, "own_s")
     noise = statistics.stdev(np.log(each.own_s / means[each.size]) for each in sent)
-    dispatcher = TwoChoicesInPoolDispatcher(RoutingPolicy(), Random(1))
+    dispatcher = CostDispatcher(RoutingPolicy(), Random(1))
     return Simulation(plan, trace, dispatcher, noise=noise, seed=1).run().latency_s
 
 

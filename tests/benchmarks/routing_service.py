@@ -1,6 +1,6 @@
 """Routing by cost against Ray's own routers, through the real service, its stages paced.
 
-    python tests/benchmarks/routing_service.py [--seconds 150] [--load 0.85] [--stretch 1]
+    python tests/benchmarks/routing_service.py [--seconds 150] [--load 0.85] [--together]
 
 Proxy, router, ledger, coordinator, step loops and handles are the service's own and share this
 machine with the callers; the models sleep as long as the real ones take: two H200s in bfloat16, as
@@ -10,7 +10,11 @@ measured, and four RTX 4080s in float8, by their datasheet. One trace (70 % 512x
 "two choices" and "round robin" are Ray's own routers over one deployment that holds all six cards,
 where a small card takes as long for a picture as for its tiles. Nothing is refused and nothing runs
 out of time, so that every picture counts; deadlines are looked at afterwards. The simulator's
-figures of the same trace stand below.
+figures of the same trace stand below: which of two replicas are drawn is chance, so there they are
+medians of several draws, and between what the 95th percentiles were.
+
+`--together` runs the three services side by side, each in a cluster of its own: for a machine of at
+least 16 idle cores, where that takes half the time.
 
 On few cores the service's own work takes a part of each step that it does not take in a cluster:
 `--stretch 3` lets every stage and the trace take three times as long, and divides what was measured
@@ -20,15 +24,15 @@ by three.
 import argparse
 import asyncio
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any, Final
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
@@ -36,7 +40,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 import httpx
 import numpy as np
 import pytest
-from mixed_paces import ALL, BIG, NUM_BIG, NUM_SMALL, SMALL, MixedLoader, plan_pools
+from mixed_paces import ALL, NUM_BIG, NUM_SMALL, MixedLoader
 from paced_service import run_service_over
 
 import deployments.app
@@ -44,18 +48,21 @@ from cluster.profiles import CONSUMER_16GB, H800
 from deployments.app import TAKE_TURNS
 from deployments.config import AppConfig
 from deployments.replica_bounds import pool_options
-from deployments.routing.paths import RoutingPolicy
-from deployments.simulator.dispatch import (
-    RoundRobinDispatcher,
-    TwoChoicesDispatcher,
-    TwoChoicesInPoolDispatcher,
-)
 from deployments.simulator.traces import Trace, draw_trace, steady
-from tests.benchmarks.routing import MIX, UNITS_PER_REQUEST, simulate
+from tests.benchmarks.routing import (
+    DISPATCHERS,
+    MIX,
+    SMALLEST_MIX,
+    print_header,
+    print_medians,
+    simulate,
+    to_rate,
+)
 
 ROUTERS: Final = ("cost", "two choices", "round robin")
 NUM_WARM_UP: Final = 30
 CALL_S: Final = 900.0
+NUM_SIMULATED: Final = 15
 
 
 @dataclass
@@ -144,7 +151,7 @@ async def send(url: str, trace: Trace, stretch: float) -> list[Call]:
         for number in range(0, NUM_WARM_UP, 6):
             few = [draw(client, 512, 10.0, number + each) for each in range(6)]
             await asyncio.gather(*few)
-        print(f"  {time.strftime('%H:%M:%S')} sending {len(trace)} calls", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {url}: sending {len(trace)} calls", flush=True)
         begun_s = time.monotonic()
         tasks = []
         for number, (at_s, kind) in enumerate(zip(trace.times_s, trace.kind_of, strict=True)):
@@ -164,37 +171,42 @@ def measure(router: str, trace: Trace, stretch: float) -> list[Call]:
         config = build_config(router, folder)
         load = MixedLoader.to_folder(folder / "logs").stretched(stretch)
         with run_service_over(load, config) as service:
-            return asyncio.run(send(service.url, trace, stretch))
+            calls = asyncio.run(send(service.url, trace, stretch))
+    print_measured(router, calls)
+    return calls
 
 
-def print_row(name: str, latencies_s: Sequence[float], in_time: float, rest: str = "") -> None:
-    p50, p95, p99 = np.percentile(latencies_s, [50, 95, 99])
-    print(f"{name:<26} {p50:>7.2f} {p95:>7.2f} {p99:>7.2f} {in_time:>8.2%}   {rest}", flush=True)
+def measure_all(routers: Sequence[str], trace: Trace, options: argparse.Namespace) -> list[Any]:
+    """Measure one after another, or all in processes of their own."""
+    arguments = [(router, trace, options.stretch) for router in routers]
+    if not options.together:
+        return [measure(*each) for each in arguments]
+    with multiprocessing.get_context("spawn").Pool(len(routers)) as pool:
+        return pool.starmap(measure, arguments, chunksize=1)
 
 
 def print_measured(router: str, calls: Sequence[Call]) -> None:
+    latencies_s = [call.latency_s for call in calls]
+    p50, p95, p99 = np.percentile(latencies_s, [50, 95, 99])
     in_time = sum(call.latency_s <= call.deadline_s for call in calls) / len(calls)
     sides = sorted({call.side for call in calls})
     by_size = {side: [each.latency_s for each in calls if each.side == side] for side in sides}
     rest = ", ".join(f"{side} {np.percentile(of, 95):.2f}" for side, of in by_size.items())
     shares = Counter(call.pool for call in calls)
     told = ", ".join(f"{pool} {count / len(calls):.0%}" for pool, count in shares.items())
-    print_row(f"{router}, service", [call.latency_s for call in calls], in_time, f"{rest}; {told}")
+    print(
+        f"{router + ', service':<28} {p50:>7.2f} {p95:>7.2f} {'':>7} {'':>7} {p99:>7.2f} "
+        f"{in_time:>8.2%}   {rest}; {told}",
+        flush=True,
+    )
 
 
-def print_simulated(options: argparse.Namespace) -> None:
-    dispatchers: dict[str, Any] = {
-        "cost": TwoChoicesInPoolDispatcher(RoutingPolicy(), Random(1)),
-        "two choices": TwoChoicesDispatcher(Random(1)),
-        "round robin": RoundRobinDispatcher(),
-    }
-    for router, dispatcher in dispatchers.items():
-        report = simulate(plan_pools(), dispatcher, options.load, options.seconds)
-        by_size = ", ".join(f"{size} {p95:.2f}" for size, p95 in report.p95_by_size.items())
-        print(
-            f"{router + ', simulator':<26} {report.p50_s:>7.2f} {report.p95_s:>7.2f} "
-            f"{report.p99_s:>7.2f} {report.attainment:>8.2%}   {by_size}"
-        )
+def print_simulated(router: str, options: argparse.Namespace) -> None:
+    reports = [
+        simulate(SMALLEST_MIX, DISPATCHERS[router](draws), options.load, options.seconds)
+        for draws in range(NUM_SIMULATED)
+    ]
+    print_medians(f"{router}, simulator", reports)
 
 
 def main() -> int:
@@ -203,27 +215,26 @@ def main() -> int:
     parser.add_argument("--load", type=float, default=0.85, help="share of all cards' capacity")
     parser.add_argument("--stretch", type=float, default=1.0, help="of all times")
     parser.add_argument("--routers", nargs="+", choices=ROUTERS, default=list(ROUTERS))
+    parser.add_argument("--together", action="store_true", help="all routers at once")
     parser.add_argument("--out", type=Path, help="every call, as JSON")
     options = parser.parse_args()
-    rate = options.load / UNITS_PER_REQUEST
-    rate *= NUM_BIG * BIG.units_per_s + NUM_SMALL * SMALL.units_per_s
+    rate = to_rate(SMALLEST_MIX, options.load)
     trace = draw_trace(steady(rate), options.seconds, MIX, seed=1)
-    print(f"{len(trace)} calls, {rate:.2f} a second, {options.load:.0%} load")
-    measured = {}
-    for router in options.routers:
-        measured[router] = measure(router, trace, options.stretch)
-        print_measured(router, measured[router])
-    print(f"\n{'':<26} {'p50 s':>7} {'p95 s':>7} {'p99 s':>7} {'in time':>8}   p95 by size; pools")
+    print(f"{len(trace)} calls, {rate:.2f} a second, {options.load:.0%} load", flush=True)
+    measured = dict(zip(options.routers, measure_all(options.routers, trace, options), strict=True))
+    print()
+    print_header()
     for router, calls in measured.items():
         print_measured(router, calls)
-    print_simulated(options)
+    for router in options.routers:
+        print_simulated(router, options)
     if options.out is not None:
         rows = {router: [asdict(call) for call in calls] for router, calls in measured.items()}
         options.out.write_text(json.dumps(rows))
     return judge(measured)
 
 
-def judge(measured: dict[str, list[Call]]) -> int:
+def judge(measured: Mapping[str, list[Call]]) -> int:
     """Say how much lower the 95th percentile of routing by cost is; at least 30 % is asked for."""
     p95 = {
         router: float(np.percentile([call.latency_s for call in calls], 95))
@@ -233,7 +244,7 @@ def judge(measured: dict[str, list[Call]]) -> int:
         return 0
     gains = {router: 1 - p95["cost"] / each for router, each in p95.items() if router != "cost"}
     told = ", ".join(f"{gain:.0%} lower than by {router}" for router, gain in gains.items())
-    print(f"p95 by cost is {told}")
+    print(f"p95 by cost is {told}", flush=True)
     return int(min(gains.values()) < 0.30)
 
 

@@ -18,8 +18,7 @@ OFFERS: Final = (
     ("GeForce-RTX-4060-Ti:bf16", 40),
 )
 """A kind of card, and the 95th percentile in seconds that is asked of it."""
-COMMAND: Final = "--size 1024x1024 --tile 768"
-"""The tile is `tiling.tile_size` of a pool, in image pixels."""
+COMMAND: Final = "--size 1024x1024"
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ ForwardTime = Callable[[Sequence[Tensor]], float]
 
 _NUM_PROMPT_TOKENS: Final = 64
 _PROMPT_DIM: Final = 2560
-_Z_IMAGE_LAYERS: Final = ForwardCost(dim=3840, num_layers=30, num_refiner_layers=2)
+Z_IMAGE_LAYERS: Final = ForwardCost(dim=3840, num_layers=30, num_refiner_layers=2)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class PacedTextEncoder:
         return PromptEncoding(torch.zeros(_NUM_PROMPT_TOKENS, _PROMPT_DIM, dtype=torch.bfloat16))
 
 
-def count_units(latents: Tensor) -> float:
+def count_units(latents: Tensor, cost: ForwardCost = Z_IMAGE_LAYERS) -> float:
     """Return the cost units of a forward of [16, h, w]."""
     num_tokens = latents.shape[1] * latents.shape[2] // PATCH_SIZE**2
-    return _Z_IMAGE_LAYERS.units(num_tokens, _NUM_PROMPT_TOKENS)
+    return cost.units(num_tokens, _NUM_PROMPT_TOKENS)
 
 
 def time_on_h200(items: Sequence[Tensor]) -> float:
@@ -101,11 +101,11 @@ def time_on_h200(items: Sequence[Tensor]) -> float:
 class PacedTransformer:
     """The part of `PackedTransformer` that a step loop calls."""
 
-    cost = _Z_IMAGE_LAYERS
     device: Final = torch.device("cpu")
 
-    def __init__(self, forward_s: ForwardTime) -> None:
+    def __init__(self, forward_s: ForwardTime, cost: ForwardCost) -> None:
         self._forward_s = forward_s
+        self.cost = cost
 
     def check_prompt(self, prompt_embeds: Tensor) -> None:
         assert prompt_embeds.shape[1] == _PROMPT_DIM
@@ -122,11 +122,15 @@ class LoggedStepLoop(StepLoop):
     """A step loop over a paced transformer."""
 
     def __init__(
-        self, limits: BatchingLimits, log: StageLog, forward_s: ForwardTime = time_on_h200
+        self,
+        limits: BatchingLimits,
+        log: StageLog,
+        forward_s: ForwardTime = time_on_h200,
+        cost: ForwardCost = Z_IMAGE_LAYERS,
     ) -> None:
         self._log = log
         self._seeds: dict[str, int] = {}
-        transformer: Any = PacedTransformer(forward_s)
+        transformer: Any = PacedTransformer(forward_s, cost)
         super().__init__(transformer, limits=limits, preview=LatentPreview.of_flux_vae())
 
     def submit(self, request: DenoiseRequest, listener: Listener) -> Any:

@@ -1,13 +1,15 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cluster.rates import guess_rate
 from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
-from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
+from deployments.routing.paths import RoutingPolicy, choose_path, cost_s, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits
+from deployments.routing.predictions import predict
+from deployments.routing_config import RoutingConfig
 from pipeline.request import Priority, RenderPath
 
 POLICY = RoutingPolicy()
@@ -83,11 +85,22 @@ def test_large_work_that_the_big_cards_cannot_finish_in_time_spills_to_tiles() -
 
 
 def test_large_work_stays_with_busy_big_cards_that_are_done_sooner_than_tiles() -> None:
-    assert choose(PICTURE_2048, loaded(BIG, 6.0), loaded(SMALL, 1.0)) == ("h800", Reason.FASTEST)
+    assert choose(PICTURE_2048, loaded(BIG, 3.0), loaded(SMALL, 1.0)) == ("h800", Reason.PREFERRED)
 
 
 def test_large_work_goes_to_tiles_that_are_done_sooner() -> None:
-    assert choose(PICTURE_2048, loaded(BIG, 30.0), SMALL) == ("consumer", Reason.FASTEST)
+    assert choose(PICTURE_2048, loaded(BIG, 30.0), SMALL) == ("consumer", Reason.LEAST_COST)
+
+
+def test_large_work_leaves_busy_big_cards_to_small_work_that_would_wait_for_it() -> None:
+    base_pass = replace(SMALL.traits, tile_size=768, overlap=128, start_sigma=0.5)
+    small = replace(loaded(SMALL, 4.0), traits=base_pass)
+    big = loaded(BIG, 4.0)
+    decision = choose_path(PICTURE_2048, [big, small], POLICY)
+    assert isinstance(decision, Choice)
+    assert decision.path is RenderPath.TILED
+    # It would itself be done sooner on the big cards, but they would draw nothing else meanwhile.
+    assert predict(PICTURE_2048, big).completion_s < decision.estimate_s
 
 
 def test_small_work_with_a_short_deadline_skips_the_small_cards() -> None:
@@ -110,28 +123,46 @@ def test_a_pinned_path_is_taken_whatever_the_load() -> None:
     assert choose(facts, loaded(BIG, 50.0), SMALL) == ("h800", Reason.PINNED)
 
 
-def test_tiles_spread_over_idle_replicas() -> None:
+def test_tiles_spread_over_the_replicas() -> None:
     facts = replace(PICTURE_2048, pinned_path=RenderPath.TILED)
-    idle = choose_path(facts, [SMALL], POLICY)
-    alone = choose_path(facts, [replace(SMALL, num_idle_replicas=1)], POLICY)
-    assert isinstance(idle, Choice)
+    together = choose_path(facts, [SMALL], POLICY)
+    alone = choose_path(facts, [replace(SMALL, num_replicas=1, num_idle_replicas=1)], POLICY)
+    assert isinstance(together, Choice)
     assert isinstance(alone, Choice)
-    assert alone.estimate_s == pytest.approx(8 * idle.estimate_s)
+    # Nine tiles on eight replicas: one of them draws two.
+    assert alone.estimate_s == pytest.approx(9 / 2 * together.estimate_s)
 
 
-def test_to_come_back_takes_less_congestion_than_to_have_stayed() -> None:
-    pools = (BIG, loaded(SMALL, 1.3))
+def test_steps_of_a_base_pass_wait_for_one_another_however_many_replicas_there_are() -> None:
+    traits = replace(SMALL.traits, tile_size=768, overlap=128, start_sigma=0.5)
+    option = predict(PICTURE_2048, replace(SMALL, traits=traits))
+    base, tiles = option.work.passes
+    steps_s = (base.num_steps * base.tile_units + 2 * tiles.num_steps * tiles.tile_units) / 5.0
+    assert (base.num_tiles, tiles.num_tiles) == (1, 9)
+    assert option.own_s == pytest.approx(steps_s)
+
+
+def test_to_come_back_takes_a_lower_cost_than_to_have_stayed() -> None:
+    pools = (BIG, loaded(SMALL, 0.25))
     assert choose(PICTURE_512, *pools, previous="consumer")[0] == "consumer"
     assert choose(PICTURE_512, *pools, previous="h800")[0] == "h800"
 
 
-def test_a_pool_barely_faster_does_not_take_over() -> None:
-    pools = (loaded(BIG, 10.0), loaded(SMALL, 1.0))
-    facts = replace(PICTURE_1024, timeout_s=None)
-    assert choose(facts, *pools, previous="consumer")[0] == "consumer"
-    assert choose(facts, *pools, previous="h800")[0] == "consumer"
-    assert choose(facts, loaded(BIG, 7.5), pools[1], previous="h800")[0] == "h800"
-    assert choose(facts, loaded(BIG, 7.5), pools[1], previous="consumer")[0] == "consumer"
+def test_a_pool_of_barely_lower_cost_does_not_take_over() -> None:
+    policy = RoutingPolicy(interactive_patience=0.0)
+    pools = [loaded(BIG, 4.6), loaded(SMALL, 1.0)]
+    costs = [cost_s(predict(PICTURE_1024, pool), policy) for pool in pools]
+    chosen = {
+        previous: choose_path(PICTURE_1024, pools, policy, previous=previous)
+        for previous in ("h800", "consumer")
+    }
+    assert policy.stickiness < costs[0] / costs[1] < 1 / policy.stickiness
+    assert [isinstance(each, Choice) and each.pool for each in chosen.values()] == list(chosen)
+
+
+def test_an_idle_pool_costs_a_request_its_own_time_and_others_nothing() -> None:
+    option = predict(PICTURE_1024, BIG)
+    assert cost_s(option, POLICY) == option.own_s
 
 
 def test_an_unhealthy_pool_is_never_chosen() -> None:
@@ -162,6 +193,11 @@ def test_replicas_that_are_starting_shorten_the_wait_for_a_cold_pool() -> None:
 
 def test_a_warm_pool_is_preferred_to_a_cold_one_that_would_suit_better() -> None:
     assert choose(PICTURE_512, BIG, cold(SMALL))[0] == "h800"
+
+
+def test_a_cold_pool_is_not_waited_for_to_leave_a_busy_one_to_others() -> None:
+    facts = replace(PICTURE_2048, timeout_s=300.0)
+    assert choose(facts, loaded(BIG, 50.0), cold(SMALL)) == ("h800", Reason.PREFERRED)
 
 
 def test_small_work_that_big_cards_draw_wishes_for_the_cold_small_ones() -> None:
@@ -233,6 +269,11 @@ def test_a_choice_explains_itself() -> None:
     assert decision.explain() == "h800 (preferred of 2): 34.5 units, wait 0.50 s, own 0.79 s"
 
 
+def test_the_configuration_is_the_policy_unless_it_says_otherwise() -> None:
+    assert RoutingConfig().to_policy() == POLICY
+    assert RoutingConfig(crowding_units=24.0).to_policy() == replace(POLICY, crowding_units=24.0)
+
+
 def test_small_and_large_work_remember_their_pools_apart() -> None:
     assert traffic_class(PICTURE_512, POLICY) != traffic_class(PICTURE_1024, POLICY)
 
@@ -289,6 +330,32 @@ def test_whatever_is_chosen_is_up_can_draw_it_and_is_in_time(
     )
     assert is_in_time
     assert isinstance(decision, Refusal) or decision.pool in allowed
+
+
+@given(FACTS, st.lists(STATES, min_size=1, max_size=4), st.floats(0, 10))
+def test_a_choice_costs_no_more_than_patience_allows(
+    facts: RequestFacts, pools: list[PoolState], patience: float
+) -> None:
+    policy = RoutingPolicy(interactive_patience=patience, batch_patience=patience)
+    decision = choose_path(facts, pools, policy)
+    assume(isinstance(decision, Choice) and decision.reason is not Reason.COLD)
+    assert isinstance(decision, Choice)
+    others = [
+        predict(facts, pool)
+        for pool in pools
+        if pool.is_healthy
+        and pool.num_replicas
+        and facts.height * facts.width <= pool.traits.max_pixels
+        and facts.pinned_path in (None, pool.traits.path)
+    ]
+    least_s = min(
+        cost_s(option, policy)
+        for option in others
+        if (facts.is_job or not option.is_full)
+        and (facts.is_job or option.completion_s <= (facts.timeout_s or float("inf")))
+    )
+    most_s = least_s + patience * decision.option.own_s
+    assert cost_s(decision.option, policy) <= most_s * (1 + 1e-9)
 
 
 @given(FACTS, st.lists(STATES, max_size=4))

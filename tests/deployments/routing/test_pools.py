@@ -4,7 +4,7 @@ from cluster.rates import guess_rate
 from deployments.backlog import AgedReport, PoolBacklog, ReplicaReport, summarise_pool
 from deployments.routing.decisions import Choice, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path
-from deployments.routing.pools import PoolTraits, build_state
+from deployments.routing.pools import PoolTraits, build_state, share_of_mean_wait
 from pipeline.request import Priority, RenderPath
 
 TRAITS = PoolTraits("h800", RenderPath.FULL_IMAGE, 76.0, 2048 * 2048, 120.0, 8)
@@ -50,3 +50,14 @@ def test_a_wait_is_as_long_as_the_choice_of_replicas_makes_it(
     backlog = summarise_pool("h800", reports)
     state = build_state(TRAITS, backlog, GUESS, is_least_loaded=is_least_loaded)
     assert (state.wait_s, state.interactive_wait_s) == pytest.approx(waits)
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "num_idle", "share"),
+    # Of two replicas where three of four are idle one is idle, and takes it.
+    [(4, 0, 1.0), (4, 2, 1 / 3), (4, 3, 0.0), (4, 4, 0.0), (1, 0, 1.0), (0, 0, 1.0)],
+)
+def test_where_one_of_two_replicas_is_idle_nothing_is_waited_for(
+    num_replicas: int, num_idle: int, share: float
+) -> None:
+    assert share_of_mean_wait(num_replicas, num_idle) == pytest.approx(share)

@@ -45,7 +45,7 @@ def test_as_many_tiles_are_counted_as_are_planned(
 
     work = estimate_work(RequestFacts(height, width, 8), traits)
 
-    assert work.num_tiles == len(plan.tiles)
+    assert [one.num_tiles for one in work.passes] == [len(plan.tiles)]
 
 
 @pytest.mark.parametrize(

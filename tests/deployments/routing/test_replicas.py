@@ -2,12 +2,12 @@ from dataclasses import replace
 
 from cluster.rates import guess_rate
 from deployments.backlog import ReplicaReport
-from deployments.routing.decisions import Work
+from deployments.routing.decisions import PassWork, Work
 from deployments.routing.replicas import choose_replica
 from pipeline.request import Priority
 
 SIZE = (1024, 1024)
-WORK = Work(units=34.5, num_forwards=8, num_tiles=1)
+WORK = Work((PassWork(num_steps=8, num_tiles=1, tile_units=4.3125),))
 
 
 def replica(

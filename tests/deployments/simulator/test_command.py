@@ -6,6 +6,7 @@ from PIL import Image
 
 from deployments.simulator.arguments import parse_mix, parse_pool, parse_tile
 from deployments.simulator.command import add_plan_arguments, run_plan
+from pipeline.tiled_passes import TilingOptions
 
 SHORT = ["--rate", "5", "--duration", "40"]
 
@@ -71,12 +72,12 @@ def test_a_trace_is_taken_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_tile_is_read_in_image_pixels() -> None:
-    assert parse_tile("768") == 768
+    assert parse_tile("768") == TilingOptions()
 
 
 @pytest.mark.parametrize("text", ["0", "1000", "-64", "wide"])
 def test_a_tile_whose_overlap_has_no_whole_patches_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="must be positive and divide by 64"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be positive and divide by 16"):
         parse_tile(text)
 
 

