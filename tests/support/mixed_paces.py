@@ -11,7 +11,7 @@ from stage_log import StageLog
 from torch import Tensor
 
 from cluster.accelerators import Precision
-from cluster.cost import PIXELS_PER_TOKEN
+from cluster.cost import TOKEN_SIDE
 from cluster.profiles import CONSUMER_16GB, H800
 from cluster.scaling import ScalingPolicy
 from deployments.config import PoolConfig
@@ -72,7 +72,7 @@ class _WholeOnSmall(ForwardCost):
     traits: PoolTraits
 
     def units(self, num_image_tokens: int, num_caption_tokens: int) -> float:
-        side = PIXELS_PER_TOKEN * isqrt(num_image_tokens)
+        side = TOKEN_SIDE * isqrt(num_image_tokens)
         # A picture of one step would have no base pass.
         work = estimate_work(RequestFacts(side, side, DEFAULT_STEPS), self.traits)
         return work.units / DEFAULT_STEPS
