@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--requests", type=int, default=15, help="calls of a round")
-    parser.add_argument("--traced", type=int, default=25, help="calls that are followed")
+    parser.add_argument("--traced", type=int, default=25, help="calls that are followed; 0 is none")
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME=VALUE")
@@ -60,6 +60,8 @@ def main() -> None:
         with _start(folder / "plain", options.model) as service:
             _warm_up(client, service, options.warm_up)
             _measure(client, service, options)
+        if not options.traced:
+            return
         with (
             receive_grpc() as receiver,
             _start(folder / "traced", options.model, _traces_to(receiver)) as service,
