@@ -35,4 +35,4 @@ def read_job(url: str, id: str, headers: Mapping[str, str] | None = None) -> dic
 
 def _is_the_services(answer: httpx.Response) -> bool:
     """Tell a router's answer from that of a proxy that has just started and knows no router."""
-    return answer.headers.get("content-type", "").startswith("application/json")
+    return bool(answer.headers.get("content-type", "").startswith("application/json"))
