@@ -23,6 +23,7 @@ _HOST: Final = "127.0.0.1"
 _NODE: Final = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's public address, and other loopback addresses not."""
 _STARTED_WITHIN_S: Final = 180.0
+_ENDED_WITHIN_S: Final = 60.0
 _CONTROLLER: Final = "*/session_2*/logs/serve/controller_*.log"
 _BIN: Final = Path(sys.executable).parent
 
@@ -110,6 +111,17 @@ class LocalCluster:
     def kill_head(self) -> None:
         """End everything that runs in the head's pod, at once."""
         _kill_tree(self._processes.pop("head"))
+
+    def kill_control_store(self) -> None:
+        """End the head's control store alone, and wait for its pod to end with it."""
+        head = self._processes.pop("head")
+        [store] = [
+            process
+            for process in psutil.Process(head.pid).children(recursive=True)
+            if process.name() == "gcs_server"
+        ]
+        store.kill()
+        head.wait(_ENDED_WITHIN_S)
 
     def processes(self) -> list[psutil.Process]:
         """Return what runs in the pods."""

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from job_polling import finish_job
 
 from deployments.key_file import draw_key, hash_key
+from pipeline.image_file import read_provenance
 from tests.k8s.load import BODY, calls
 from tests.k8s.local_cluster import LocalCluster
 from tests.k8s.manifests import Manifest, rayservice, serve_config, worker_groups
@@ -24,6 +26,8 @@ pytestmark = [pytest.mark.serve, pytest.mark.slow, pytest.mark.timeout(3600)]
 PASSWORD = "a-password"
 RUNS_WITHIN_S = 900.0
 SMALL_PIXELS = 128 * 128
+NUM_JOBS = 100
+JOB = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 50}
 
 
 KEY = draw_key("team-a")
@@ -201,3 +205,28 @@ def test_requests_are_answered_while_the_head_is_gone_and_scaling_works_after(
         )
 
     assert load.failures == []
+
+
+def test_a_hundred_jobs_have_a_hundred_results_when_the_control_store_dies(
+    cluster: LocalCluster, config: Manifest
+) -> None:
+    group = rayservice("base")["spec"]["rayClusterConfig"]["headGroupSpec"]
+    images = Path(config["applications"][0]["args"]["store"]["path"])
+    jobs = f"{cluster.url}/v1/images/jobs"
+
+    with httpx.Client(headers=CALLER, timeout=60) as client:
+        accepted = [client.post(jobs, json={**JOB, "seed": seed}) for seed in range(NUM_JOBS)]
+        ids = [answer.raise_for_status().json()["id"] for answer in accepted]
+        latest = client.get(jobs, params={"limit": NUM_JOBS}).raise_for_status().json()["data"]
+    cluster.kill_control_store()
+    cluster.start_head(group)
+    results = [finish_job(cluster.url, id, CALLER) for id in ids]
+    wait_until(lambda: _takes(cluster, "64x64"), within_s=RUNS_WITHIN_S, what="a picture")
+
+    items = [item for job in results for item in job["result"]["data"]]
+    keys = {item["key"] for item in items}
+    seeds = [read_provenance((images / item["key"]).read_bytes()).seed for item in items]
+    assert sum(job["status"] in ("queued", "running") for job in latest) > NUM_JOBS // 2
+    assert {job["status"] for job in results} == {"succeeded"}
+    assert len(keys) == NUM_JOBS
+    assert seeds == list(range(NUM_JOBS))

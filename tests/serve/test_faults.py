@@ -9,7 +9,7 @@ import pytest
 from fault_load import FaultRun, await_successor, report_lines
 from mixed_faults import VICTIMS, draw_undisturbed, run_faults, run_mixed
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from otlp_receiver import OtlpReceiver, attributes_of, receive_http
+from otlp_receiver import OtlpReceiver, attributes_of
 from service import Service
 
 from cluster.telemetry import ATTR_OUTCOME, SPAN_DENOISE, Outcome
@@ -26,24 +26,8 @@ Pixels = dict[tuple[str, str, int], bytes]
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[OtlpReceiver]:
-    with receive_http() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
 def service(folder: Path, receiver: OtlpReceiver) -> Iterator[Service]:
-    environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-    }
-    with run_mixed(folder, environment) as service:
+    with run_mixed(folder, receiver.environment()) as service:
         yield service
 
 

@@ -63,7 +63,7 @@ def test_jobs_survive_a_killed_router_and_a_killed_denoiser(service: Service) ->
     victims = [replicas(service, name)[0] for name in ("RouterDeployment", "DenoiserDeployment")]
     for victim in victims:
         victim.send_signal(signal.SIGKILL)
-    jobs = [finish_job(service, id) for id in ids]
+    jobs = [finish_job(service.url, id) for id in ids]
 
     assert {job["status"] for job in jobs} == {"succeeded"}
     items = [item for job in jobs for item in job["result"]["data"]]

@@ -28,10 +28,11 @@ def test_a_signal_stops_every_process(
     assert [process for process in started if process.is_running()] == []
 
 
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize(
     ("victim", "ended"),
     [
-        ("gcs_server", "gcs_server"),
+        pytest.param("gcs_server", "gcs_server", marks=pytest.mark.slow),
         ("raylet", "raylet"),
         # Its raylet ends with it.
         ("ray::RuntimeEnvAgent", "raylet"),

@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from otlp_receiver import OtlpReceiver, attributes_of, find_orphans, receive_http, seconds_of
+from otlp_receiver import OtlpReceiver, attributes_of, find_orphans, seconds_of
 from ray_session import await_lines, await_metrics
 from service import Service, free_port, run_service
+from usage_config import usage_config
 
 from cluster.telemetry import Outcome
 from cluster.usage import UsageRecord, read_records
@@ -27,17 +29,6 @@ ALL = (f"POST {GENERATIONS}", "zimage.generate", *STAGES)
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[OtlpReceiver]:
-    with receive_http() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("watched")
-
-
-@pytest.fixture(scope="module")
 def metrics_port() -> int:
     return free_port()
 
@@ -46,19 +37,13 @@ def metrics_port() -> int:
 def service(
     tiny_model: Path, folder: Path, receiver: OtlpReceiver, metrics_port: int
 ) -> Iterator[Service]:
-    environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "ZIMAGE_TELEMETRY__STEP_DETAIL_RATIO": "1.0",
-        "ZIMAGE_USAGE__ENABLED": "true",
-        "ZIMAGE_USAGE__JOURNAL": str(folder / "journal"),
-        "ZIMAGE_USAGE__EXPORT__FOLDER": str(folder / "usage"),
-        "ZIMAGE_USAGE__EXPORT_PERIOD_S": "0.2",
-    }
-    store = ("--store", str(folder / "images"))
-    options = ("--model", str(tiny_model), *store, "--metrics-port", str(metrics_port))
-    with run_service(folder, *options, environment=environment) as service:
+    config = {"telemetry": {"step_detail_ratio": 1.0}, **usage_config(folder, export_period_s=0.2)}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    options = ("--config", str(file), "--model", str(tiny_model))
+    places = ("--store", str(folder / "images"), "--metrics-port", str(metrics_port))
+    environment = receiver.environment()
+    with run_service(folder, *options, *places, environment=environment) as service:
         yield service
 
 
@@ -112,7 +97,7 @@ def test_a_caller_who_leaves_cancels_down_to_the_step_loop(
 ) -> None:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-{GATEWAY_SPAN}-01"}
-    body = {"prompt": "x", "size": "1024x1024", "num_inference_steps": 50}
+    body = {"prompt": "x", "size": "1024x1024", "num_inference_steps": 50, "timeout_s": 600}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service.url}{GENERATIONS}", json=body, headers=headers, timeout=1.0)
 

@@ -28,7 +28,7 @@ SHORT = {"prompt": "x", "size": "64x64"}
 @pytest.fixture
 def service(tiny_model: Path, tmp_path: Path) -> Iterator[Service]:
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(usage_config(tmp_path)))
+    file.write_text(yaml.safe_dump(usage_config(tmp_path, export_period_s=0.2)))
     options = ("--config", str(file), "--model", str(tiny_model))
     with run_service(tmp_path, *options, "--store", str(tmp_path / "images")) as service:
         yield service

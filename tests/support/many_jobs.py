@@ -69,7 +69,7 @@ class ManyJobs:
 
     def finish(self, ids: list[str]) -> Results:
         """Return the jobs when all have ended."""
-        return [finish_job(self.service, id) for id in ids]
+        return [finish_job(self.service.url, id) for id in ids]
 
     def open_store(self) -> JobStore:
         """Open the store itself."""

@@ -22,6 +22,14 @@ class OtlpReceiver(services.TraceServiceServicer):
         self._spans: list[Span] = []
         self._condition = threading.Condition()
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that have a service export its spans here, soon."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+
     def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's own name
         """Take a batch; both transports call this."""
         with self._condition:
