@@ -77,17 +77,14 @@ class CostDispatcher:
     ) -> SimulatedReplica | None:
         """Choose as Ray's request router of the pool does, again while it is full."""
         pool = assignment.pool
+        if pool.traits.path is RenderPath.TILED:
+            # The tiles of every step take turns anew, which evens out what replicas hold.
+            return _find_least_loaded(assignment, facts, now_s)
         for _ in range(_MAX_DRAWS):
-            replica = self._draw_replica(pool, is_batch=facts.priority is Priority.BATCH)
+            replica = _choose_of_two(pool.replicas, self._draws)
             if not _is_full(pool, replica, assignment.work, now_s, facts):
                 return replica
         return None
-
-    def _draw_replica(self, pool: SimulatedPool, *, is_batch: bool) -> SimulatedReplica:
-        if pool.traits.path is RenderPath.TILED:
-            # The tiles of every step take turns anew, which evens out what replicas hold.
-            return pool.get_least_loaded(is_batch=is_batch)
-        return _choose_of_two(pool.replicas, self._draws)
 
 
 class LeastWorkDispatcher(CostDispatcher):
@@ -99,9 +96,7 @@ class LeastWorkDispatcher(CostDispatcher):
         self, assignment: Assignment, facts: RequestFacts, now_s: float
     ) -> SimulatedReplica | None:
         """Choose the replica that would begin first."""
-        pool = assignment.pool
-        replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
-        return None if _is_full(pool, replica, assignment.work, now_s, facts) else replica
+        return _find_least_loaded(assignment, facts, now_s)
 
 
 class TwoChoicesDispatcher:
@@ -153,6 +148,14 @@ class RoundRobinDispatcher:
 
 _MAX_DRAWS: Final = 10
 """So often does a refused request go back to the request router."""
+
+
+def _find_least_loaded(
+    assignment: Assignment, facts: RequestFacts, now_s: float
+) -> SimulatedReplica | None:
+    pool = assignment.pool
+    replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
+    return None if _is_full(pool, replica, assignment.work, now_s, facts) else replica
 
 
 def _find_pool(pools: Sequence[SimulatedPool], option: Option) -> SimulatedPool:
