@@ -1,7 +1,7 @@
 """Who takes a request: the service's own choice, and the usual ones to compare it with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from operator import attrgetter
 from random import Random
@@ -25,6 +25,14 @@ class Assignment:
     """Not a number where nothing was predicted."""
     replica: SimulatedReplica | None = None
     """Where pool and replica are one choice."""
+
+
+def plan_turns(assignment: Assignment) -> list[PassWork]:
+    """Return what replicas are asked for, one after another: in a tiled pool, tiles of one step."""
+    passes = assignment.work.passes
+    if assignment.pool.traits.path is RenderPath.FULL_IMAGE or assignment.replica is not None:
+        return list(passes)
+    return [replace(one, num_steps=1) for one in passes for _ in range(one.num_steps)]
 
 
 class Dispatcher(Protocol):
@@ -78,15 +86,17 @@ class CostDispatcher:
         """Choose as Ray's request router of the pool does, again while it is full."""
         pool = assignment.pool
         for _ in range(_MAX_DRAWS):
-            replica = self._draw_replica(pool, is_batch=facts.priority is Priority.BATCH)
+            replica = self._draw_replica(pool, facts)
             if not _is_full(pool, replica, assignment.work, now_s, facts):
                 return replica
         return None
 
-    def _draw_replica(self, pool: SimulatedPool, *, is_batch: bool) -> SimulatedReplica:
+    def _draw_replica(self, pool: SimulatedPool, facts: RequestFacts) -> SimulatedReplica:
         if pool.traits.path is RenderPath.TILED:
-            # The tiles of every step take turns anew, which evens out what replicas hold.
-            return pool.get_least_loaded(is_batch=is_batch)
+            return pool.take_turn()
+        return self._draw_of_whole_pictures(pool, facts)
+
+    def _draw_of_whole_pictures(self, pool: SimulatedPool, _: RequestFacts) -> SimulatedReplica:
         return _choose_of_two(pool.replicas, self._draws)
 
 
@@ -95,13 +105,8 @@ class LeastWorkDispatcher(CostDispatcher):
 
     _is_least_loaded = True
 
-    def choose_replica(
-        self, assignment: Assignment, facts: RequestFacts, now_s: float
-    ) -> SimulatedReplica | None:
-        """Choose the replica that would begin first."""
-        pool = assignment.pool
-        replica = pool.find_least_loaded(is_batch=facts.priority is Priority.BATCH)
-        return None if _is_full(pool, replica, assignment.work, now_s, facts) else replica
+    def _draw_of_whole_pictures(self, pool: SimulatedPool, facts: RequestFacts) -> SimulatedReplica:
+        return pool.get_least_loaded(is_batch=facts.priority is Priority.BATCH)
 
 
 class TwoChoicesDispatcher:
@@ -192,12 +197,12 @@ def _work_alone(facts: RequestFacts, pool: SimulatedPool) -> Work:
 
 def _is_full(
     pool: SimulatedPool,
-    replica: SimulatedReplica | None,
+    replica: SimulatedReplica,
     work: Work,
     now_s: float,
     facts: RequestFacts,
 ) -> bool:
-    if facts.is_job or replica is None or not replica.loop.held:
+    if facts.is_job or not replica.loop.held:
         return False
     held_units = (replica.free_s - now_s) * pool.rate.overall.units_per_s
     return held_units + work.units > pool.traits.max_held_units

@@ -11,6 +11,7 @@ from deployments.routing.pools import share_of_mean_wait
 from deployments.simulator.errors import PlanError
 from deployments.simulator.plans import PoolPlan
 from deployments.simulator.replica import SimulatedReplica
+from pipeline.request import RenderPath
 
 _ALWAYS_LEARNT = 50
 _LEARN_EVERY = 16
@@ -30,7 +31,7 @@ class SimulatedPool:
         """Requests that wait for a first replica."""
         self.waiting_units = 0.0
         self._coming_units = [0.0, 0.0]
-        """Work that no replica holds yet, its prompt being encoded or an earlier pass under way:
+        """Work that no replica holds yet, its prompt being encoded or an earlier step under way:
         interactive, batch."""
         self._num_coming = 0
         self.scaling = ScalingState(plan.scaling.min_replicas)
@@ -54,6 +55,8 @@ class SimulatedPool:
         """Idle replicas, those included that work is on its way to."""
         self._idle: list[SimulatedReplica] = []
         """Last idle last; those that are not idle any more are dropped when they come up."""
+        self._keeps_order = False
+        """Whether somebody asks for the least loaded."""
         self._by_free: list[tuple[float, int, SimulatedReplica]] = []
         self._by_interactive_free: list[tuple[float, int, SimulatedReplica]] = []
         self._sum_free_s = 0.0
@@ -61,6 +64,7 @@ class SimulatedPool:
         self._num_interactive_busy = 0
         self._num_finished = 0
         self._serial = 0
+        self._turn = 0
 
     def refresh(self, now_s: float, *, is_least_loaded: bool = True) -> None:
         """Bring what depends on the time up to date.
@@ -75,7 +79,7 @@ class SimulatedPool:
         self.backlog_units = busy_s * units_per_s + self.waiting_units + coming + coming_batch
         self.num_idle_replicas = max(0, self.num_resting - self._num_coming)
         self.units_per_s = self.num_replicas * units_per_s
-        if is_least_loaded:
+        if is_least_loaded and self.traits.path is not RenderPath.TILED:
             self._expect_least(now_s)
         else:
             self._expect_mean(now_s)
@@ -123,7 +127,7 @@ class SimulatedPool:
         self._num_coming -= 1
 
     def postpone(self, units: float, *, is_batch: bool) -> None:
-        """Count later passes of a picture whose first pass begins; less than 0 as they begin."""
+        """Count later steps of a picture whose first one begins; less than 0 as they begin."""
         self._coming_units[is_batch] += units
 
     def mean_units(self) -> float:
@@ -194,8 +198,17 @@ class SimulatedPool:
         for _, replica in self.starting:
             self.leave(replica, now_s)
 
+    def take_turn(self) -> SimulatedReplica:
+        """Return one replica after another, of a pool that has some."""
+        self._turn += 1
+        return self.replicas[self._turn % self.num_replicas]
+
     def find_least_loaded(self, *, is_batch: bool) -> SimulatedReplica | None:
         """Return the replica that would begin first, as `choose_replica` would."""
+        if not self._keeps_order:
+            self._keeps_order = True
+            for replica in self.replicas:
+                self._put_in_order(replica)
         while self._idle:
             replica = self._idle[-1]
             if not replica.loop.held and not replica.is_draining:
@@ -231,6 +244,10 @@ class SimulatedPool:
         self.busy_s += own_s
         if not is_batch:
             self._charge_interactive(replica, own_s, now_s)
+        if self._keeps_order:
+            self._put_in_order(replica)
+
+    def _put_in_order(self, replica: SimulatedReplica) -> None:
         heappush(self._by_free, (replica.free_s, replica.serial, replica))
         heappush(self._by_interactive_free, (replica.interactive_free_s, replica.serial, replica))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from deployments.routing.decisions import PassWork, Refusal, RefusalKind
 from deployments.routing.predictions import estimate_work
-from deployments.simulator.dispatch import Assignment, Dispatcher
+from deployments.simulator.dispatch import Assignment, Dispatcher, plan_turns
 from deployments.simulator.outcome import Outcome, PartBill
 from deployments.simulator.plans import ServicePlan
 from deployments.simulator.pool import SimulatedPool
@@ -75,7 +75,7 @@ class Simulation:
         self._serial = 0
         self._num_left = len(trace)
         self._parts_left: dict[int, int] = {}
-        self._later_passes: dict[int, tuple[SimulatedPool, list[PassWork]]] = {}
+        self._later_turns: dict[int, tuple[SimulatedPool, deque[PassWork]]] = {}
         self._latency_s = np.full(len(trace), np.nan)
         self._estimate_s = np.full(len(trace), np.nan)
         self._pool_of = np.full(len(trace), -1, dtype=np.int16)
@@ -165,47 +165,44 @@ class Simulation:
     def _draw(
         self, request: int, assignment: Assignment, replica: SimulatedReplica, now_s: float
     ) -> None:
-        pool, (first, *later) = assignment.pool, assignment.work.passes
+        pool, (first, *later) = assignment.pool, plan_turns(assignment)
         if later:
-            self._later_passes[request] = (pool, later)
+            self._later_turns[request] = (pool, deque(later))
             later_units = sum(one.units for one in later)
             pool.postpone(later_units, is_batch=self._is_batch(request))
-        self._begin_pass(request, pool, first, now_s, replica)
+        self._begin_turn(request, pool, first, now_s, replica)
 
-    def _begin_pass(
+    def _begin_turn(
         self,
         request: int,
         pool: SimulatedPool,
-        one: PassWork,
+        turn: PassWork,
         now_s: float,
-        first: SimulatedReplica | None = None,
+        replica: SimulatedReplica,
     ) -> None:
-        is_batch = self._is_batch(request)
-        num_parts = min(one.num_tiles, max(1, pool.num_replicas))
-        if num_parts > 1:
-            self._parts_left[request] = num_parts
-        for part in range(num_parts):
-            replica = (not part and first) or pool.get_least_loaded(is_batch=is_batch)
-            num_tiles = one.num_tiles // num_parts + (part < one.num_tiles % num_parts)
-            self._hold(request, pool, replica, one, num_tiles, now_s)
+        if turn.num_tiles > 1:
+            self._parts_left[request] = turn.num_tiles
+        self._hold(request, pool, replica, turn, now_s)
+        for _ in range(turn.num_tiles - 1):
+            self._hold(request, pool, pool.take_turn(), turn, now_s)
 
     def _hold(
         self,
         request: int,
         pool: SimulatedPool,
         replica: SimulatedReplica,
-        one: PassWork,
-        num_tiles: int,
+        turn: PassWork,
         now_s: float,
     ) -> None:
         facts = self._kinds[self._kind_of[request]]
-        num_forwards = one.num_steps * num_tiles
-        forward_s = pool.plan.forward_s(one.tile_units) * self._slowness[request]
-        own_s = forward_s * num_forwards
+        forward_s = pool.plan.forward_s(turn.tile_units) * self._slowness[request]
+        own_s = forward_s * turn.num_steps
         timeout_s = inf if facts.timeout_s is None else facts.timeout_s
         due_s, is_batch = now_s + min(PATIENCE * own_s, timeout_s), self._is_batch(request)
         pool.charge(replica, own_s, now_s, is_batch=is_batch)
-        part = HeldPart(request, num_forwards, one.tile_units, forward_s, due_s, is_batch=is_batch)
+        part = HeldPart(
+            request, turn.num_steps, turn.tile_units, forward_s, due_s, is_batch=is_batch
+        )
         replica.version += 1
         self._push(replica.loop.add(part, now_s), pool, replica, replica.version)
 
@@ -226,7 +223,7 @@ class Simulation:
             if self._parts_left[request]:
                 return
             del self._parts_left[request]
-        if request in self._later_passes:
+        if request in self._later_turns:
             self._go_on(request, now_s)
             return
         self._answer(request, now_s)
@@ -235,12 +232,12 @@ class Simulation:
         pool.learn(part.forward_units * num_forwards, num_forwards, part.forward_s * num_forwards)
 
     def _go_on(self, request: int, now_s: float) -> None:
-        pool, passes = self._later_passes[request]
-        one = passes.pop(0)
-        if not passes:
-            del self._later_passes[request]
-        pool.postpone(-one.units, is_batch=self._is_batch(request))
-        self._begin_pass(request, pool, one, now_s)
+        pool, turns = self._later_turns[request]
+        turn = turns.popleft()
+        if not turns:
+            del self._later_turns[request]
+        pool.postpone(-turn.units, is_batch=self._is_batch(request))
+        self._begin_turn(request, pool, turn, now_s, pool.take_turn())
 
     def _answer(self, request: int, now_s: float) -> None:
         decoded_s = self._decoder.take(now_s, self._decode_s[self._kind_of[request]])
@@ -257,8 +254,9 @@ class Simulation:
 
     def _place_waiting(self, request: int, pool: SimulatedPool, now_s: float) -> None:
         facts = self._kinds[self._kind_of[request]]
-        replica = pool.get_least_loaded(is_batch=self._is_batch(request))
-        self._draw(request, Assignment(pool, estimate_work(facts, pool.traits)), replica, now_s)
+        assignment = Assignment(pool, estimate_work(facts, pool.traits))
+        replica = self._dispatcher.choose_replica(assignment, facts, now_s)
+        self._draw(request, assignment, replica or pool.take_turn(), now_s)
 
     def _is_batch(self, request: int) -> bool:
         return self._kinds[self._kind_of[request]].priority is Priority.BATCH

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from cluster.scaling import ScalingPolicy
 from deployments.routing.decisions import RequestFacts
 from deployments.routing.paths import RoutingPolicy
+from deployments.routing.predictions import estimate_work
 from deployments.simulator.dispatch import (
     CostDispatcher,
     Dispatcher,
@@ -179,6 +182,34 @@ def test_every_dispatcher_answers_an_easy_load(dispatcher: Dispatcher) -> None:
     report = summarise(simulate(service(big_pool(4, 4), small_pool(8, 8)), trace, dispatcher))
     assert report.num_refused == 0
     assert sum(report.share_by_pool.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("build", [TwoChoicesDispatcher, partial(CostDispatcher, RoutingPolicy())])
+def test_of_two_replicas_the_idle_one_is_found_whatever_is_drawn(
+    build: Callable[[Random], Dispatcher], seed: int
+) -> None:
+    outcome = simulate(service(big_pool(2, 2)), requests_at(0.0, 0.01), build(Random(seed)))
+    assert outcome.latency_s == pytest.approx(OWN_S, rel=0.01)
+
+
+@pytest.mark.parametrize("dispatcher", [TwoChoicesDispatcher(Random(0)), RoundRobinDispatcher()])
+def test_the_usual_routers_leave_a_picture_to_one_replica(dispatcher: Dispatcher) -> None:
+    huge = requests_at(0.0, facts=RequestFacts(2048, 2048, 8))
+    alone = simulate(service(small_pool(1, 1)), huge)
+    among_nine = simulate(service(small_pool(9, 9)), huge, dispatcher)
+    assert among_nine.latency_s == pytest.approx(alone.latency_s)
+
+
+def test_passes_of_a_tiled_picture_follow_one_another() -> None:
+    plan = small_pool(9, 9)
+    traits = replace(plan.traits, tile_size=768, overlap=128, start_sigma=0.5)
+    huge = RequestFacts(2048, 2048, 8)
+    outcome = simulate(service(replace(plan, traits=traits)), requests_at(0.0, facts=huge))
+    base, tiles = estimate_work(huge, traits).passes
+    steps_units = base.num_steps * base.tile_units + tiles.num_steps * tiles.tile_units
+    assert outcome.latency_s[0] == pytest.approx(steps_units / plan.units_per_s)
+    assert outcome.estimate_s[0] == pytest.approx(outcome.latency_s[0])
 
 
 def test_cost_beats_two_choices_and_round_robin_on_mixed_sizes_and_cards() -> None:
