@@ -21,7 +21,7 @@ from cluster.usage.journal import find_journals, read_journal
 pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 NUM_LONG_CALLS = 3
-LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": 50}
+LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": 50, "timeout_s": 600}
 SHORT = {"prompt": "x", "size": "64x64"}
 
 
