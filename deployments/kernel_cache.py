@@ -41,7 +41,7 @@ class KernelCache:
         """
         folder = self.folder_of(accelerator)
         if self.bucket is not None and not folder.exists():
-            self._fill(folder, self._key_of(accelerator))
+            _fill(folder, self.bucket, self._key_of(accelerator, self.bucket))
         keep_kernels(folder)
         return folder
 
@@ -54,33 +54,35 @@ class KernelCache:
         if self.bucket is None:
             return 0
         content = pack_kernels(self.folder_of(accelerator))
-        key = self._key_of(accelerator)
+        key = self._key_of(accelerator, self.bucket)
         self.bucket.put(key, content, content_type=_CONTENT_TYPE, metadata={})
         return len(content)
 
     def folder_of(self, accelerator: str) -> Path:
         """Return where kernels for a GPU are kept."""
-        return self.root / accelerator / name_libraries() / self.scope
+        return self.root / self._place_of(accelerator)
 
-    def _key_of(self, accelerator: str) -> str:
-        prefix = f"{self.bucket.prefix}/" if self.bucket is not None and self.bucket.prefix else ""
-        return f"{prefix}{accelerator}/{name_libraries()}/{self.scope}.zip"
+    def _key_of(self, accelerator: str, bucket: "ImageStore") -> str:
+        prefix = f"{bucket.prefix}/" if bucket.prefix else ""
+        return f"{prefix}{self._place_of(accelerator)}.zip"
 
-    def _fill(self, folder: Path, key: str) -> None:
-        if self.bucket is None:
-            return
-        part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
-        try:
-            num_files = unpack_kernels(self.bucket.get(key).content, part, made_in=folder)
-            # Another replica of this node may have been quicker: its folder is as good.
-            part.rename(folder)
-            logger.info("%d files of compiled kernels from %s", num_files, key)
-        except ImageNotFoundError:
-            logger.warning("no compiled kernels at %s: this replica compiles them", key)
-        except (ClusterError, KernelArchiveError, OSError) as exc:
-            logger.warning("compiled kernels were not fetched, this replica compiles them: %s", exc)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    def _place_of(self, accelerator: str) -> str:
+        return f"{accelerator}/{name_libraries()}/{self.scope}"
+
+
+def _fill(folder: Path, bucket: "ImageStore", key: str) -> None:
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+    try:
+        num_files = unpack_kernels(bucket.get(key).content, part, made_in=folder)
+        # Another replica of this node may have been quicker: its folder is as good.
+        part.rename(folder)
+        logger.info("%d files of compiled kernels from %s", num_files, key)
+    except ImageNotFoundError:
+        logger.warning("no compiled kernels at %s: this replica compiles them", key)
+    except (ClusterError, KernelArchiveError, OSError) as exc:
+        logger.warning("compiled kernels were not fetched, this replica compiles them: %s", exc)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def build_kernel_cache(config: AppConfig, *, revision: str) -> KernelCache | None:

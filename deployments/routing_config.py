@@ -11,31 +11,33 @@ class RoutingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     small_pixels: int = Field(
-        default=768 * 768,
+        default=RoutingPolicy.small_pixels,
         gt=0,
         description="Largest picture that is meant for the smallest cards; larger ones are meant "
         "for the biggest.",
     )
     interactive_patience: float = Field(
-        default=2.0,
+        default=RoutingPolicy.interactive_patience,
         ge=0,
         description="How much more than elsewhere a picture may cost on the cards meant for it, in "
         "multiples of its own time there; 0 minds the cost only.",
     )
-    batch_patience: float = Field(default=10.0, ge=0, description="The same, of batch requests.")
+    batch_patience: float = Field(
+        default=RoutingPolicy.batch_patience, ge=0, description="The same, of batch requests."
+    )
     crowding_units: float = Field(
-        default=12.0,
+        default=RoutingPolicy.crowding_units,
         gt=0,
         description="Cost units that delay one other request in a busy pool: half of what one "
         "costs on average; the more, the less the delay of others counts.",
     )
     max_slowdown: float = Field(
-        default=20.0,
+        default=RoutingPolicy.max_slowdown,
         ge=1,
         description="Small interactive work passes over cards so many times slower than the best.",
     )
     stickiness: float = Field(
-        default=0.8,
+        default=RoutingPolicy.stickiness,
         gt=0,
         le=1,
         description="What was chosen last must be undercut by this factor.",

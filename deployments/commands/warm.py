@@ -13,12 +13,12 @@ from cluster.errors import ClusterError
 from deployments.commands.options import to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
-from deployments.kernel_cache import KernelCache, build_kernel_cache
-from deployments.loading import StageLoader
+from deployments.kernel_cache import KernelCache
+from deployments.loading import StageLoader, build_loader
 from deployments.served_model import describe_model
 from pipeline.device import choose_device
 from pipeline.errors import PipelineError
-from pipeline.weights import Weights, resolve_weights
+from pipeline.weights import resolve_weights
 
 TEXT_ENCODER: Final = "text_encoder"
 VAE_DECODER: Final = "vae_decoder"
@@ -29,8 +29,9 @@ def run_warm(options: argparse.Namespace) -> int:
     try:
         config = to_config(options)
         weights = resolve_weights(config.model.source, config.model.revision)
-        cache = _require_cache(config, weights)
-        stages = plan_stages(config, StageLoader(weights, kernel_cache=cache), options.only)
+        load_stage = build_loader(config, weights)
+        cache = _require(load_stage.kernel_cache)
+        stages = plan_stages(config, load_stage, options.only)
         for name, load in stages.items():
             _run_apart(name, load)
         _publish(cache)
@@ -67,8 +68,7 @@ def plan_stages(
     return {name: stage for name, stage in stages.items() if not only or name in only}
 
 
-def _require_cache(config: AppConfig, weights: Weights) -> KernelCache:
-    cache = build_kernel_cache(config, revision=weights.revision)
+def _require(cache: KernelCache | None) -> KernelCache:
     if cache is None:
         raise ConfigurationError("kernel_cache.folder must name a folder for kernels, got none")
     if not torch.cuda.is_available():

@@ -39,6 +39,10 @@ class Precision(StrEnum):
     """8-bit integers as weights, a scale a row, and bfloat16 products: for memory, on any GPU."""
 
 
+_PRODUCTS_NEED: Final = {Precision.FLOAT8: (8, 9), Precision.INT8: (9, 0)}
+"""The least compute capability that multiplies in 8 bits."""
+
+
 @dataclass(frozen=True)
 class AccelerationOptions:
     """The names in the configuration."""
@@ -99,14 +103,10 @@ def choose_for_capability(
         raise AccelerationUnavailableError(
             f"precision {str(precision)!r} needs kernels 'fused', got {str(kernels)!r}"
         )
-    if precision is Precision.FLOAT8 and (capability is None or capability < (8, 9)):
+    least = _PRODUCTS_NEED.get(precision)
+    if least is not None and (capability is None or capability < least):
         raise AccelerationUnavailableError(
-            "precision 'float8' needs a GPU of compute capability 8.9, "
-            f"got {_spell(capability)}; 'int8_weights' needs 8.0"
-        )
-    if precision is Precision.INT8 and (capability is None or capability < (9, 0)):
-        raise AccelerationUnavailableError(
-            "precision 'int8' needs a GPU of compute capability 9.0, "
+            f"precision {str(precision)!r} needs a GPU of compute capability {_spell(least)}, "
             f"got {_spell(capability)}; 'int8_weights' needs 8.0"
         )
     return Acceleration(kernels, precision, options.bfloat16_layers)

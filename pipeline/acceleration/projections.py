@@ -12,10 +12,8 @@ from pipeline.acceleration.options import Precision
 from pipeline.errors import AccelerationUnavailableError
 
 FLOAT8: Final = torch.float8_e4m3fn
-FLOAT8_MAX: Final = 448.0
-"""The largest number of e4m3."""
-INT8_MAX: Final = 127.0
-_LARGEST: Final = {FLOAT8: FLOAT8_MAX, torch.int8: INT8_MAX}
+LARGEST: Final = {FLOAT8: 448.0, torch.int8: 127.0}
+"""What the largest absolute value of a quantised row becomes: the type's largest number."""
 _SIDE_MULTIPLE: Final = 16
 """Sides of an 8-bit product divide by this: `torch._scaled_mm` and bulk copies ask for it."""
 _ROWS_AT_ONCE: Final = 1024
@@ -43,14 +41,9 @@ def split_rows(rows: Rows, most: int) -> list[Rows]:
     return [QuantizedRows(values, scales) for values, scales in parts]
 
 
-def largest_of(dtype: torch.dtype) -> float:
-    """Return what the largest absolute value of a quantised row becomes."""
-    return _LARGEST[dtype]
-
-
 def quantize_rows(rows: Tensor, dtype: torch.dtype) -> QuantizedRows:
     """Scale every row so that its largest absolute value is the largest number of the type."""
-    largest = largest_of(dtype)
+    largest = LARGEST[dtype]
     values = torch.empty_like(rows, dtype=dtype)
     scales = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
     parts = (torch.split(each, _ROWS_AT_ONCE) for each in (rows, values, scales))

@@ -12,7 +12,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from pipeline.acceleration.projections import QuantizedRows, Rows, largest_of
+from pipeline.acceleration.projections import LARGEST, QuantizedRows, Rows
 
 _GATE_BLOCK: Final = 2048
 
@@ -56,7 +56,7 @@ def add_and_norm(
         _eps_of(update_norm),
         _eps_of(norm),
         dim,
-        0.0 if quantized_to is None else largest_of(quantized_to),
+        0.0 if quantized_to is None else LARGEST[quantized_to],
         has_update=update is not None,
         has_update_norm=update_norm is not None,
         has_gate=gate is not None,
@@ -133,7 +133,7 @@ def gate_halves(merged: Tensor, *, quantized_to: torch.dtype | None = None) -> R
         quantized,
         scales,
         dim,
-        largest_of(quantized_to),
+        LARGEST[quantized_to],
         block=triton.next_power_of_2(dim),
         num_warps=16,
     )

@@ -16,13 +16,12 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, i
     TensorDescriptor,
 )
 
+from pipeline.acceleration.triton_tiles import GROUPED_TILES, locate_tile
 from pipeline.denoising.triton_row_ops import TritonRowOps
 
 _TILE_ROWS: Final = 128
 _TILE_COLS: Final = 256
 _TILE_INNER: Final = 64
-_GROUPED_TILES: Final = 8
-"""Row tiles that are computed together, so that a tile of the weight is read from the cache."""
 
 
 def multiply_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,7 +43,7 @@ def multiply_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
         tile_rows=_TILE_ROWS,
         tile_cols=tile_cols,
         tile_inner=_TILE_INNER,
-        grouped=_GROUPED_TILES,
+        grouped=GROUPED_TILES,
         num_warps=8,
         num_stages=3,
     )
@@ -116,14 +115,7 @@ def _multiply_kernel(  # type: ignore[no-untyped-def]  # Triton reads annotation
     grouped: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    row_tiles = tl.cdiv(num_rows, tile_rows)
-    col_tiles = tl.cdiv(num_cols, tile_cols)
-    group = tile // (grouped * col_tiles)
-    first_row_tile = group * grouped
-    group_rows = min(row_tiles - first_row_tile, grouped)
-    within_group = tile % (grouped * col_tiles)
-    row = (first_row_tile + within_group % group_rows) * tile_rows
-    col = (within_group // group_rows) * tile_cols
+    row, col = locate_tile(tile, num_rows, num_cols, tile_rows, tile_cols, grouped)
     total = tl.zeros((tile_rows, tile_cols), dtype=tl.float32)
     for start in range(0, inner, tile_inner):
         rows = hidden.load([row, start])
