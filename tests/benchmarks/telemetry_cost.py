@@ -4,9 +4,9 @@
 
 Calls of the two alternate, in the order A B B A, so that whatever else the machine does hits both
 alike. "With" has every trace sampled and a tenth of them detailed (`--detail`), sent to a receiver
-in this process, OpenTelemetry's metrics off and Ray's on, and a usage record a call; "without" has
-nothing on. By default the model is a random one whose calls take milliseconds, so that one more
-shows: `--model embedded --size 256x256 --steps 8` asks for pictures.
+in a process of its own, OpenTelemetry's metrics off and Ray's on, and a usage record a call;
+"without" has nothing on. By default the model is a random one whose calls take milliseconds, so
+that one more shows: `--model embedded --size 256x256 --steps 8` asks for pictures.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import httpx
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-from otlp_receiver import receive_grpc
+from otlp_receiver import receive_apart
 from paired_calls import compare_pairs, measure_in_turn
 from random_model import save_random_model
 from service import run_service
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     body = {"prompt": "a red circle", "size": options.size, "num_inference_steps": options.steps}
     with ExitStack() as stack:
-        receiver = stack.enter_context(receive_grpc())
+        receiver = stack.enter_context(receive_apart())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = options.model
         if model == "tiny":
@@ -63,7 +63,7 @@ def main() -> None:
         _report("latency, ms", measure_in_turn(ways, options.pairs, within_s=options.seconds))
         blocks = {name: partial(_measure_block, call, url) for name, url in urls.items()}
         _report("throughput, pictures/s", measure_in_turn(blocks, options.blocks))
-        print(f"{len(receiver.all_spans())} spans were received", flush=True)
+        print(f"{receiver.count_spans()} spans were received", flush=True)
 
 
 def _environments(

@@ -1,11 +1,13 @@
 """A real OTLP receiver on a free port, over gRPC or HTTP: keeps the spans that it is sent."""
 
 import contextlib
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from typing import Any
 
 import grpc
@@ -76,6 +78,40 @@ def receive_grpc() -> Iterator[OtlpReceiver]:
         yield receiver
     finally:
         server.stop(None).wait()
+
+
+class ReceiverApart:
+    """A receiver in a process of its own, which takes nothing from whoever measures in this one."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.endpoint = str(pipe.recv())
+        self._pipe = pipe
+
+    def count_spans(self) -> int:
+        """Return how many spans have come."""
+        self._pipe.send("count")
+        return int(self._pipe.recv())
+
+
+@contextlib.contextmanager
+def receive_apart() -> Iterator[ReceiverApart]:
+    """Listen for OTLP over gRPC in another process; it ends with the block."""
+    processes = multiprocessing.get_context("spawn")
+    near, far = processes.Pipe()
+    process = processes.Process(target=_serve_pipe, args=(far,), daemon=True)
+    process.start()
+    far.close()
+    with near:
+        yield ReceiverApart(near)
+    process.join()
+
+
+def _serve_pipe(pipe: Connection) -> None:
+    with receive_grpc() as receiver:
+        pipe.send(receiver.endpoint)
+        with contextlib.suppress(EOFError):
+            while pipe.recv():
+                pipe.send(len(receiver.all_spans()))
 
 
 @contextlib.contextmanager
