@@ -1,6 +1,7 @@
 """What traces, metrics, logs and usage records cost: two services side by side, with and without.
 
     python tests/benchmarks/telemetry_cost.py [--pairs N] [--blocks N] [--model tiny|FOLDER|ID]
+    python tests/benchmarks/telemetry_cost.py --parts usage   # what one part costs
 
 Calls of the two alternate, in the order A B B A, so that whatever else the machine does hits both
 alike. "With" has every trace sampled and a tenth of them detailed (`--detail`), sent to a receiver
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -29,6 +31,7 @@ from paired_calls import compare_pairs, measure_in_turn
 from random_model import save_random_model
 from service import run_service
 
+PARTS = ("traces", "metrics", "usage")
 CONCURRENCY = 8
 NUM_WARM_UP_BLOCKS = 6
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20, help="pairs of blocks of 16 calls")
     parser.add_argument("--seconds", type=float, default=120, help="most for the single calls")
     parser.add_argument("--detail", type=float, default=0.1, help="traces that get an event a step")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is on")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--size", default="64x64")
     parser.add_argument("--steps", type=int, default=1)
@@ -70,17 +74,22 @@ def _environments(
     folder: Path, endpoint: str, options: argparse.Namespace
 ) -> dict[str, dict[str, str]]:
     usage = folder / "usage"
-    return {
-        "without": {"ZIMAGE_TELEMETRY__RAY_METRICS": "false"},
-        "with": {
+    parts = {
+        "traces": {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
             "ZIMAGE_TELEMETRY__STEP_DETAIL_RATIO": str(options.detail),
+        },
+        "metrics": {"ZIMAGE_TELEMETRY__RAY_METRICS": "true"},
+        "usage": {
             "ZIMAGE_USAGE__ENABLED": "true",
             "ZIMAGE_USAGE__JOURNAL": str(usage / "journal"),
             "ZIMAGE_USAGE__EXPORT__FOLDER": str(usage / "exported"),
         },
     }
+    nothing = {"ZIMAGE_TELEMETRY__RAY_METRICS": "false"}
+    chosen = (parts[part] for part in options.parts)
+    return {"without": nothing, "with": {**nothing, **dict(ChainMap(*chosen))}}
 
 
 def _start(stack: ExitStack, folder: Path, model: str, environment: dict[str, str]) -> str:

@@ -42,6 +42,11 @@ def run_paced_service(
         yield service
 
 
+def _inherited_paths() -> list[str]:
+    inherited = os.environ.get("PYTHONPATH", "")
+    return inherited.split(os.pathsep) if inherited else []
+
+
 @contextlib.contextmanager
 def run_service_over(load: PacedLoader, config: AppConfig) -> Iterator[PacedService]:
     """Run a service over what a loader loads."""
@@ -50,7 +55,8 @@ def run_service_over(load: PacedLoader, config: AppConfig) -> Iterator[PacedServ
         # Ray's workers would stand back behind the callers, who share the machine in tests alone.
         environment.setenv("RAY_worker_niceness", "0")
         # Replicas import the paced models by name.
-        environment.setenv("PYTHONPATH", f"{_SUPPORT}{os.pathsep}{_SUPPORT.parents[1]}")
+        paths = [str(_SUPPORT), str(_SUPPORT.parents[1]), *_inherited_paths()]
+        environment.setenv("PYTHONPATH", os.pathsep.join(paths))
         with ray_cluster(None):
             serve.start(
                 http_options=HTTPOptions(port=port),
