@@ -5,11 +5,20 @@ arguments of a handle's call. Where no provider is set every span is a no-op and
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cluster.telemetry import ATTR_OUTCOME, Outcome
@@ -43,9 +52,14 @@ def start_span(
     start_ns: int | None = None,
 ) -> Span:
     """Start a span that is nobody's current one; its times are nanoseconds since 1970."""
-    return trace.get_tracer("zimage").start_span(
-        name, context, kind, attributes, links=links, start_time=start_ns
-    )
+    tracer = _tracer_of(trace.get_tracer_provider())
+    return tracer.start_span(name, context, kind, attributes, links=links, start_time=start_ns)
+
+
+@cache
+def _tracer_of(provider: TracerProvider) -> Tracer:
+    """Return a provider's tracer: to build one takes as long as half a span."""
+    return provider.get_tracer("zimage")
 
 
 def end_span(

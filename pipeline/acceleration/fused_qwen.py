@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.acceleration import triton_rows
+from pipeline.acceleration.gated_projections import GatedProjection, feed_forward, merge_gated
 from pipeline.acceleration.graphs import GraphedForward
 from pipeline.acceleration.options import Acceleration, Precision
 from pipeline.acceleration.projections import Projection, Rows, merge
@@ -26,7 +27,7 @@ class _FusedLayer:
     module: Any
     to_qkv: Projection
     to_out: Projection
-    to_gate: Projection
+    to_gate: GatedProjection
     from_gate: Projection
 
 
@@ -85,12 +86,9 @@ class FusedQwen:
                 norm=layer.module.post_attention_layernorm,
                 quantized_to=layer.to_gate.reads,
             )
-            gated = triton_rows.gate_halves(
-                layer.to_gate(normed), quantized_to=layer.from_gate.reads
-            )
             hidden, normed = triton_rows.add_and_norm(
                 hidden,
-                update=layer.from_gate(gated),
+                update=feed_forward(layer.to_gate, layer.from_gate, normed),
                 norm=None if following is None else following.module.input_layernorm,
                 quantized_to=None if following is None else following.to_qkv.reads,
             )
@@ -135,14 +133,15 @@ class FusedQwen:
 
 
 def _fuse(layer: Any, precision: Precision) -> _FusedLayer:
-    attention, feed_forward = layer.self_attn, layer.mlp
-    groups = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (feed_forward.gate_proj, feed_forward.up_proj),
-        (feed_forward.down_proj,),
-    )
+    attention, mlp = layer.self_attn, layer.mlp
+
+    def build(*linears: Any) -> Projection:
+        return merge(linears, precision, keeps_source=False)
+
     return _FusedLayer(
         layer,
-        *(merge(linears, precision, keeps_source=False) for linears in groups),
+        build(attention.q_proj, attention.k_proj, attention.v_proj),
+        build(attention.o_proj),
+        merge_gated((mlp.gate_proj, mlp.up_proj), precision, keeps_source=False),
+        build(mlp.down_proj),
     )

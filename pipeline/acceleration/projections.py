@@ -95,7 +95,7 @@ class Float8Projection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        _check_sides(weight, Precision.FLOAT8)
+        check_sides(weight, Precision.FLOAT8)
         quantized = quantize_rows(weight, FLOAT8)
         self._weight = quantized.values
         self._scales = quantized.scales.t().contiguous()
@@ -128,10 +128,10 @@ class Int8Projection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        from pipeline.acceleration.triton_int8 import multiply_int8  # comes with CUDA builds only
+        from pipeline.acceleration import triton_scaled  # Triton comes with CUDA builds only
 
-        _check_sides(weight, Precision.INT8)
-        self._multiply = multiply_int8
+        check_sides(weight, Precision.INT8)
+        self._multiply = triton_scaled.multiply_scaled
         self._weight = quantize_rows(weight, torch.int8)
         self._dtype = weight.dtype
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
@@ -140,8 +140,7 @@ class Int8Projection:
         """Multiply."""
         if not isinstance(rows, QuantizedRows):
             raise TypeError("rows must be quantised for a product of 8-bit weights")
-        weight = self._weight
-        return self._multiply(rows.values, rows.scales, weight.values, weight.scales, self._dtype)
+        return self._multiply(rows, self._weight, self._dtype)
 
 
 class Int8WeightProjection:
@@ -173,7 +172,12 @@ _QUANTIZED: Final[dict[Precision, Callable[[Tensor], Projection]]] = {
 }
 
 
-def _check_sides(weight: Tensor, precision: Precision) -> None:
+def check_sides(weight: Tensor, precision: Precision) -> None:
+    """Refuse a weight that 8-bit products do not take.
+
+    Raises:
+        AccelerationUnavailableError: If a side does not divide by what the product needs.
+    """
     if any(side % _SIDE_MULTIPLE for side in weight.shape):
         raise AccelerationUnavailableError(
             f"precision {str(precision)!r} needs sides that divide by {_SIDE_MULTIPLE}, "
@@ -187,16 +191,25 @@ def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: b
     The 16-bit linears become views of the merged weight. Quantised ones keep theirs only with
     `keeps_source`, and are empty otherwise: two copies of the model would not fit.
     """
-    weight = linears[0].weight.data
-    if len(linears) > 1:
-        weight = torch.cat([linear.weight.data for linear in linears])
+    weight = merge_weights(linears)
     if precision is not Precision.BFLOAT16:
         projection = _QUANTIZED[precision](weight)
         if not keeps_source:
-            for linear in linears:
-                linear.weight.data = weight.new_empty(0)
+            empty_weights(linears)
         return projection
     parts = torch.split(weight, [each.out_features for each in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
     return DenseProjection(weight)
+
+
+def merge_weights(linears: Sequence[nn.Linear]) -> Tensor:
+    """Return the linears' weights one below the other; that of a single one is not copied."""
+    weights = [linear.weight.data for linear in linears]
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def empty_weights(linears: Sequence[nn.Linear]) -> None:
+    """Let go of weights that something else stands for."""
+    for linear in linears:
+        linear.weight.data = linear.weight.data.new_empty(0)

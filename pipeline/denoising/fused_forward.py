@@ -3,7 +3,8 @@
 A block is seven launches and its attention: query, key and value in one product, turned in place;
 output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
 product; and sum with the next block's norm and modulation. In 8 bits the row kernels write the
-quantised rows, so quantisation reads no memory of its own.
+quantised rows, so that quantisation reads no memory of its own; integers are gated within the
+product, and quantised after.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pipeline.acceleration import triton_rows
 from pipeline.acceleration.attention import AttentionKernel
+from pipeline.acceleration.gated_projections import GatedProjection, feed_forward, merge_gated
 from pipeline.acceleration.options import Acceleration, Precision
 from pipeline.acceleration.projections import Projection, Rows, merge, split_rows
 from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals, TransformerForward
@@ -29,14 +31,14 @@ class FusedBlock:
     module: Any
     to_qkv: Projection
     to_out: Projection
-    to_gate: Projection
-    """Both halves of the feed-forward: `w1`, which is gated, then `w3`."""
+    to_gate: GatedProjection
+    """Both halves of the feed-forward: `w1`, which is gated, and `w3`."""
     from_gate: Projection
 
     @property
     def projections(self) -> tuple[Projection, ...]:
         """All products."""
-        return (self.to_qkv, self.to_out, self.to_gate, self.from_gate)
+        return (self.to_qkv, self.to_out, self.to_gate.product, self.from_gate)
 
 
 _FEED_ROWS: Final = 8192
@@ -76,18 +78,22 @@ def _fuse_block(
 ) -> FusedBlock:
     attention, feed_forward = block.attention, block.feed_forward
 
-    def build(path: str, *linears: Any) -> Projection:
+    def precision_of(path: str) -> Precision:
         stays = name.startswith("context_refiner") or any(
             fnmatch(f"{name}.{path}", each) for each in acceleration.bfloat16_layers
         )
-        precision = Precision.BFLOAT16 if stays else acceleration.precision
-        return merge(linears, precision, keeps_source=keeps_source)
+        return Precision.BFLOAT16 if stays else acceleration.precision
 
+    def build(path: str, *linears: Any) -> Projection:
+        return merge(linears, precision_of(path), keeps_source=keeps_source)
+
+    gate = "feed_forward.w1"
+    halves = (feed_forward.w1, feed_forward.w3)
     return FusedBlock(
         block,
         build("attention.to_qkv", attention.to_q, attention.to_k, attention.to_v),
         build("attention.to_out", attention.to_out[0]),
-        build("feed_forward.w1", feed_forward.w1, feed_forward.w3),
+        merge_gated(halves, precision_of(gate), keeps_source=keeps_source),
         build("feed_forward.w2", feed_forward.w2),
     )
 
@@ -188,9 +194,7 @@ class FusedForward(TransformerForward):
 def _feed_forward(block: FusedBlock, normed: Rows) -> Tensor:
     """Gate and multiply, a large picture's rows in parts: both halves together are its peak."""
     parts = [
-        block.from_gate(
-            triton_rows.gate_halves(block.to_gate(part), quantized_to=block.from_gate.reads)
-        )
+        feed_forward(block.to_gate, block.from_gate, part)
         for part in split_rows(normed, _FEED_ROWS)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

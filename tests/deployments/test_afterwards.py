@@ -33,7 +33,7 @@ async def test_a_stopping_router_leaves_nothing_undone() -> None:
     runs.cancel()
     await asyncio.wait([runs])
 
-    assert sorted(done) == [0, 1, 2]
+    assert done == [0, 1, 2]
 
 
 async def test_what_was_done_is_not_done_again_at_the_end() -> None:
@@ -45,3 +45,44 @@ async def test_what_was_done_is_not_done_again_at_the_end() -> None:
     afterwards.run_all()
 
     assert done.empty()
+
+
+async def test_calls_that_come_meanwhile_wait_for_a_moment_of_their_own() -> None:
+    done: list[str] = []
+    afterwards = Afterwards(after_s=0.05)
+
+    def act(name: str) -> None:
+        done.append(name)
+        if name == "first":
+            afterwards.add(lambda: done.append("third"))
+            asyncio.get_running_loop().call_soon(lambda: done.append("of the loop"))
+
+    afterwards.add(lambda: act("first"))
+    afterwards.add(lambda: act("second"))
+    while "second" not in done:
+        await asyncio.sleep(0.001)
+    at_once = list(done)
+    while "third" not in done:
+        await asyncio.sleep(0.001)
+
+    assert "third" not in at_once
+    assert sorted(at_once) == ["first", "of the loop", "second"]
+    assert at_once[0] == "first"
+
+
+async def test_an_error_keeps_none_of_the_others_from_running() -> None:
+    done: asyncio.Queue[int] = asyncio.Queue()
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: errors.append(context["exception"])
+    )
+    afterwards = Afterwards(after_s=0.0)
+
+    def fail() -> None:
+        raise ValueError("of a meter")
+
+    afterwards.add(fail)
+    afterwards.add(lambda: done.put_nowait(1))
+
+    assert await done.get() == 1
+    assert [str(error) for error in errors] == ["of a meter"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreted_loops import INTERPRETED_LOOPS
 from transformers import Qwen3Config, Qwen3Model
 
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
@@ -52,7 +53,13 @@ def _build(head_dim: int = 64) -> Any:
 
 
 @pytest.mark.parametrize("num_tokens", [5, 32, 70])
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param(each, marks=INTERPRETED_LOOPS if each is Precision.INT8 else ())
+        for each in Precision
+    ],
+)
 def test_fused_layers_compute_what_modules_compute(num_tokens: int, precision: Precision) -> None:
     if precision is Precision.FLOAT8 and not HAS_GPU:
         pytest.skip("float8 products need a GPU")

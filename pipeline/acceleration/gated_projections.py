@@ -1,0 +1,106 @@
+"""The first product of a feed-forward and its gate: in one kernel where there is one."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.acceleration import triton_rows
+from pipeline.acceleration.options import Precision
+from pipeline.acceleration.projections import (
+    Projection,
+    QuantizedRows,
+    Rows,
+    check_sides,
+    empty_weights,
+    merge,
+    merge_weights,
+    quantize_rows,
+)
+from pipeline.acceleration.triton_scaled import GATED_COLS, interleave_halves, multiply_scaled
+
+
+class GatedProjection(Projection, Protocol):
+    """Returns `silu(a) * b`, where `a` and `b` are products with either half of the weight."""
+
+    @property
+    def product(self) -> Projection:
+        """What multiplies: a row's bytes can depend on other rows there, not in the gate."""
+        ...
+
+    def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
+        """Return the same in 8 bits."""
+        ...
+
+
+class GatedByRows:
+    """Any product, then a row kernel."""
+
+    def __init__(self, product: Projection) -> None:
+        self.product = product
+        self.reads = product.reads
+        self.shape = product.shape
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply, and gate."""
+        gated = triton_rows.gate_halves(self.product(rows))
+        assert isinstance(gated, Tensor)
+        return gated
+
+    def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
+        """Multiply; gate and quantise in one kernel."""
+        return triton_rows.gate_halves(self.product(rows), quantized_to=dtype)
+
+
+class Int8GatedProjection:
+    """As `Int8Projection`, gated as its product is written: half of that is never in memory."""
+
+    reads: torch.dtype | None = torch.int8
+
+    def __init__(self, weight: Tensor) -> None:
+        """Quantise; `GATED_COLS` divides both halves.
+
+        Raises:
+            AccelerationUnavailableError: If a side does not divide by what the product needs.
+        """
+        check_sides(weight, Precision.INT8)
+        quantized = quantize_rows(weight, torch.int8)
+        self._weight = QuantizedRows(
+            interleave_halves(quantized.values), interleave_halves(quantized.scales)
+        )
+        self._dtype = weight.dtype
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    @property
+    def product(self) -> Projection:
+        """The same: product and gate are one kernel."""
+        return self
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply and gate."""
+        if not isinstance(rows, QuantizedRows):
+            raise TypeError("rows must be quantised for a product of 8-bit weights")
+        return multiply_scaled(rows, self._weight, self._dtype, is_gated=True)
+
+    def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
+        """Multiply and gate, then quantise."""
+        return triton_rows.quantize(self(rows), dtype)
+
+
+def merge_gated(
+    linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: bool
+) -> GatedProjection:
+    """Merge the linear that is gated with the one that it gates, as `merge` does."""
+    width = linears[0].out_features
+    if precision is not Precision.INT8 or width % GATED_COLS:
+        return GatedByRows(merge(linears, precision, keeps_source=keeps_source))
+    projection = Int8GatedProjection(merge_weights(linears))
+    if not keeps_source:
+        empty_weights(linears)
+    return projection
+
+
+def feed_forward(gated: GatedProjection, last: Projection, rows: Rows) -> Tensor:
+    """Run both products of a feed-forward."""
+    return last(gated(rows) if last.reads is None else gated.quantized(rows, last.reads))

@@ -1,0 +1,131 @@
+"""A matrix product of 8-bit rows, scaled by row and by column as it is written, gated if asked.
+
+A tile walks the whole inner dimension in order, so neither its shape nor the other rows change a
+row's bytes; sums of integers are exact besides. Two small tiles share a processor: while one is
+scaled and written the other multiplies, which made this faster on an H200 than one large tile
+(`tests/benchmarks/products.py`).
+"""
+
+from functools import cache
+from typing import Final
+
+import torch
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from torch import Tensor
+from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    TensorDescriptor,
+)
+
+from pipeline.acceleration.projections import QuantizedRows
+from pipeline.acceleration.triton_tiles import locate_tile
+
+_TILE: Final = 128
+"""Rows, columns and inner elements of a tile."""
+_GROUPED_TILES: Final = 16
+_TILES_A_PROCESSOR: Final = 2
+_STAGES: Final = 3
+"""Tiles on their way from memory; with more, two programs do not fit into a processor."""
+
+GATED_COLS: Final = _TILE // 2
+"""Columns of either half that lie side by side in a gated product's weight."""
+
+
+def multiply_scaled(
+    rows: QuantizedRows, weight: QuantizedRows, dtype: torch.dtype, *, is_gated: bool = False
+) -> Tensor:
+    """Return `rows @ weight.T` of what both stand for.
+
+    Args:
+        rows: Values [rows, inner], int8 or float8.
+        weight: Values [cols, inner] of the same type.
+        dtype: Of the product.
+        is_gated: Return `silu(a) * b` instead, half as wide, where `a` and `b` are the products of
+            the halves that `interleave_halves` laid side by side.
+    """
+    num_rows, inner = rows.values.shape
+    num_cols = weight.values.shape[0]
+    product = rows.values.new_empty(num_rows, num_cols // 2 if is_gated else num_cols, dtype=dtype)
+    tiles = triton.cdiv(num_rows, _TILE) * triton.cdiv(num_cols, _TILE)
+    programs = min(_TILES_A_PROCESSOR * _count_processors(product.device), tiles)
+    _multiply_kernel[(programs,)](
+        TensorDescriptor.from_tensor(rows.values, [_TILE, _TILE]),
+        TensorDescriptor.from_tensor(weight.values, [_TILE, _TILE]),
+        TensorDescriptor.from_tensor(product, [_TILE, _TILE // 2]),
+        rows.scales,
+        weight.scales,
+        num_rows,
+        num_cols,
+        inner=inner,
+        sums=tl.float32 if rows.values.dtype.is_floating_point else tl.int32,
+        tile=_TILE,
+        grouped=_GROUPED_TILES,
+        programs=programs,
+        is_gated=is_gated,
+        num_warps=4,
+        num_stages=_STAGES,
+    )
+    return product
+
+
+def interleave_halves(weight: Tensor) -> Tensor:
+    """Return the rows of a gated product's weight in the order that `multiply_scaled` reads.
+
+    `GATED_COLS` rows of the first half, as many of the second, and so on: what is gated by what
+    then comes out of one tile. Both halves must divide by `GATED_COLS`.
+    """
+    halves = weight.view(2, -1, GATED_COLS, weight.shape[1])
+    return halves.transpose(0, 1).reshape(weight.shape)
+
+
+@cache
+def _count_processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@triton.jit
+def _multiply_kernel(  # type: ignore[no-untyped-def]  # Triton reads annotations as its own types
+    rows,
+    weight,
+    product,
+    row_scales,
+    col_scales,
+    num_rows,
+    num_cols,
+    inner: tl.constexpr,
+    sums: tl.constexpr,
+    tile: tl.constexpr,
+    grouped: tl.constexpr,
+    programs: tl.constexpr,
+    is_gated: tl.constexpr,
+):
+    half: tl.constexpr = tile // 2
+    tiles = tl.cdiv(num_rows, tile) * tl.cdiv(num_cols, tile)
+    for index in tl.range(tl.program_id(0), tiles, programs, flatten=True):
+        row, col = locate_tile(index, num_rows, num_cols, tile, tile, grouped)
+        total = tl.zeros((tile, tile), dtype=sums)
+        for start in range(0, inner, tile):
+            part = rows.load([row, start])
+            cols = weight.load([col, start])
+            total = tl.dot(part, cols.T, total, out_dtype=sums)
+        row_at = row + tl.arange(0, tile)
+        by_row = tl.load(row_scales + row_at, mask=row_at < num_rows, other=0.0)
+        # In halves, so that what is being written takes less of the memory for the next tile.
+        first, second = tl.split(tl.permute(tl.reshape(total, (tile, 2, half)), (0, 2, 1)))
+        first = _scale(first, by_row, col_scales, col, num_cols)
+        second = _scale(second, by_row, col_scales, col + half, num_cols)
+        if is_gated:
+            gated = first * tl.sigmoid(first) * second
+            product.store([row, col // 2], gated.to(product.dtype))
+        else:
+            product.store([row, col], first.to(product.dtype))
+            product.store([row, col + half], second.to(product.dtype))
+
+
+@triton.jit
+def _scale(sums, by_row, col_scales, col, num_cols):  # type: ignore[no-untyped-def]  # Triton reads annotations as its own types
+    col_at = col + tl.arange(0, sums.shape[1])
+    by_col = tl.load(col_scales + col_at, mask=col_at < num_cols, other=0.0)
+    return sums.to(tl.float32) * by_row[:, None] * by_col[None, :]
