@@ -296,7 +296,7 @@ def measure_saturated(bench: Bench, part: str) -> None:
     """Pictures a second while one more always waits, decoding beside the next denoising."""
     size = bench.sizes[0] if bench.options.tiny else ImageSize(1024, 1024)
     count = 3 if bench.options.tiny else 12
-    for name in ("ours", "float8"):
+    for name in ("ours", "float8", "int8"):
         stages = Stages(bench, WAYS[name])
         for _ in range(3):
             stages.draw(size, OutputFormat.JPEG)
@@ -348,7 +348,7 @@ def measure_profile(bench: Bench, part: str) -> None:
     peaks = _measure_peaks(bench.device)
     bench.report.add(part, "peaks", **peaks)
     config = bench.models.transformer.config
-    for name in ("ours", "float8"):
+    for name in ("ours", "float8", "int8"):
         for size in bench.sizes:
             stages = Stages(bench, WAYS[name])
             caption = stages.transformer.encode_caption(bench.prompt_embeds)
