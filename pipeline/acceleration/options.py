@@ -34,7 +34,7 @@ class Precision(StrEnum):
     """e4m3 weights and inputs with a scale a row, attention and the rest in bfloat16."""
     INT8 = "int8"
     """8-bit integers as weights and inputs with a scale a row, attention and the rest in bfloat16:
-    a third of the error of float8, at less of its speed."""
+    less than half of the error of float8, at its speed."""
     INT8_WEIGHTS = "int8_weights"
     """8-bit integers as weights, a scale a row, and bfloat16 products: for memory, on any GPU."""
 
