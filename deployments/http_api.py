@@ -129,6 +129,7 @@ class ImagesApi:
         await self._jobs.stop()
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def generate(
         self, body: ImagesRequest, request: Request, idempotency_key: IdempotencyKey = None

@@ -17,12 +17,16 @@ from pipeline.acceleration.projections import (
     merge,
     merge_weights,
     quantize_rows,
+    require_quantized,
 )
-from pipeline.acceleration.triton_scaled import GATED_COLS, interleave_halves, multiply_scaled
+from pipeline.acceleration.triton_int8 import GATED_COLS, interleave_halves, multiply_int8
 
 
 class GatedProjection(Projection, Protocol):
-    """Returns `silu(a) * b`, where `a` and `b` are products with either half of the weight."""
+    """Returns `silu(a) * b`, where `a` and `b` are products with either half of the weight.
+
+    So it is half as wide as its `shape` says, which is that of the weight.
+    """
 
     @property
     def product(self) -> Projection:
@@ -79,9 +83,7 @@ class Int8GatedProjection:
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply and gate."""
-        if not isinstance(rows, QuantizedRows):
-            raise TypeError("rows must be quantised for a product of 8-bit weights")
-        return multiply_scaled(rows, self._weight, self._dtype, is_gated=True)
+        return multiply_int8(require_quantized(rows), self._weight, self._dtype, is_gated=True)
 
     def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
         """Multiply and gate, then quantise."""
@@ -91,7 +93,11 @@ class Int8GatedProjection:
 def merge_gated(
     linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: bool
 ) -> GatedProjection:
-    """Merge the linear that is gated with the one that it gates, as `merge` does."""
+    """Merge the linear that goes through `silu` with the other, as `merge` does.
+
+    Raises:
+        AccelerationUnavailableError: If a side does not divide by what the product needs.
+    """
     width = linears[0].out_features
     if precision is not Precision.INT8 or width % GATED_COLS:
         return GatedByRows(merge(linears, precision, keeps_source=keeps_source))
@@ -102,5 +108,5 @@ def merge_gated(
 
 
 def feed_forward(gated: GatedProjection, last: Projection, rows: Rows) -> Tensor:
-    """Run both products of a feed-forward."""
+    """Run a feed-forward: both halves, the gate and the last product."""
     return last(gated(rows) if last.reads is None else gated.quantized(rows, last.reads))

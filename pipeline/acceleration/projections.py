@@ -33,6 +33,13 @@ class QuantizedRows:
 Rows = Tensor | QuantizedRows
 
 
+def require_quantized(rows: Rows) -> QuantizedRows:
+    """Return rows for a product of 8-bit weights, which takes no others."""
+    if not isinstance(rows, QuantizedRows):
+        raise TypeError("rows must be quantised for a product of 8-bit weights")
+    return rows
+
+
 def split_rows(rows: Rows, most: int) -> list[Rows]:
     """Cut rows into parts of at most so many."""
     if isinstance(rows, Tensor):
@@ -104,12 +111,11 @@ class Float8Projection:
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply."""
-        if not isinstance(rows, QuantizedRows):
-            raise TypeError("rows must be quantised for a product of 8-bit weights")
+        quantized = require_quantized(rows)
         product: Tensor = torch._scaled_mm(
-            rows.values,
+            quantized.values,
             self._weight.t(),
-            rows.scales,
+            quantized.scales,
             self._scales,
             out_dtype=self._dtype,
             use_fast_accum=True,
@@ -128,19 +134,17 @@ class Int8Projection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        from pipeline.acceleration import triton_scaled  # Triton comes with CUDA builds only
+        from pipeline.acceleration import triton_int8  # Triton comes with CUDA builds only
 
         check_sides(weight, Precision.INT8)
-        self._multiply = triton_scaled.multiply_scaled
+        self._multiply = triton_int8.multiply_int8
         self._weight = quantize_rows(weight, torch.int8)
         self._dtype = weight.dtype
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply."""
-        if not isinstance(rows, QuantizedRows):
-            raise TypeError("rows must be quantised for a product of 8-bit weights")
-        return self._multiply(rows, self._weight, self._dtype)
+        return self._multiply(require_quantized(rows), self._weight, self._dtype)
 
 
 class Int8WeightProjection:

@@ -1,10 +1,9 @@
 """The transformer's forward in few kernels: merged products, and one row kernel between two.
 
-A block is seven launches and its attention: query, key and value in one product, turned in place;
+A block is eight launches and its attention: query, key and value in one product, turned in place;
 output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
-product; and sum with the next block's norm and modulation. In 8 bits the row kernels write the
-quantised rows, so that quantisation reads no memory of its own; integers are gated within the
-product, and quantised after.
+product; and sum with the next block's norm and modulation. In 8 bits the row kernels write
+quantised rows; with integers the gate is within its product, and a row kernel quantises after it.
 """
 
 from collections.abc import Sequence
@@ -76,7 +75,7 @@ def fuse_blocks(
 def _fuse_block(
     name: str, block: Any, acceleration: Acceleration, *, keeps_source: bool
 ) -> FusedBlock:
-    attention, feed_forward = block.attention, block.feed_forward
+    attention, mlp = block.attention, block.feed_forward
 
     def precision_of(path: str) -> Precision:
         stays = name.startswith("context_refiner") or any(
@@ -88,13 +87,13 @@ def _fuse_block(
         return merge(linears, precision_of(path), keeps_source=keeps_source)
 
     gate = "feed_forward.w1"
-    halves = (feed_forward.w1, feed_forward.w3)
+    halves = (mlp.w1, mlp.w3)
     return FusedBlock(
         block,
         build("attention.to_qkv", attention.to_q, attention.to_k, attention.to_v),
         build("attention.to_out", attention.to_out[0]),
         merge_gated(halves, precision_of(gate), keeps_source=keeps_source),
-        build("feed_forward.w2", feed_forward.w2),
+        build("feed_forward.w2", mlp.w2),
     )
 
 

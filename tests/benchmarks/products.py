@@ -2,18 +2,17 @@
 
     python tests/benchmarks/products.py [--rows 1120 4192 8192] [--out products.json]
 
-Each of a block's products with the weights of as many blocks as the model has, so that no weight
-is in the cache, recorded and replayed for `--seconds` after half as long a start: a card that is
-at the limit of its power multiplies more slowly than in a short run. "gate" is the first product of
+Each of a block's products with the weights of 34 blocks (a forward has 32), so that no weight is in
+the cache, recorded and replayed for `--seconds` after half as long a start: a card that is at the
+limit of its power multiplies more slowly than in a short run. "gate" is the first product of
 the feed-forward with its gate and, in 8 bits, the rows quantised for the next. "equal" says whether
-the first rows have the same bytes without the others.
+the first 544 rows have the same bytes without the others.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +70,7 @@ def main() -> None:
             del products
             torch.cuda.empty_cache()
         told = ", ".join(f"{num_rows} rows {ms:.2f} ms" for num_rows, ms in totals.items())
-        print(f"{precision.value}, all products of a forward: {told}", flush=True)
+        print(f"{precision.value}, all products: {told}", flush=True)
     machine = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -106,7 +105,10 @@ def _time_ms(products: list[Any], rows: Tensor, seconds: float) -> float:
     """Return the milliseconds of all products, one after another."""
     reads = products[0].reads
     given: Rows = rows if reads is None else quantize_rows(rows, reads)
-    run_all: Callable[[], list[Rows]] = lambda: [_run(each, given) for each in products]  # noqa: E731
+
+    def run_all() -> list[Rows]:
+        return [_run(each, given) for each in products]
+
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

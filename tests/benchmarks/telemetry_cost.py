@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -88,8 +87,8 @@ def _environments(
         },
     }
     nothing = {"ZIMAGE_TELEMETRY__RAY_METRICS": "false"}
-    chosen = (parts[part] for part in options.parts)
-    return {"without": nothing, "with": {**nothing, **dict(ChainMap(*chosen))}}
+    chosen = {name: value for part in options.parts for name, value in parts[part].items()}
+    return {"without": nothing, "with": nothing | chosen}
 
 
 def _start(stack: ExitStack, folder: Path, model: str, environment: dict[str, str]) -> str:

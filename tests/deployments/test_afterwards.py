@@ -2,6 +2,9 @@
 
 import asyncio
 from contextvars import ContextVar
+from functools import partial
+
+import pytest
 
 from deployments.afterwards import Afterwards
 
@@ -47,42 +50,56 @@ async def test_what_was_done_is_not_done_again_at_the_end() -> None:
     assert done.empty()
 
 
-async def test_calls_that_come_meanwhile_wait_for_a_moment_of_their_own() -> None:
+async def test_whatever_else_the_loop_has_to_do_comes_between_and_later_calls_wait() -> None:
     done: list[str] = []
     afterwards = Afterwards(after_s=0.05)
 
     def act(name: str) -> None:
         done.append(name)
         if name == "first":
-            afterwards.add(lambda: done.append("third"))
+            afterwards.add(lambda: done.append("added meanwhile"))
             asyncio.get_running_loop().call_soon(lambda: done.append("of the loop"))
 
-    afterwards.add(lambda: act("first"))
-    afterwards.add(lambda: act("second"))
-    while "second" not in done:
-        await asyncio.sleep(0.001)
-    at_once = list(done)
+    for name in ("first", "second", "third"):
+        afterwards.add(partial(act, name))
     while "third" not in done:
+        await asyncio.sleep(0)
+    at_once = list(done)
+    while "added meanwhile" not in done:
         await asyncio.sleep(0.001)
 
-    assert "third" not in at_once
-    assert sorted(at_once) == ["first", "of the loop", "second"]
-    assert at_once[0] == "first"
+    assert "added meanwhile" not in at_once
+    assert at_once.index("of the loop") < at_once.index("third")
+    assert [name for name in at_once if name != "of the loop"] == ["first", "second", "third"]
 
 
-async def test_an_error_keeps_none_of_the_others_from_running() -> None:
+@pytest.mark.parametrize("stops", [False, True])
+async def test_an_error_keeps_none_of_the_others_from_running(stops: bool) -> None:
     done: asyncio.Queue[int] = asyncio.Queue()
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: errors.append(context["exception"])
     )
-    afterwards = Afterwards(after_s=0.0)
+    afterwards = Afterwards(after_s=NEVER_S if stops else 0.0)
 
     def fail() -> None:
         raise ValueError("of a meter")
 
     afterwards.add(fail)
     afterwards.add(lambda: done.put_nowait(1))
+    if stops:
+        afterwards.run_all()
 
     assert await done.get() == 1
     assert [str(error) for error in errors] == ["of a meter"]
+
+
+async def test_what_is_added_while_the_rest_is_run_is_run_too() -> None:
+    done: list[int] = []
+    afterwards = Afterwards(after_s=0.001)
+    afterwards.add(lambda: afterwards.add(lambda: done.append(1)))
+
+    afterwards.run_all()
+    await asyncio.sleep(0.01)
+
+    assert done == [1]

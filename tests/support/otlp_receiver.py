@@ -101,9 +101,11 @@ def receive_apart() -> Iterator[ReceiverApart]:
     process = processes.Process(target=_serve_pipe, args=(far,), daemon=True)
     process.start()
     far.close()
-    with near:
-        yield ReceiverApart(near)
-    process.join()
+    try:
+        with near:
+            yield ReceiverApart(near)
+    finally:
+        process.join()
 
 
 def _serve_pipe(pipe: Connection) -> None:

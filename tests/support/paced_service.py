@@ -42,11 +42,6 @@ def run_paced_service(
         yield service
 
 
-def _inherited_paths() -> list[str]:
-    inherited = os.environ.get("PYTHONPATH", "")
-    return inherited.split(os.pathsep) if inherited else []
-
-
 @contextlib.contextmanager
 def run_service_over(load: PacedLoader, config: AppConfig) -> Iterator[PacedService]:
     """Run a service over what a loader loads."""
@@ -55,8 +50,8 @@ def run_service_over(load: PacedLoader, config: AppConfig) -> Iterator[PacedServ
         # Ray's workers would stand back behind the callers, who share the machine in tests alone.
         environment.setenv("RAY_worker_niceness", "0")
         # Replicas import the paced models by name.
-        paths = [str(_SUPPORT), str(_SUPPORT.parents[1]), *_inherited_paths()]
-        environment.setenv("PYTHONPATH", os.pathsep.join(paths))
+        paths = [str(_SUPPORT), str(_SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")]
+        environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         with ray_cluster(None):
             serve.start(
                 http_options=HTTPOptions(port=port),

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from interpreted_loops import INTERPRETED_LOOPS
+from interpreted_loops import interprets_loops
 from torch import Tensor
 
 from pipeline.acceleration.attention import build_attention
@@ -83,8 +83,7 @@ def test_float8_is_near_and_layers_that_stay_are_exact() -> None:
     assert _distance(_predict(_pack(kept), {}), plain) == 0
 
 
-@INTERPRETED_LOOPS[0]
-@INTERPRETED_LOOPS[1]
+@interprets_loops
 def test_int8_is_nearer_than_float8_and_its_sums_are_exact() -> None:
     plain = _predict(_pack(Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)), {})
     # The tiny model's feed-forward is 340 wide, which 8-bit products cannot be.

@@ -1,9 +1,8 @@
-"""A matrix product of 8-bit rows, scaled by row and by column as it is written, gated if asked.
+"""A matrix product of 8-bit integers, scaled by row and column as it is written, gated if asked.
 
-A tile walks the whole inner dimension in order, so neither its shape nor the other rows change a
-row's bytes; sums of integers are exact besides. Two small tiles share a processor: while one is
-scaled and written the other multiplies, which made this faster on an H200 than one large tile
-(`tests/benchmarks/products.py`).
+Its sums are 32-bit integers, so they are exact: neither the shape of a tile nor the other rows
+change a row's bytes. Two small tiles share a processor: while one is scaled and written the other
+multiplies, which is faster on an H200 than one large tile (`tests/benchmarks/products.py`).
 """
 
 from functools import cache
@@ -23,6 +22,7 @@ from pipeline.acceleration.triton_tiles import locate_tile
 _TILE: Final = 128
 """Rows, columns and inner elements of a tile."""
 _GROUPED_TILES: Final = 16
+"""As `GROUPED_TILES`, of tiles half as wide."""
 _TILES_A_PROCESSOR: Final = 2
 _STAGES: Final = 3
 """Tiles on their way from memory; with more, two programs do not fit into a processor."""
@@ -31,14 +31,14 @@ GATED_COLS: Final = _TILE // 2
 """Columns of either half that lie side by side in a gated product's weight."""
 
 
-def multiply_scaled(
+def multiply_int8(
     rows: QuantizedRows, weight: QuantizedRows, dtype: torch.dtype, *, is_gated: bool = False
 ) -> Tensor:
     """Return `rows @ weight.T` of what both stand for.
 
     Args:
-        rows: Values [rows, inner], int8 or float8.
-        weight: Values [cols, inner] of the same type.
+        rows: Values [rows, inner] int8.
+        weight: Values [cols, inner] int8.
         dtype: Of the product.
         is_gated: Return `silu(a) * b` instead, half as wide, where `a` and `b` are the products of
             the halves that `interleave_halves` laid side by side.
@@ -46,8 +46,8 @@ def multiply_scaled(
     num_rows, inner = rows.values.shape
     num_cols = weight.values.shape[0]
     product = rows.values.new_empty(num_rows, num_cols // 2 if is_gated else num_cols, dtype=dtype)
-    tiles = triton.cdiv(num_rows, _TILE) * triton.cdiv(num_cols, _TILE)
-    programs = min(_TILES_A_PROCESSOR * _count_processors(product.device), tiles)
+    # The same for any number of tiles, since another one would be another kernel to compile.
+    programs = _TILES_A_PROCESSOR * _count_processors(product.device)
     _multiply_kernel[(programs,)](
         TensorDescriptor.from_tensor(rows.values, [_TILE, _TILE]),
         TensorDescriptor.from_tensor(weight.values, [_TILE, _TILE]),
@@ -57,7 +57,6 @@ def multiply_scaled(
         num_rows,
         num_cols,
         inner=inner,
-        sums=tl.float32 if rows.values.dtype.is_floating_point else tl.int32,
         tile=_TILE,
         grouped=_GROUPED_TILES,
         programs=programs,
@@ -69,7 +68,7 @@ def multiply_scaled(
 
 
 def interleave_halves(weight: Tensor) -> Tensor:
-    """Return the rows of a gated product's weight in the order that `multiply_scaled` reads.
+    """Return the rows of a gated product's weight in the order that `multiply_int8` reads.
 
     `GATED_COLS` rows of the first half, as many of the second, and so on: what is gated by what
     then comes out of one tile. Both halves must divide by `GATED_COLS`.
@@ -95,7 +94,6 @@ def _multiply_kernel(  # type: ignore[no-untyped-def]  # Triton reads annotation
     num_rows,
     num_cols,
     inner: tl.constexpr,
-    sums: tl.constexpr,
     tile: tl.constexpr,
     grouped: tl.constexpr,
     programs: tl.constexpr,
@@ -105,11 +103,11 @@ def _multiply_kernel(  # type: ignore[no-untyped-def]  # Triton reads annotation
     tiles = tl.cdiv(num_rows, tile) * tl.cdiv(num_cols, tile)
     for index in tl.range(tl.program_id(0), tiles, programs, flatten=True):
         row, col = locate_tile(index, num_rows, num_cols, tile, tile, grouped)
-        total = tl.zeros((tile, tile), dtype=sums)
+        total = tl.zeros((tile, tile), dtype=tl.int32)
         for start in range(0, inner, tile):
             part = rows.load([row, start])
             cols = weight.load([col, start])
-            total = tl.dot(part, cols.T, total, out_dtype=sums)
+            total = tl.dot(part, cols.T, total, out_dtype=tl.int32)
         row_at = row + tl.arange(0, tile)
         by_row = tl.load(row_scales + row_at, mask=row_at < num_rows, other=0.0)
         # In halves, so that what is being written takes less of the memory for the next tile.
