@@ -38,7 +38,7 @@ class Afterwards:
         # What is added while others run waits for a moment of its own, and they for none of it.
         self._waiting.append(_Act(act, loop.time() + self._after_s))
         if self._handle is None:
-            self._handle = loop.call_later(self._after_s, self._run_next)
+            self._handle = self._call_at(loop, self._waiting[0])
 
     def run_all(self) -> None:
         """Run at once what waits."""
@@ -62,8 +62,11 @@ class Afterwards:
             _run(loop, self._waiting.popleft())
         self._handle = None
         if self._waiting:
-            first = self._waiting[0]
-            self._handle = loop.call_at(first.due_s, self._run_next, context=first.context)
+            self._handle = self._call_at(loop, self._waiting[0])
+
+    def _call_at(self, loop: asyncio.AbstractEventLoop, act: _Act) -> asyncio.Handle:
+        # In a context of nobody: it would keep whatever a call had in its own.
+        return loop.call_at(act.due_s, self._run_next, context=Context())
 
 
 def _run(loop: asyncio.AbstractEventLoop, act: _Act) -> None:
