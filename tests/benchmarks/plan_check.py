@@ -12,6 +12,7 @@ Ends with 1 if a mean, a median or an estimate is off by more than `--bound`.
 """
 
 import argparse
+import math
 import re
 import statistics
 import sys
@@ -184,7 +185,11 @@ def _mean_by_size(timings: Sequence[Timing], name: str) -> dict[tuple[int, int],
 
 
 def _build_plan(sent: Sequence[Timing], alone: Sequence[Timing], num_replicas: int) -> ServicePlan:
-    denoise_s = _mean_by_size(sent, "own_s")
+    # Of logarithms, since the simulator draws a picture's time around its median.
+    denoise_s = {
+        size: statistics.geometric_mean(each.own_s for each in sent if each.size == size)
+        for size in MIX
+    }
     units = {size: full_image_units(*size, 1) for size in MIX}
     forward_s = {size: seconds / NUM_STEPS for size, seconds in denoise_s.items()}
     overhead_s, unit_s = _fit_line(units, forward_s)
@@ -219,7 +224,8 @@ def _fit_line(
 
 def _simulate(plan: ServicePlan, trace: Trace, sent: Sequence[Timing]) -> NDArray[np.float64]:
     means = _mean_by_size(sent, "own_s")
-    noise = statistics.stdev(np.log(each.own_s / means[each.size]) for each in sent)
+    noise = statistics.stdev(math.log(each.own_s / means[each.size]) for each in sent)
+    print(f"a picture's time in the denoiser varies by {noise:.0%}")
     dispatcher = CostDispatcher(RoutingPolicy(), Random(1))
     return Simulation(plan, trace, dispatcher, noise=noise, seed=1).run().latency_s
 
