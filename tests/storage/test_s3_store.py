@@ -276,7 +276,8 @@ def test_uploads_during_a_crash_are_whole_or_refused(
 def test_an_upload_waits_out_a_restart(
     frail_server: S3Server, open_store: OpenStore, key: str
 ) -> None:
-    store = open_store(frail_server, max_attempts=10)
+    # Pauses are drawn: of ten, all may be short, and a slow machine's server not yet there.
+    store = open_store(frail_server, max_attempts=30)
     frail_server.kill()
     with ThreadPoolExecutor(1) as pool:
         upload = pool.submit(put, store, key)
