@@ -9,17 +9,15 @@ from torch import Tensor, nn
 from pipeline.acceleration import triton_rows
 from pipeline.acceleration.options import Precision
 from pipeline.acceleration.projections import (
+    Int8Projection,
     Projection,
     QuantizedRows,
     Rows,
-    check_sides,
-    empty_weights,
     merge,
-    merge_weights,
-    quantize_rows,
+    merge_quantized,
     require_quantized,
 )
-from pipeline.acceleration.triton_int8 import GATED_COLS, interleave_halves, multiply_int8
+from pipeline.acceleration.triton_int8 import GATED_COLS, interleave_halves
 
 
 class GatedProjection(Projection, Protocol):
@@ -57,10 +55,8 @@ class GatedByRows:
         return triton_rows.gate_halves(self.product(rows), quantized_to=dtype)
 
 
-class Int8GatedProjection:
-    """As `Int8Projection`, gated as its product is written: half of that is never in memory."""
-
-    reads: torch.dtype | None = torch.int8
+class Int8GatedProjection(Int8Projection):
+    """Gated as its product is written: half of that is never in memory."""
 
     def __init__(self, weight: Tensor) -> None:
         """Quantise; `GATED_COLS` divides both halves.
@@ -68,13 +64,10 @@ class Int8GatedProjection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        check_sides(weight, Precision.INT8)
-        quantized = quantize_rows(weight, torch.int8)
+        super().__init__(weight)
         self._weight = QuantizedRows(
-            interleave_halves(quantized.values), interleave_halves(quantized.scales)
+            interleave_halves(self._weight.values), interleave_halves(self._weight.scales)
         )
-        self._dtype = weight.dtype
-        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
 
     @property
     def product(self) -> Projection:
@@ -83,7 +76,8 @@ class Int8GatedProjection:
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply and gate."""
-        return multiply_int8(require_quantized(rows), self._weight, self._dtype, is_gated=True)
+        quantized = require_quantized(rows)
+        return self._multiply(quantized, self._weight, self._dtype, is_gated=True)
 
     def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
         """Multiply and gate, then quantise."""
@@ -101,10 +95,7 @@ def merge_gated(
     width = linears[0].out_features
     if precision is not Precision.INT8 or width % GATED_COLS:
         return GatedByRows(merge(linears, precision, keeps_source=keeps_source))
-    projection = Int8GatedProjection(merge_weights(linears))
-    if not keeps_source:
-        empty_weights(linears)
-    return projection
+    return merge_quantized(linears, Int8GatedProjection, keeps_source=keeps_source)
 
 
 def feed_forward(gated: GatedProjection, last: Projection, rows: Rows) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class Float8Projection:
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
-        check_sides(weight, Precision.FLOAT8)
+        _check_sides(weight, Precision.FLOAT8)
         quantized = quantize_rows(weight, FLOAT8)
         self._weight = quantized.values
         self._scales = quantized.scales.t().contiguous()
@@ -136,7 +136,7 @@ class Int8Projection:
         """
         from pipeline.acceleration import triton_int8  # Triton comes with CUDA builds only
 
-        check_sides(weight, Precision.INT8)
+        _check_sides(weight, Precision.INT8)
         self._multiply = triton_int8.multiply_int8
         self._weight = quantize_rows(weight, torch.int8)
         self._dtype = weight.dtype
@@ -169,6 +169,7 @@ class Int8WeightProjection:
         return F.linear(rows, self._weight.to(rows.dtype)) * self._scales
 
 
+_Quantized = TypeVar("_Quantized", bound=Projection)
 _QUANTIZED: Final[dict[Precision, Callable[[Tensor], Projection]]] = {
     Precision.FLOAT8: Float8Projection,
     Precision.INT8: Int8Projection,
@@ -176,12 +177,7 @@ _QUANTIZED: Final[dict[Precision, Callable[[Tensor], Projection]]] = {
 }
 
 
-def check_sides(weight: Tensor, precision: Precision) -> None:
-    """Refuse a weight that 8-bit products do not take.
-
-    Raises:
-        AccelerationUnavailableError: If a side does not divide by what the product needs.
-    """
+def _check_sides(weight: Tensor, precision: Precision) -> None:
     if any(side % _SIDE_MULTIPLE for side in weight.shape):
         raise AccelerationUnavailableError(
             f"precision {str(precision)!r} needs sides that divide by {_SIDE_MULTIPLE}, "
@@ -195,25 +191,27 @@ def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: b
     The 16-bit linears become views of the merged weight. Quantised ones keep theirs only with
     `keeps_source`, and are empty otherwise: two copies of the model would not fit.
     """
-    weight = merge_weights(linears)
     if precision is not Precision.BFLOAT16:
-        projection = _QUANTIZED[precision](weight)
-        if not keeps_source:
-            empty_weights(linears)
-        return projection
+        return merge_quantized(linears, _QUANTIZED[precision], keeps_source=keeps_source)
+    weight = _stack_weights(linears)
     parts = torch.split(weight, [each.out_features for each in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
     return DenseProjection(weight)
 
 
-def merge_weights(linears: Sequence[nn.Linear]) -> Tensor:
+def merge_quantized(
+    linears: Sequence[nn.Linear], quantize: Callable[[Tensor], _Quantized], *, keeps_source: bool
+) -> _Quantized:
+    """Merge linears as `merge` does, into what `quantize` builds of the merged weight."""
+    projection = quantize(_stack_weights(linears))
+    if not keeps_source:
+        for linear in linears:
+            linear.weight.data = linear.weight.data.new_empty(0)
+    return projection
+
+
+def _stack_weights(linears: Sequence[nn.Linear]) -> Tensor:
     """Return the linears' weights one below the other; that of a single one is not copied."""
     weights = [linear.weight.data for linear in linears]
     return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-
-def empty_weights(linears: Sequence[nn.Linear]) -> None:
-    """Let go of weights that something else stands for."""
-    for linear in linears:
-        linear.weight.data = linear.weight.data.new_empty(0)

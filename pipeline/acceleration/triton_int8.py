@@ -2,7 +2,7 @@
 
 Its sums are 32-bit integers, so they are exact: neither the shape of a tile nor the other rows
 change a row's bytes. Two small tiles share a processor: while one is scaled and written the other
-multiplies, which is faster on an H200 than one large tile (`tests/benchmarks/products.py`).
+multiplies, which is faster on an H200 than one large tile.
 """
 
 from functools import cache
