@@ -4,14 +4,16 @@ The context travels as a `Carrier`, W3C's `traceparent` and `tracestate` in a pl
 arguments of a handle's call. Where no provider is set every span is a no-op and a carrier is empty.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     Span,
     SpanKind,
     Status,
@@ -20,11 +22,14 @@ from opentelemetry.trace import (
     TracerProvider,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from cluster.telemetry import ATTR_OUTCOME, Outcome
 
 Carrier = dict[str, str]
 Attributes = Mapping[str, str | int | float]
+Later = Callable[[Callable[[], None]], None]
+"""Calls a function when nobody waits any more."""
 
 ERROR_TYPE: Final = "error.type"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -54,6 +59,52 @@ def start_span(
     """Start a span that is nobody's current one; its times are nanoseconds since 1970."""
     tracer = _tracer_of(trace.get_tracer_provider())
     return tracer.start_span(name, context, kind, attributes, links=links, start_time=start_ns)
+
+
+def start_late_span(
+    name: str, attributes: Attributes, later: Later, *, context: Context | None
+) -> Span:
+    """Start a span without children or links, of which its call waits for next to nothing.
+
+    To make a span takes a good part of a millisecond, so it is made `later`, once it has ended.
+    Until then it has no id: what is sent from within it goes to its parent. A span whose parent is
+    not sampled is made at once, since that costs nothing.
+    """
+    parent = trace.get_current_span(context)
+    if not parent.get_span_context().trace_flags.sampled:
+        return start_span(name, attributes, context=context)
+    return _LateSpan(parent, partial(start_span, name, context=context), attributes, later)
+
+
+class _LateSpan(NonRecordingSpan):
+    """Keeps what it is told, and tells the real one at the end."""
+
+    def __init__(
+        self, parent: Span, start: Callable[..., Span], attributes: Attributes, later: Later
+    ) -> None:
+        super().__init__(parent.get_span_context())
+        self._start = partial(start, start_ns=time.time_ns())
+        self._attributes: dict[str, AttributeValue] = dict(attributes)
+        self._later = later
+        self._status: Status | None = None
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        self._attributes.update(attributes)
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        self._attributes[key] = value
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._status = Status(status, description) if isinstance(status, StatusCode) else status
+
+    def end(self, end_time: int | None = None) -> None:
+        self._later(partial(self._make, time.time_ns() if end_time is None else end_time))
+
+    def _make(self, end_ns: int) -> None:
+        span = self._start(attributes=self._attributes)
+        if self._status is not None:
+            span.set_status(self._status)
+        span.end(end_ns)
 
 
 @cache
@@ -89,11 +140,8 @@ def is_chosen(span: Span, ratio: float) -> bool:
 
 
 def is_sent_chosen(carrier: Mapping[str, str] | None, ratio: float) -> bool:
-    """Say the same of the trace that a caller sent along, if it is sampled."""
-    context = from_carrier(carrier)
-    if context is None:
-        return False
-    span = trace.get_current_span(context)
+    """Say the same of the trace that a caller sent along, or of the current one, if sampled."""
+    span = trace.get_current_span(from_carrier(carrier))
     return span.get_span_context().trace_flags.sampled and _is_within(span, ratio)
 
 

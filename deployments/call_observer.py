@@ -31,6 +31,7 @@ from cluster.telemetry import (
     SPAN_GENERATE,
     Outcome,
 )
+from cluster.usage import UsageRecord
 from deployments.afterwards import Afterwards
 from deployments.call_metrics import measure_end, measure_success
 from deployments.drawn_images import DrawnImages
@@ -55,29 +56,24 @@ class ObservedCall:
         afterwards: Afterwards,
     ) -> None:
         self._order = order
+        self._model = model
         self._usage = usage
         self._afterwards = afterwards
         self._started_s = time.monotonic()
         self._route: Route | None = None
         self._drawn: DrawnImages | None = None
         self._has_preview = False
-        self.span = start_span(SPAN_GENERATE, _describe(order, model))
+        self._opened: UsageRecord | None = None
+        self.span = start_span(SPAN_GENERATE, {})
 
     async def accept(self, route: Route) -> None:
         """Take note of where the call goes, and write down that it was accepted."""
         self._route = route
-        self.span.set_attributes(
-            {
-                ATTR_POOL: route.pool,
-                ATTR_PATH: route.path.value,
-                ATTR_ROUTING_REASON: route.reason.value,
-                ATTR_ESTIMATE_S: route.estimate_s,
-            }
-        )
         record(ROUTING_DECISIONS, pool=route.pool, path=route.path.value, reason=route.reason.value)
         logger.debug("request %s: %s", self._order.request_id, route.explanation)
         if self._usage is not None:
-            await self._usage.open(self._order, route)
+            self._opened = self._usage.describe(self._order, route)
+            await self._usage.open(self._opened)
 
     def note_preview(self, now_s: float) -> None:
         """Take note of a preview; the first one is measured."""
@@ -90,16 +86,17 @@ class ObservedCall:
         self._drawn = drawn
 
     def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """End the span and the usage record; the rest is told when the answer is on its way."""
-        total_s = time.monotonic() - self._started_s
-        end_span(self.span, outcome, error=error)
-        if self._usage is not None and self._route is not None:
+        """Close the usage record; the rest is told when the answer is on its way."""
+        ended_ns, total_s = time.time_ns(), time.monotonic() - self._started_s
+        if self._usage is not None and self._opened is not None:
             self._usage.close(
-                self._order, self._route, outcome, error=error, total_s=total_s, drawn=self._drawn
+                self._opened, outcome, error=error, total_s=total_s, drawn=self._drawn
             )
-        self._afterwards.add(partial(self._tell, outcome, error, total_s))
+        self._afterwards.add(partial(self._tell, outcome, error, total_s, ended_ns))
 
-    def _tell(self, outcome: Outcome, error: str | None, total_s: float) -> None:
+    def _tell(self, outcome: Outcome, error: str | None, total_s: float, ended_ns: int) -> None:
+        self.span.set_attributes(_describe(self._order, self._model, self._route))
+        end_span(self.span, outcome, error=error, end_ns=ended_ns)
         measure_end(self._order, self._route, outcome, error)
         if self._drawn is not None:
             measure_success(self._order, self._drawn, total_s)
@@ -150,8 +147,10 @@ class CallObserver:
             otel_context.detach(token)
 
 
-def _describe(order: ImagesOrder, model: ServedModel) -> dict[str, str | int | float]:
-    return {
+def _describe(
+    order: ImagesOrder, model: ServedModel, route: Route | None
+) -> dict[str, str | int | float]:
+    attributes: dict[str, str | int | float] = {
         ATTR_REQUEST_ID: order.request_id,
         ATTR_IMAGES_ID: order.id,
         ATTR_MODEL: model.name,
@@ -161,4 +160,12 @@ def _describe(order: ImagesOrder, model: ServedModel) -> dict[str, str | int | f
         ATTR_NUM_IMAGES: order.num_images,
         ATTR_PRIORITY: order.priority.value,
         ATTR_COST_UNITS: order.cost_units,
+    }
+    if route is None:
+        return attributes
+    return attributes | {
+        ATTR_POOL: route.pool,
+        ATTR_PATH: route.path.value,
+        ATTR_ROUTING_REASON: route.reason.value,
+        ATTR_ESTIMATE_S: route.estimate_s,
     }

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from cluster.metrics import record
 from cluster.rates import ReplicaRate
-from cluster.spans import Carrier
+from cluster.spans import Carrier, is_sent_chosen
 from cluster.telemetry import (
     ATTR_BATCH_SIZE,
     ATTR_COST_UNITS,
@@ -112,7 +112,8 @@ class DenoiserDeployment:
         """
         outcomes, listen = _listen(lambda event: yields_steps and request.tells(event))
         # A span ends before the last yield: there, whoever has the latents closes the generator.
-        with self._telemetry.span(trace, self._describe(request)) as stage:
+        has_steps = is_sent_chosen(trace, self._terms.step_detail_ratio)
+        with self._telemetry.span(trace, self._describe(request), has_more=has_steps) as stage:
             followed = self._watch.follow(request.id, stage.span)
             try:
                 self._step_loop.submit(request, listen)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError, RayTaskError
@@ -19,6 +19,10 @@ from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, Imag
 from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
 from pipeline.denoising.work import VelocityRequest
 from pipeline.request import DenoiseRequest, StepEvent
+
+_REQUEST_SERIALIZATION: Final = "pickle"
+"""Of calls by value, for which Ray has its own, three times as slow, that takes any object: what is
+sent here are classes of packages. What comes back can be an exception of any kind."""
 
 
 class HandleStages:
@@ -96,12 +100,16 @@ class HandleTileCoordinator(TileCoordinatorDeployment):
 
 def _for_short_calls(handle: DeploymentHandle[Any], by_value: ByValue) -> DeploymentHandle[Any]:
     """For calls that take a stage's own milliseconds, so few are on a machine that falls silent."""
-    return handle.options(_by_reference=by_value == "none")
+    return handle.options(
+        _by_reference=by_value == "none", request_serialization=_REQUEST_SERIALIZATION
+    )
 
 
 def _for_long_calls(handle: DeploymentHandle[Any], by_value: ByValue) -> DeploymentHandle[Any]:
     """For calls that take most of a picture's time."""
-    return handle.options(_by_reference=by_value != "all")
+    return handle.options(
+        _by_reference=by_value != "all", request_serialization=_REQUEST_SERIALIZATION
+    )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -252,7 +252,7 @@ def _to_routing(route: Route) -> Routing:
 
 
 def _to_timings(images: list[DrawnImage]) -> Timings:
-    times = [asdict(image.times) for image in images]
+    times = [vars(image.times) for image in images]
     longest = {name: max(each[name] for each in times) for name in times[0]}
     return Timings(**{f"{name[:-2]}_ms": 1000 * seconds for name, seconds in longest.items()})
 

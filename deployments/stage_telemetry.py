@@ -15,6 +15,7 @@ from cluster.spans import (
     end_span,
     from_carrier,
     is_sent_chosen,
+    start_late_span,
     start_span,
 )
 from cluster.telemetry import (
@@ -29,6 +30,7 @@ from cluster.telemetry import (
     SPAN_TILE,
     Outcome,
 )
+from deployments.afterwards import Afterwards
 from deployments.outcomes import classify
 from pipeline.device_memory import mark_peak_memory, read_peak_memory
 
@@ -83,6 +85,7 @@ class StageTelemetry:
         self._stage = stage
         self._start_process = start_process
         self._identity: Attributes = {}
+        self._afterwards = Afterwards()
 
     def start(self, load: Callable[[], T]) -> T:
         """Start this process's exporters, then load, and tell how long it took."""
@@ -94,10 +97,23 @@ class StageTelemetry:
         return loaded
 
     @contextlib.contextmanager
-    def span(self, trace: Carrier | None, attributes: Attributes) -> Iterator[StageRun]:
-        """Trace one call, as a child of what its caller sent or of the current span."""
+    def span(
+        self, trace: Carrier | None, attributes: Attributes, *, has_more: bool = False
+    ) -> Iterator[StageRun]:
+        """Trace one call, as a child of what its caller sent or of the current span.
+
+        Args:
+            trace: What the caller sent.
+            attributes: Of the span, beside what this process says of itself.
+            has_more: Whether the span gets children, links or events; otherwise it is made when
+                the answer is on its way.
+        """
         name, context = _SPANS[self._stage], from_carrier(trace)
-        span = start_span(name, {**self._identity, **attributes}, context=context)
+        known = {**self._identity, **attributes}
+        if has_more:
+            span = start_span(name, known, context=context)
+        else:
+            span = start_late_span(name, known, self._afterwards.add, context=context)
         with self._run(span) as run:
             yield run
 

@@ -65,7 +65,7 @@ class TileCoordinatorDeployment:
         seen: dict[str, str] = {}
         share_s, peaks = 0.0, set[int]()
         # A span ends before the last yield: there, whoever has the latents closes the generator.
-        with self._telemetry.span(trace, attributes) as stage:
+        with self._telemetry.span(trace, attributes, has_more=True) as stage:
             run = await asyncio.to_thread(
                 TiledRun, request, settings.options, settings.preview.draw, settings.schedule_of
             )

@@ -52,16 +52,34 @@ class UsageLedger:
         self._is_synced = is_synced
         self._export_period_s = export_period_s
 
-    async def open(self, order: ImagesOrder, route: Route) -> None:
+    def describe(self, order: ImagesOrder, route: Route) -> UsageRecord:
+        """Return the record of a call that is accepted now."""
+        return UsageRecord(
+            id=order.id,
+            request_id=order.request_id,
+            key_id=order.key_id,
+            accepted_at=to_text(order.accepted),
+            model=self._model.name,
+            model_revision=self._model.revision,
+            size=str(order.size),
+            num_images=order.num_images,
+            num_inference_steps=order.num_inference_steps,
+            priority=order.priority.value,
+            path=route.path.value,
+            pool=route.pool,
+            cost_units=round(order.cost_units, 6),
+            input_hmac=hash_input(self._secret, order.prompt),
+        )
+
+    async def open(self, record: UsageRecord) -> None:
         """Write that a call was accepted; on disk when this returns, if so configured."""
-        self._recorder.open(self._to_record(order, route))
+        self._recorder.open(record)
         if self._is_synced:
             await asyncio.to_thread(self._recorder.sync)
 
     def close(
         self,
-        order: ImagesOrder,
-        route: Route,
+        opened: UsageRecord,
         outcome: Outcome,
         *,
         error: str | None,
@@ -71,7 +89,7 @@ class UsageLedger:
         """Write how a call ended."""
         images = [] if drawn is None else drawn.images
         peaks = [peak for image in images if (peak := image.peak_memory_bytes) is not None]
-        record = self._to_record(order, route).end(
+        record = opened.end(
             datetime.now(UTC),
             outcome,
             error=error,
@@ -90,24 +108,6 @@ class UsageLedger:
                 await asyncio.to_thread(self._recorder.export_once)
         finally:
             self._recorder.stop()
-
-    def _to_record(self, order: ImagesOrder, route: Route) -> UsageRecord:
-        return UsageRecord(
-            id=order.id,
-            request_id=order.request_id,
-            key_id=order.key_id,
-            accepted_at=to_text(order.accepted),
-            model=self._model.name,
-            model_revision=self._model.revision,
-            size=str(order.size),
-            num_images=order.num_images,
-            num_inference_steps=order.num_inference_steps,
-            priority=order.priority.value,
-            path=route.path.value,
-            pool=route.pool,
-            cost_units=round(order.cost_units, 6),
-            input_hmac=hash_input(self._secret, order.prompt),
-        )
 
 
 def build_usage_ledger(config: UsageConfig, model: ServedModel) -> UsageLedger | None:

@@ -146,7 +146,6 @@ class FolderImageStore:
         if self._options.secret is not None:
             return self._options.secret.encode()
         with _store_errors("read", "the signing secret"):
-            self._root.mkdir(parents=True, exist_ok=True)
             return load_secret(self._root)
 
 

@@ -3,6 +3,7 @@
 import hmac
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -53,15 +54,25 @@ def load_secret(folder: Path) -> bytes:
         OSError: If it cannot be read or written.
     """
     path = folder / SECRET_NAME
-    if not path.exists():
+    try:
+        found = path.stat()
+    except FileNotFoundError:
         _draw_secret(path)
-    mode = path.stat().st_mode & 0o777
+        found = path.stat()
+    mode = found.st_mode & 0o777
     if mode & 0o077:
         raise StoreConfigurationError(f"{path} must be readable by its owner only, got {mode:o}")
+    return _read_secret(path, found.st_ino, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_secret(path: Path, inode: int, changed_ns: int) -> bytes:
+    """Read what a file holds as long as it is the same: every URL wants it."""
     return check_secret(path.read_bytes())
 
 
 def _draw_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -2,15 +2,17 @@
 
     python tests/benchmarks/overhead.py [--rounds N] [--requests N] [--against NAME=VALUE ...]
 
-One call at a time against a service that this script starts; medians and quartiles over all calls,
-and each round's median, which tells how steady the machine is. `hops` is what the router's total
-has beside what is timed, `http` what the caller waits beside it. Then, from a second service that
-is traced: where each millisecond goes, by the clocks of the processes in a call's order, and CPU
-time by process, less what idle ones take. With `--against` the second service is not traced but has
-these environment variables, calls of the two alternate, and the difference is told.
+One call at a time against a service that this script starts, by Python's own client over one
+connection, since what a caller's library takes is not the service's; medians and quartiles over all
+calls, and each round's median, which tells how steady the machine is. `hops` is what the router's
+total has beside what is timed, `http` what the caller waits beside it. Then, from a second service
+that is traced: where each millisecond goes, by the clocks of the processes in a call's order, and
+CPU time by process, less what idle ones take. With `--against` the second service is not traced but
+has these environment variables, calls of the two alternate, and the difference is told.
 """
 
 import argparse
+import json
 import secrets
 import statistics
 import sys
@@ -19,9 +21,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
 import psutil
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -51,23 +54,25 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, httpx.Client(timeout=120) as client:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.against:
             environment = dict(each.split("=", 1) for each in options.against)
-            _compare(client, folder, environment, options)
+            _compare(folder, environment, options)
             return
         with _start(folder / "plain", options.model) as service:
-            _warm_up(client, service, options.warm_up)
-            _measure(client, service, options)
+            caller = Caller(service)
+            caller.warm_up(options.warm_up)
+            _measure(caller, options)
         if not options.traced:
             return
         with (
             receive_grpc() as receiver,
             _start(folder / "traced", options.model, _traces_to(receiver)) as service,
         ):
-            _warm_up(client, service, options.warm_up)
-            _follow(client, service, receiver, options.traced)
+            caller = Caller(service)
+            caller.warm_up(options.warm_up)
+            _follow(caller, receiver, options.traced)
 
 
 def _start(
@@ -87,32 +92,47 @@ def _traces_to(receiver: OtlpReceiver) -> dict[str, str]:
     }
 
 
-def _warm_up(client: httpx.Client, service: Service, num_calls: int) -> None:
-    for seed in range(num_calls):
-        _call(client, service.url, seed)
+class Caller:
+    """Calls one service, over one connection."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        address = urlsplit(service.url)
+        self._connection = HTTPConnection(str(address.hostname), address.port, timeout=120)
+
+    def call(self, seed: int, headers: Mapping[str, str] | None = None) -> Row:
+        """Ask for one picture."""
+        body = json.dumps({**BODY, "seed": seed})
+        sent = {"content-type": "application/json", **(headers or {})}
+        started = time.perf_counter()
+        self._connection.request("POST", GENERATIONS, body, sent)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        wall_ms = 1000 * (time.perf_counter() - started)
+        if answer.status != 200:
+            raise RuntimeError(f"the service answered {answer.status}: {content.decode()}")
+        timings: Row = json.loads(content)["timings"]
+        own_ms = sum(timings[name] for name in OWN)
+        total_ms = timings["total_ms"]
+        return {
+            **timings,
+            "hops_ms": 2 * total_ms - sum(timings.values()),
+            "http_ms": wall_ms - total_ms,
+            "wall_ms": wall_ms,
+            "overhead_ms": wall_ms - own_ms,
+        }
+
+    def warm_up(self, num_calls: int) -> None:
+        """Let every process see some calls."""
+        for seed in range(num_calls):
+            self.call(seed)
 
 
-def _call(client: httpx.Client, url: str, seed: int, headers: dict[str, str] | None = None) -> Row:
-    started = time.perf_counter()
-    answer = client.post(f"{url}{GENERATIONS}", json={**BODY, "seed": seed}, headers=headers)
-    wall_ms = 1000 * (time.perf_counter() - started)
-    timings: Row = answer.raise_for_status().json()["timings"]
-    own_ms = sum(timings[name] for name in OWN)
-    total_ms = timings["total_ms"]
-    return {
-        **timings,
-        "hops_ms": 2 * total_ms - sum(timings.values()),
-        "http_ms": wall_ms - total_ms,
-        "wall_ms": wall_ms,
-        "overhead_ms": wall_ms - own_ms,
-    }
-
-
-def _measure(client: httpx.Client, service: Service, options: argparse.Namespace) -> None:
+def _measure(caller: Caller, options: argparse.Namespace) -> None:
     rows: list[Row] = []
     for index in range(options.rounds):
         seeds = range(1000 * (index + 1), 1000 * (index + 1) + options.requests)
-        rows += (found := [_call(client, service.url, seed) for seed in seeds])
+        rows += (found := [caller.call(seed) for seed in seeds])
         median = statistics.median(row["overhead_ms"] for row in found)
         print(f"round {index + 1}: overhead {median:.1f} ms at the median", flush=True)
     _print_rows(rows)
@@ -126,8 +146,8 @@ def _print_rows(rows: Sequence[Mapping[str, float]], width: int = 12) -> None:
     sys.stdout.flush()
 
 
-def _follow(client: httpx.Client, service: Service, receiver: OtlpReceiver, num_calls: int) -> None:
-    process = psutil.Process(service.process.pid)
+def _follow(caller: Caller, receiver: OtlpReceiver, num_calls: int) -> None:
+    process = psutil.Process(caller.service.process.pid)
     idle_s, _ = _cpu_during(process, partial(time.sleep, IDLE_S))
     calls: list[tuple[str, int, int]] = []
 
@@ -136,7 +156,7 @@ def _follow(client: httpx.Client, service: Service, receiver: OtlpReceiver, num_
             trace_id = secrets.token_hex(16)
             sent_ns = time.time_ns()
             headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
-            _call(client, service.url, seed, headers)
+            caller.call(seed, headers)
             calls.append((trace_id, sent_ns, time.time_ns()))
 
     busy_s, wall_s = _cpu_during(process, follow_all)
@@ -191,23 +211,21 @@ def _cpu_during(process: psutil.Process, act: Callable[[], None]) -> tuple[dict[
     }, took_s
 
 
-def _compare(
-    client: httpx.Client, folder: Path, environment: dict[str, str], options: argparse.Namespace
-) -> None:
+def _compare(folder: Path, environment: dict[str, str], options: argparse.Namespace) -> None:
     rows: dict[str, list[Row]] = {"plain": [], "against": []}
     with (
         _start(folder / "plain", options.model) as plain,
         _start(folder / "against", options.model, environment) as against,
     ):
-        services = {"plain": plain, "against": against}
-        for service in services.values():
-            _warm_up(client, service, options.warm_up)
+        callers = {"plain": Caller(plain), "against": Caller(against)}
+        for caller in callers.values():
+            caller.warm_up(options.warm_up)
 
         def measure(name: str) -> float:
-            rows[name].append(_call(client, services[name].url, len(rows[name])))
+            rows[name].append(callers[name].call(len(rows[name])))
             return rows[name][-1]["overhead_ms"]
 
-        ways = {name: partial(measure, name) for name in services}
+        ways = {name: partial(measure, name) for name in callers}
         measured = measure_in_turn(ways, options.rounds * options.requests)
     for name, found in rows.items():
         print(name)

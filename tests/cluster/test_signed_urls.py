@@ -140,3 +140,14 @@ def test_processes_that_start_together_share_one_secret(options: FolderStoreOpti
 def test_a_short_secret_is_refused(options: FolderStoreOptions) -> None:
     with pytest.raises(StoreConfigurationError, match="at least 32 bytes, got 5"):
         replace(options, secret="short")
+
+
+def test_a_secret_that_is_replaced_signs_from_then_on(options: FolderStoreOptions) -> None:
+    first = read_secret(options)
+    path = options.folder / ".signing-secret"
+    path.unlink()
+
+    second = read_secret(options)
+
+    assert second != first
+    assert second == path.read_bytes()
