@@ -1,8 +1,9 @@
 """A step loop behind a handle."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -100,6 +101,7 @@ class DenoiserDeployment:
             measures_at_once=start_reporter is None,
         )
         self._step_loop.watch(self._watch)
+        self._call_numbers = itertools.count(1)
         # Kept, since the reporter ends with the object.
         self._reporter = start_reporter(self.report) if start_reporter is not None else None
 
@@ -110,6 +112,7 @@ class DenoiserDeployment:
 
         A caller that closes the generator, or is cancelled, lets the request go at the next step.
         """
+        request = replace(request, id=self._name_call(request.id))
         outcomes, listen = _listen(lambda event: yields_steps and request.tells(event))
         # A span ends before the last yield: there, whoever has the latents closes the generator.
         has_steps = is_sent_chosen(trace, self._terms.step_detail_ratio)
@@ -144,6 +147,7 @@ class DenoiserDeployment:
         self, request: VelocityRequest, trace: Carrier | None = None
     ) -> TileVelocity:
         """Run one forward for a canvas that is stepped elsewhere."""
+        request = replace(request, id=self._name_call(request.id))
         outcomes, listen = _listen(lambda event: False)
         attributes, ratio = {ATTR_POOL: self._terms.pool}, self._terms.step_detail_ratio
         with self._telemetry.tile_span(trace, attributes, detail_ratio=ratio) as stage:
@@ -189,6 +193,10 @@ class DenoiserDeployment:
         """Tell Serve to replace this replica when its loop has stopped."""
         if self._step_loop.failure is not None:
             raise self._step_loop.failure
+
+    def _name_call(self, request_id: str) -> str:
+        """Tell a call from an earlier one of the same picture, which is let go a step late."""
+        return f"{request_id}#{next(self._call_numbers)}"
 
     def _describe(self, request: DenoiseRequest) -> dict[str, str | int]:
         path = self._fingerprint.split("/", 1)[0]

@@ -60,6 +60,14 @@ def layout_sequences(
 class AttentionKernel(Protocol):
     """Softmax attention without a mask inside an item, and nothing between items."""
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether it reads the lengths of several items on the host.
+
+        A recorded forward would keep those that it was recorded with.
+        """
+        ...
+
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         """Attend; all are [rows, heads, head_dim]."""
         ...
@@ -67,6 +75,8 @@ class AttentionKernel(Protocol):
 
 class PerItemAttention:
     """PyTorch's dense kernel, one item at a time: no item's shape depends on its company."""
+
+    reads_lengths = True
 
     def __init__(self, backend: SDPBackend | None = None) -> None:
         self._backend = backend
@@ -98,6 +108,8 @@ class VarlenAttention:
     changes the grid and not the sums.
     """
 
+    reads_lengths = False
+
     def __init__(self) -> None:
         from torch.nn.attention.varlen import varlen_attn  # absent from builds without CUDA
 
@@ -113,7 +125,9 @@ class VarlenAttention:
 
 
 class XformersAttention:
-    """xFormers' memory-efficient kernel with a block-diagonal mask."""
+    """xFormers' memory-efficient kernel, for several items with a block-diagonal mask."""
+
+    reads_lengths = True
 
     def __init__(self) -> None:
         from xformers.ops import fmha  # an optional dependency
@@ -123,7 +137,9 @@ class XformersAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         """Attend."""
-        mask = self._mask_of(list(layout.lengths), device=query.device)
+        # A mask is copied to the device, which a recording does not allow.
+        is_alone = len(layout.lengths) == 1
+        mask = None if is_alone else self._mask_of(list(layout.lengths), device=query.device)
         batched = (tensor.unsqueeze(0) for tensor in (query, key, value))
         attended: Tensor = self._attend(*batched, attn_bias=mask)
         return attended[0]
@@ -134,6 +150,8 @@ class Flash4Attention:
 
     Each kernel is compiled at its first call, in about a second, whatever the lengths.
     """
+
+    reads_lengths = False
 
     def __init__(self) -> None:
         # Of its compiler, about an argument that is not used here.

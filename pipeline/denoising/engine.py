@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ from pipeline.errors import (
 )
 from pipeline.request import LATENT_SCALE, DenoiseRequest, DenoiseResult, ImageSize, StepEvent
 from pipeline.schedule import Schedule, build_schedule
+
+_T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
@@ -240,8 +243,19 @@ class StepLoop:
         launched = self._launch(running)
         self._settle()
         self._running = launched
-        if launched and not (self._runs_ahead and sum(launched.units) <= _AHEAD_UNITS):
+        if launched and not self._may_run_on(launched):
             self._settle()
+
+    def _may_run_on(self, step: "_RunningStep") -> bool:
+        """Say whether the next step may be launched before this one has ended.
+
+        Not where one has failed, which would be launched again, and not where nobody is left who
+        would settle it.
+        """
+        is_short = sum(step.units) <= _AHEAD_UNITS
+        has_failed = any(isinstance(each, PipelineError) for each in step.forward.velocities)
+        is_wanted = any(not work.is_gone for work in step.works)
+        return self._runs_ahead and is_short and not has_failed and is_wanted
 
     def _let_go(self) -> None:
         for work in self._roster.take_cancelled():
@@ -268,7 +282,9 @@ class StepLoop:
         units = tuple(work.admission.demand.step_units for work in works)
         forward = self._forward.launch(items, units)
         tells = [
-            work.take(velocity) if isinstance(velocity, Tensor) else None
+            self._attempt(work, partial(work.take, velocity))
+            if isinstance(velocity, Tensor)
+            else None
             for work, velocity in zip(works, forward.velocities, strict=True)
         ]
         forward.end()
@@ -284,7 +300,9 @@ class StepLoop:
         begun_s = max(step.begun_s, self._ended_s)
         ended_s = self._ended_s = self._clock()
         # Measured before anyone is told, so that whoever hears of a step finds its rate.
-        self._roster.measure(step.sizes, sum(step.units), ended_s - begun_s)
+        # A forward that failed may have ended early, or have been run again in parts.
+        if all(isinstance(velocity, Tensor) for velocity in velocities):
+            self._roster.measure(step.sizes, sum(step.units), ended_s - begun_s)
         ids = tuple(work.id for work in step.works)
         self._on_forward(ForwardReport(ids, step.units, step.sizes, ended_s - begun_s))
         for work, tell, velocity in zip(step.works, step.tells, velocities, strict=True):
@@ -295,10 +313,21 @@ class StepLoop:
         work.passed_over = 0
         if work.started_s is None:
             work.started_s = now_s
+        return self._attempt(work, lambda: self._next_item(work))
+
+    def _next_item(self, work: Work) -> PackedItem:
+        if work.caption is None:
+            work.caption = self._encode_caption(work.admission)
+        return work.next_item(work.caption)
+
+    def _attempt(self, work: Work, act: Callable[[], _T]) -> _T | None:
+        """Do what one request needs; if that fails the request leaves, and no other does.
+
+        Raises:
+            torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
+        """
         try:
-            if work.caption is None:
-                work.caption = self._encode_caption(work.admission)
-            return work.next_item(work.caption)
+            return act()
         except torch.AcceleratorError:
             raise
         except Exception as exc:  # noqa: BLE001 - what one request provokes must not fail others
@@ -317,7 +346,9 @@ class StepLoop:
         if isinstance(velocity, PipelineError):
             self._leave(work, velocity)
             return
-        outcomes = [] if tell is None else tell(now_s)
+        outcomes = None if tell is None else self._attempt(work, partial(tell, now_s))
+        if outcomes is None:
+            return
         if all(isinstance(outcome, StepEvent) for outcome in outcomes):
             self._tell(work, outcomes)
         else:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import traceback
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -90,10 +91,12 @@ class IsolatedForward:
         except torch.AcceleratorError:
             raise
         except torch.OutOfMemoryError as exc:
+            _let_go_of_tensors(exc)
             if len(items) == 1:
                 return LaunchedForward([self._predict_after_release(items[0], exc)])
             return LaunchedForward(self._predict_halves(items, units))
         except Exception as exc:  # noqa: BLE001 - whatever one item provokes must not fail others
+            _let_go_of_tensors(exc)
             if len(items) == 1:
                 return LaunchedForward([describe_failure(exc)])
             _logger.warning("a forward of %d items failed, each runs alone: %s", len(items), exc)
@@ -121,21 +124,38 @@ class IsolatedForward:
         _release_memory()
         try:
             return LaunchedForward(self._transformer.predict_velocity([item])).wait()[0]
-        except torch.OutOfMemoryError:
+        except torch.AcceleratorError:
+            raise
+        except torch.OutOfMemoryError as exc:
+            _let_go_of_tensors(exc)
             error = OutOfMemoryError(
                 f"latents must fit on the device, got {list(item.latents.shape)}"
             )
             error.__cause__ = cause
             return error
+        except Exception as exc:  # noqa: BLE001 - libraries say in ways of their own that a card is full
+            return describe_failure(exc)
 
 
 def describe_failure(exc: Exception) -> PipelineError:
     """Turn whatever a request provoked into what its listener is told."""
+    _let_go_of_tensors(exc)
     if isinstance(exc, PipelineError):
         return exc
     error = PipelineError(f"the denoiser failed: {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return error
+
+
+def _let_go_of_tensors(exc: BaseException) -> None:
+    """Clear the frames that an exception came through: they hold all that a forward had computed.
+
+    Its text and line numbers stay.
+    """
+    seen: BaseException | None = exc
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def _release_memory() -> None:

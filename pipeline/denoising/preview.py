@@ -3,7 +3,7 @@
 A preview is made on the way of a denoising run, where the VAE would cost more than the step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import torch
@@ -41,6 +41,9 @@ class LatentPreview:
     """[channels, 3] float32."""
     bias: Tensor
     """[3] float32."""
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @classmethod
     def of_flux_vae(cls) -> Self:
@@ -68,9 +71,19 @@ class LatentPreview:
 
     def draw(self, latents: Tensor) -> Tensor:
         """Turn [channels, h, w] latents into [3, h, w] uint8 pixels on the CPU."""
-        factors, bias = self.factors.to(latents.device), self.bias.to(latents.device)
+        return self.draw_on_device(latents).cpu()
+
+    def draw_on_device(self, latents: Tensor) -> Tensor:
+        """Do the same where the latents are, without waiting for them."""
+        factors, bias = self._at(latents.device)
         colours = torch.einsum("chw,cr->rhw", latents, factors) + bias[:, None, None]
-        return ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        return ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+    def _at(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        # Kept, since to copy something to a device waits for all that it has to do.
+        if device not in self._copies:
+            self._copies[device] = self.factors.to(device), self.bias.to(device)
+        return self._copies[device]
 
 
 def choose_preview_steps(num_inference_steps: int, num_previews: int) -> frozenset[int]:

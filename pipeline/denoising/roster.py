@@ -20,6 +20,9 @@ from pipeline.request import ImageSize, Priority
 _RATE_WEIGHT: Final = 0.2
 """How much the last step moves the live rate."""
 
+_MAX_WARM_SIZES: Final = 256
+"""More than a device keeps recorded forwards of."""
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -73,7 +76,7 @@ class Roster:
         self._num_arrived = 0
         self._rate_units_s: float | None = None
         self._forward_times: dict[ImageSize, ForwardTime] = {}
-        self._warm_sizes: frozenset[ImageSize] = frozenset()
+        self._warm_sizes: dict[ImageSize, None] = {}  # in the order of their last step
         self._is_closing = False
         self._is_stopping = False
         self._failure: ReplicaFailedError | None = None
@@ -171,8 +174,8 @@ class Roster:
         """Learn from a step of items of these sizes how fast the loop goes."""
         sizes = frozenset(items)
         with self._condition:
-            is_warm = sizes <= self._warm_sizes
-            self._warm_sizes |= sizes
+            is_warm = sizes <= self._warm_sizes.keys()
+            self._keep_warm(sizes)
             # The first step of a size compiles or allocates, and says nothing of the rate.
             if is_warm and elapsed_s > 0:
                 sample, rate = units / elapsed_s, self._rate_units_s
@@ -180,6 +183,16 @@ class Roster:
                 self._rate_units_s = smoothed
                 if len(sizes) == 1:
                     self._time_forward(items[0], elapsed_s / len(items))
+
+    def _keep_warm(self, sizes: frozenset[ImageSize]) -> None:
+        for size in sizes:
+            self._warm_sizes.pop(size, None)
+            self._warm_sizes[size] = None
+        # Callers have tens of thousands of sizes to choose from, and each report tells them all.
+        while len(self._warm_sizes) > _MAX_WARM_SIZES:
+            oldest = next(iter(self._warm_sizes))
+            del self._warm_sizes[oldest]
+            self._forward_times.pop(oldest, None)
 
     def _time_forward(self, size: ImageSize, seconds: float) -> None:
         known = self._forward_times.get(size, ForwardTime(seconds, 0))
@@ -204,7 +217,7 @@ class Roster:
                 ),
                 rate_units_s=self._rate_units_s,
                 num_held=len(held),
-                warm_sizes=self._warm_sizes,
+                warm_sizes=frozenset(self._warm_sizes),
                 forward_times=dict(self._forward_times),
                 oldest_wait_s=self._clock() - waiting[0].arrived_s if waiting else 0.0,
             )

@@ -114,13 +114,11 @@ class PackedTransformer:
         self._solo_graphs: GraphedForward[ForwardInputs] | None = None
         self._caption_graphs: GraphedForward[CaptionInputs] | None = None
         if self.device.type == "cuda":
-            self._shared_graphs = GraphedForward(self._shared)
-            self._solo_graphs = GraphedForward(
-                self._solo, pool=self._shared_graphs.pool, num_copies=2
-            )
-            self._caption_graphs = GraphedForward(
-                self._solo.encode_caption, pool=self._shared_graphs.pool
-            )
+            self._solo_graphs = GraphedForward(self._solo, num_copies=2)
+            pool = self._solo_graphs.pool
+            self._caption_graphs = GraphedForward(self._solo.encode_caption, pool=pool)
+            if not attention.reads_lengths:
+                self._shared_graphs = GraphedForward(self._shared, pool=pool)
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
 

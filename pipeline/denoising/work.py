@@ -187,24 +187,32 @@ class DenoisingRun(Work):
         after = self._latents = self._schedule.advance(before, velocity, self._step)
         self._step += 1
         step = self._step
-        # Asked for now, or it would wait behind whatever step is launched next.
+        # Both are asked for now, or they would wait behind whatever step is launched next.
         drawn = None if self.steps_left else begin_copy_to_host(after)
+        preview = self._begin_preview(step, before, sigma, velocity)
 
         def tell(now_s: float) -> list[Outcome]:
-            outcomes: list[Outcome] = [self._event(step, before, sigma, velocity)]
+            outcomes: list[Outcome] = [self._event(step, preview)]
             if drawn is not None:
                 outcomes.append(self._result(drawn, now_s))
             return outcomes
 
         return tell
 
-    def _event(self, step: int, before: Tensor, sigma: float, velocity: Tensor) -> StepEvent:
-        wanted = self._preview if step in self._preview_steps else None
+    def _begin_preview(
+        self, step: int, before: Tensor, sigma: float, velocity: Tensor
+    ) -> Tensor | None:
+        if self._preview is None or step not in self._preview_steps:
+            return None
+        predicted = before - sigma * velocity
+        return begin_copy_to_host(self._preview.draw_on_device(predicted))
+
+    def _event(self, step: int, preview: Tensor | None) -> StepEvent:
         return StepEvent(
             step=step,
             num_inference_steps=self._schedule.num_inference_steps,
             sigma=self._schedule.sigmas[step],
-            preview=None if wanted is None else wanted.draw(before - sigma * velocity),
+            preview=None if preview is None else preview.clone(),
         )
 
     def _result(self, latents: Tensor, now_s: float) -> DenoiseResult:

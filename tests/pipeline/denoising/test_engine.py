@@ -2,11 +2,14 @@
 
 import random
 import threading
+import time
+from dataclasses import replace
 from queue import SimpleQueue
 
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
+from torch import Tensor
 
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
@@ -17,11 +20,12 @@ from pipeline.errors import (
     DeadlineError,
     InvalidRequestError,
     NumericalError,
+    PipelineError,
     ReplicaFullError,
 )
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
-from pipeline.schedule import build_schedule
+from pipeline.schedule import Schedule, build_schedule
 from tests.pipeline.denoising.conftest import BuildLoop
 from tests.pipeline.denoising.observers import HandClock, Recorder
 from tests.pipeline.denoising.tiny import StockDenoiser, build_request, draw_encoding
@@ -165,6 +169,55 @@ def test_a_request_of_nan_fails_alone(build_loop: BuildLoop) -> None:
 
     assert isinstance(poisoned.last(), NumericalError)
     assert torch.equal(healthy.result().latents, build_loop().denoise(request).latents)
+
+
+def test_a_step_that_failed_alone_leaves_nothing_behind_to_be_measured_later(
+    build_loop: BuildLoop,
+) -> None:
+    idle_s = [0.0]
+    loop, poisoned = build_loop(clock=lambda: time.monotonic() + idle_s[0]), Recorder()
+    request = build_request("warm", num_inference_steps=4)
+    loop.denoise(request)
+    nan = PromptEncoding(torch.full((9, 32), float("nan")))
+    loop.submit(DenoiseRequest("poison", nan, request.size, 1, num_inference_steps=8), poisoned)
+    assert isinstance(poisoned.last(), NumericalError)
+
+    # Whatever still ran is over when the loop finds nothing to do.
+    time.sleep(0.2)
+    idle_s[0] = 3600.0
+    loop.denoise(replace(request, id="an hour later"))
+
+    assert loop.backlog().forward_times[request.size].seconds < 60
+
+
+def test_a_preview_that_cannot_be_drawn_fails_alone(build_loop: BuildLoop) -> None:
+    broken = LatentPreview(torch.ones(3, 3), torch.zeros(3))
+    loop, watched, healthy = build_loop(preview=broken), Recorder(), Recorder()
+
+    loop.submit(build_request("healthy", num_inference_steps=8), healthy)
+    loop.submit(build_request("watched", num_inference_steps=8, num_previews=3), watched)
+
+    assert isinstance(watched.last(), PipelineError)
+    assert healthy.result().latents.isfinite().all()
+    assert loop.failure is None
+
+
+def test_a_step_that_cannot_be_taken_fails_alone(build_loop: BuildLoop) -> None:
+    class Broken(Schedule):
+        def advance(self, latents: Tensor, velocity: Tensor, step: int) -> Tensor:
+            raise RuntimeError("no memory for the step")
+
+    def schedule_of(num_steps: int) -> Schedule:
+        schedule = build_schedule(num_steps)
+        return Broken(schedule.sigmas) if num_steps == 3 else schedule
+
+    loop, broken, healthy = build_loop(schedule_of=schedule_of), Recorder(), Recorder()
+    loop.submit(build_request("healthy", num_inference_steps=8), healthy)
+    loop.submit(build_request("broken", num_inference_steps=3), broken)
+
+    assert "no memory for the step" in str(broken.last())
+    assert healthy.result().latents.isfinite().all()
+    assert loop.backlog().num_held == 0
 
 
 def test_prompt_embeds_of_another_dimension_are_refused_at_once(build_loop: BuildLoop) -> None:

@@ -64,3 +64,26 @@ def test_a_replay_reads_the_items_that_it_is_given(
     pairs = zip(transformer.predict_velocity(swapped), expected, strict=True)
 
     assert all(torch.equal(replayed, alone) for replayed, alone in pairs)
+
+
+def test_a_kernel_that_reads_lengths_follows_those_of_each_forward() -> None:
+    device = torch.device("cuda")
+    transformer = PackedTransformer(
+        build_tiny_transformer(torch.bfloat16, dim=96, n_heads=3).to(device),
+        build_attention("cudnn", device),
+        limits=SharingLimits(solo_rows=1024, max_rows=2048),
+    )
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(16, 32, 32, generator=generator)
+    short, long = (
+        transformer.encode_caption(draw_encoding(num_tokens).prompt_embeds)
+        for num_tokens in (20, 60)
+    )
+    for _ in range(3):
+        transformer.predict_velocity([PackedItem(latents, 0.5, short)] * 2)
+    item = PackedItem(latents, 0.5, long)
+
+    together = transformer.predict_velocity([item] * 2)
+
+    [alone] = transformer.predict_velocity([item])
+    assert all(torch.equal(each, alone) for each in together)

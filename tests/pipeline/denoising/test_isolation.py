@@ -1,5 +1,7 @@
 """One item's failure, and the lack of memory, cost nobody else a step."""
 
+import weakref
+
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
@@ -32,6 +34,34 @@ class BrokenDeviceAttention(PerItemAttention):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
+class FullAttention(PerItemAttention):
+    """Runs out of memory, and then fails as a library does that finds none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._num_calls = 0
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
+        self._num_calls += 1
+        if self._num_calls == 1:
+            raise torch.OutOfMemoryError("first")
+        raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class ForgetfulAttention(PerItemAttention):
+    """Fails, and keeps a reference to what it had computed by then that keeps nothing alive."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+        self.computed: list[weakref.ref[Tensor]] = []
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
+        computed = query + key
+        self.computed.append(weakref.ref(computed))
+        raise self._error
 
 
 def _items(transformer: PackedTransformer, count: int) -> list[PackedItem]:
@@ -72,6 +102,31 @@ def test_an_item_that_does_not_fit_alone_says_so(model: ZImageTransformer2DModel
 
     assert isinstance(outcome, OutOfMemoryError)
     assert str(outcome) == "latents must fit on the device, got [16, 16, 16]"
+
+
+def test_a_retry_that_fails_otherwise_is_the_items_own_failure(
+    model: ZImageTransformer2DModel, transformer: PackedTransformer
+) -> None:
+    full = PackedTransformer(model, FullAttention())
+
+    [outcome] = IsolatedForward(full).predict(_items(transformer, 1), [1.0])
+
+    assert isinstance(outcome, PipelineError)
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in str(outcome)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("broken")])
+def test_a_failure_keeps_nothing_of_what_was_computed(
+    model: ZImageTransformer2DModel, transformer: PackedTransformer, error: Exception
+) -> None:
+    attention = ForgetfulAttention(error)
+    failing = PackedTransformer(model, attention)
+
+    [outcome] = IsolatedForward(failing).predict(_items(transformer, 1), [1.0])
+
+    assert isinstance(outcome, PipelineError)
+    assert outcome.__cause__ is error
+    assert [reference() for reference in attention.computed] == [None] * len(attention.computed)
 
 
 def test_an_item_at_fault_is_found_and_fails_alone(transformer: PackedTransformer) -> None:
