@@ -54,6 +54,12 @@ _CAPTION_CACHE_BYTES: Final = 512 * 2**20
 _AHEAD_UNITS: Final = 5.0
 """A longer step than that of a 1024x1024 keeps a GPU busy long enough, and who joins waits long."""
 
+_MAX_STEP_S: Final = {"cuda": 600.0}
+"""More than a step takes whose kernels are compiled in it: a device that hangs never ends one.
+
+A CPU does not hang, and can take an hour for a step of a large model.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class _RunningStep:
@@ -88,12 +94,15 @@ class StepLoop:
         num_threads: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         runs_ahead: bool | None = None,
+        max_step_s: float | None = None,
     ) -> None:
         self._transformer = transformer
         is_asynchronous = transformer.device.type == "cuda"
         self._runs_ahead = is_asynchronous if runs_ahead is None else runs_ahead
         self._running: _RunningStep | None = None
         self._ended_s = -math.inf
+        self._step_begun_s: float | None = None
+        self._max_step_s = max_step_s or _MAX_STEP_S.get(transformer.device.type, math.inf)
         self._forward = IsolatedForward(transformer)
         self._limits = limits or BatchingLimits()
         self._preview = preview
@@ -110,7 +119,12 @@ class StepLoop:
 
     @property
     def failure(self) -> ReplicaFailedError | None:
-        """Why the loop has stopped for good; None while it is well."""
+        """Why the loop has stopped for good, or hangs in a step; None while it is well."""
+        begun_s = self._step_begun_s
+        if begun_s is not None and (age_s := self._clock() - begun_s) > self._max_step_s:
+            return ReplicaFailedError(
+                f"a step must end within {self._max_step_s:g} s, one runs for {age_s:.0f} s"
+            )
         return self._roster.failure
 
     def denoise(
@@ -216,7 +230,9 @@ class StepLoop:
                 # Threads split the sums of a matrix product: a fixed count keeps their bytes.
                 torch.set_num_threads(self._num_threads)
             while self._roster.await_work():
+                self._step_begun_s = self._clock()
                 self._take_step()
+                self._step_begun_s = None
             for work in self._roster.works():
                 self._leave(work, CancelledError("the replica closed before the last step"))
         except BaseException as exc:

@@ -158,6 +158,24 @@ def test_a_step_that_raises_in_the_callers_code_cancels_the_request(build_loop: 
     assert loop.denoise(build_request("next", num_inference_steps=1)).latents.isfinite().all()
 
 
+def test_a_loop_that_hangs_in_a_step_is_not_well(build_loop: BuildLoop) -> None:
+    clock, seen = HandClock(), list[str]()
+    loop = build_loop(clock=clock, max_step_s=600.0)
+
+    def hang() -> None:
+        before = loop.failure
+        clock.advance(601.0)
+        seen.extend((str(before), str(loop.failure)))
+
+    hung = Recorder({2: hang})
+    loop.submit(build_request("slow", num_inference_steps=4), hung)
+    hung.result()
+    loop.close()
+
+    assert seen == ["None", "a step must end within 600 s, one runs for 601 s"]
+    assert loop.failure is None
+
+
 def test_a_request_of_nan_fails_alone(build_loop: BuildLoop) -> None:
     loop, poisoned, healthy = build_loop(), Recorder(), Recorder()
     request = build_request("healthy", num_inference_steps=8)
