@@ -14,6 +14,7 @@ from deployments.errors import (
     InvalidFieldError,
     NotFoundError,
     QuotaExceededError,
+    UnmeetableDeadlineError,
 )
 from deployments.generation import ImagesOrder
 from deployments.keys import RESPONSE_HEADERS, Caller
@@ -106,7 +107,8 @@ class _Charge:
         traceback: TracebackType | None,
     ) -> None:
         is_too_late = isinstance(exc, DeadlineExceededError | DeadlineError)
-        is_refunded = isinstance(exc, Exception) and not is_too_late
+        is_refused = isinstance(exc, UnmeetableDeadlineError)
+        is_refunded = is_refused or (isinstance(exc, Exception) and not is_too_late)
         await self._quotas.finish(
             self._caller.key_id,
             self._caller.quota,

@@ -14,6 +14,8 @@ from cluster.rates import ReplicaRate
 REPORT_PERIOD_S: Final = 0.25
 STALE_AFTER_S: Final = 4 * REPORT_PERIOD_S
 """A report this old is not believed where a fresh one is to be had."""
+SILENT_AFTER_S: Final = 5.0
+"""A pool that has been silent this long has no replica, if others are heard."""
 GONE_AFTER_S: Final = 30.0
 """A replica that has been silent this long is dropped."""
 TRANSIT_S: Final = 0.02
@@ -115,15 +117,24 @@ def is_newer(report: ReplicaReport, known: ReplicaReport | None) -> bool:
     return known is None or report.sequence > known.sequence
 
 
-def find_takers(reports: Iterable[AgedReport]) -> list[AgedReport]:
+def find_takers(
+    reports: Iterable[AgedReport], *, is_ledger_heard: bool = False
+) -> list[AgedReport]:
     """Return the reports of replicas that take work.
 
     Stale ones are left out unless all are stale: then it is the ledger that is late, and what it
     last said is the best there is.
+
+    Args:
+        reports: Of one pool, or of all.
+        is_ledger_heard: Whether others have reported lately, so that it is the replicas that
+            are silent; a busy machine lets some be late for a moment.
     """
     present = [aged for aged in reports if not aged.is_gone and _takes_work(aged.report)]
     fresh = [aged for aged in present if not aged.is_stale]
-    return fresh or present
+    if fresh or not is_ledger_heard:
+        return fresh or present
+    return [aged for aged in present if aged.age_s <= SILENT_AFTER_S]
 
 
 def _takes_work(report: ReplicaReport) -> bool:
@@ -162,9 +173,9 @@ def _sum_interactive(sent: Iterable[SentWork]) -> float:
 def summarise_pool(
     pool: str, reports: Sequence[AgedReport], sent: Sequence[SentWork] = ()
 ) -> PoolBacklog:
-    """Sum the reports of one pool and what was sent to it since."""
+    """Sum the reports of one pool, out of those of all, and what was sent to it since."""
     of_pool = [aged for aged in reports if aged.report.pool == pool and not aged.is_gone]
-    takers = find_takers(of_pool)
+    takers = find_takers(of_pool, is_ledger_heard=_is_any_fresh(reports))
     since = _find_since(pool, takers, sent)
     charged = [add_sent(aged, since) for aged in takers]
     # What went to the pool by Ray's choice may be on any of them.
@@ -197,10 +208,15 @@ def summarise_pool(
     )
 
 
-def unreported_for_s(pool: str, reports: Iterable[AgedReport]) -> float:
+def unreported_for_s(pool: str, reports: Sequence[AgedReport]) -> float:
     """Return for how long what is sent to a pool may be in no report yet."""
-    takers = find_takers(aged for aged in reports if aged.report.pool == pool)
+    of_pool = [aged for aged in reports if aged.report.pool == pool]
+    takers = find_takers(of_pool, is_ledger_heard=_is_any_fresh(reports))
     return max((aged.age_s for aged in takers), default=GONE_AFTER_S) + TRANSIT_S
+
+
+def _is_any_fresh(reports: Iterable[AgedReport]) -> bool:
+    return any(not aged.is_stale for aged in reports)
 
 
 def left_s(units: float, age_s: float, sent: Iterable[SentWork], units_per_s: float) -> float:

@@ -29,10 +29,12 @@ class CachedGeneration(Generation):
     pictures is not found or has left the store.
     """
 
-    def __init__(self, *stages: Any, results: ResultCache, decoding: str, **options: Any) -> None:
+    def __init__(
+        self, *stages: Any, results: ResultCache, other_stages: str, **options: Any
+    ) -> None:
         super().__init__(*stages, **options)
         self._results = results
-        self._decoding = decoding
+        self._other_stages_name = other_stages
 
     async def draw(
         self,
@@ -76,7 +78,7 @@ class CachedGeneration(Generation):
             num_inference_steps=order.num_inference_steps,
             output_format=order.output_format.value,
             output_compression=order.output_compression,
-            decoding=self._decoding,
+            other_stages=self._other_stages_name,
             owner_prefix=order.owner_prefix,
         )
 

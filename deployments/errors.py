@@ -174,5 +174,9 @@ class DeadlineExceededError(ApiError):
     code = "deadline_exceeded"
 
 
+class UnmeetableDeadlineError(DeadlineExceededError):
+    """The picture cannot be finished in time, so nothing was begun."""
+
+
 class InternalError(ApiError):
     """A defect of the service; its log has the reason under the request's id."""

@@ -194,7 +194,11 @@ class Generation:
     ) -> DrawnImage:
         seconds_left = order.timeout_s - (time.monotonic() - started)
         request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
-        denoised = await try_again(partial(self._denoise, route.pool, index, request, on_event))
+        # A call's own pictures can fill a replica, and so can all that waited for its start.
+        denoised = await try_again(
+            partial(self._denoise, route.pool, index, request, on_event),
+            waits_for_room=order.num_images > 1 or route.is_cold,
+        )
         provenance = build_provenance(
             order, route.path, self._model, request.seed, denoised.fingerprint
         )

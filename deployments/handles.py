@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from grpc.aio import AioRpcError
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
@@ -127,7 +127,7 @@ def _service_errors() -> Iterator[None]:
         raise ReplicaLostError("a replica broke off a call", None, RETRY_AFTER_S) from exc
     except BackPressureError as exc:
         raise OverloadedError("the service is full", None, RETRY_AFTER_S) from exc
-    except (RayActorError, DeploymentUnavailableError) as exc:
+    except (RayActorError, ObjectLostError, DeploymentUnavailableError) as exc:
         raise ReplicaLostError("a replica was lost in the middle", None, RETRY_AFTER_S) from exc
 
 

@@ -11,7 +11,7 @@ from deployments.admission import Admission
 from deployments.afterwards import Afterwards
 from deployments.cache_config import CacheConfig
 from deployments.call_observer import CallObserver
-from deployments.config import AppConfig, VaeDecoderConfig
+from deployments.config import AppConfig
 from deployments.files import SignedFiles
 from deployments.generation import Generation
 from deployments.http_api import ImagesApi
@@ -88,12 +88,14 @@ def _build_generation(
         key_prefix=prefix,
         observer=observer,
         results=_open_results(config.cache, read_fingerprints),
-        decoding=_name_decoding(config.vae_decoder),
+        other_stages=_name_other_stages(config),
     )
 
 
-def _name_decoding(config: VaeDecoderConfig) -> str:
-    return f"{config.mode}/{config.kernels}/{memory_of(config)}"
+def _name_other_stages(config: AppConfig) -> str:
+    encoder, decoder = config.text_encoder, config.vae_decoder
+    encoding = f"{encoder.kernels}/{encoder.precision}"
+    return f"{encoding}/{decoder.mode}/{decoder.kernels}/{memory_of(decoder)}"
 
 
 def _signed_files(store: ImageStore) -> SignedFiles | None:

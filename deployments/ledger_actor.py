@@ -54,16 +54,19 @@ class ReplicaReporter:
         self._stop.set()
 
     def _run(self) -> None:
-        ledger = open_ledger()
+        ledger = None
         sequence = 0
         while not self._stop.wait(REPORT_PERIOD_S):
             sequence += 1
             try:
-                ray.get(
-                    ledger.report.remote(self._build_report(sequence)), timeout=_ANSWER_WITHIN_S
-                )
+                ledger = ledger or open_ledger()
+                report = ledger.report.remote(self._build_report(sequence))
+                ray.get(report, timeout=_ANSWER_WITHIN_S)
             except RayError as exc:
                 logger.warning("the ledger did not answer: %s", type(exc).__name__)
+            except Exception:
+                # A replica that no longer reports would be there for nobody.
+                logger.exception("the ledger could not be told")
 
 
 class LedgerReader:
@@ -79,11 +82,15 @@ class LedgerReader:
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        ledger = open_ledger()
+        ledger = None
         while True:
             try:
+                ledger = ledger or open_ledger()
                 async with asyncio.timeout(_ANSWER_WITHIN_S):
                     self._on_view(await ledger.ask.remote(list(self._read_demand())))
             except (RayError, TimeoutError) as exc:
                 logger.warning("the ledger did not answer: %s", type(exc).__name__)
+            except Exception:
+                # A router that no longer reads would choose by what it once knew.
+                logger.exception("the ledger could not be asked")
             await asyncio.sleep(REPORT_PERIOD_S)

@@ -174,7 +174,8 @@ def _name_computation(compute: ComputeDevice, options: AccelerationOptions) -> s
 
 
 def _name_tiling(tiling: TilingConfig) -> str:
+    steps = "" if tiling.base_steps is None else f"-{tiling.base_steps}"
     return (
         f"tiles-{tiling.tile_size}-{tiling.overlap}-{tiling.positions}"
-        f"-base-{tiling.start_sigma:g}-{tiling.base_max_pixels}"
+        f"-base-{tiling.start_sigma:g}-{tiling.base_max_pixels}{steps}"
     )

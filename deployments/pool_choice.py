@@ -22,9 +22,9 @@ from deployments.backlog import (
 from deployments.demand import DemandReport, PoolMeter
 from deployments.errors import (
     ApiError,
-    DeadlineExceededError,
     InvalidFieldError,
     OverloadedError,
+    UnmeetableDeadlineError,
 )
 from deployments.ledger import LedgerView
 from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
@@ -236,7 +236,7 @@ def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
     if refusal.kind is RefusalKind.DEADLINE and refusal.nearest is not None:
         own_s = refusal.nearest.own_s
         if facts.timeout_s is not None and own_s > facts.timeout_s:
-            return DeadlineExceededError(
+            return UnmeetableDeadlineError(
                 f"timeout_s must be at least {own_s:.2g} for this picture, got {facts.timeout_s:g}",
                 "timeout_s",
             )

@@ -45,6 +45,8 @@ def to_known_pool(pool: PoolConfig, config: AppConfig, model: ServedModel) -> Kn
         overlap=pool.tiling.overlap * LATENT_SCALE,
         start_sigma=pool.tiling.start_sigma,
         base_max_pixels=pool.tiling.base_max_pixels,
+        base_steps=pool.tiling.base_steps,
+        max_held_units=pool.step_loop.held_units,
     )
     return KnownPool(traits, guess_speed(pool, model))
 

@@ -30,8 +30,8 @@ class ResultFacts:
     num_inference_steps: int
     output_format: str
     output_compression: int | None
-    decoding: str
-    """How VAE decoders are configured: they report to no ledger."""
+    other_stages: str
+    """How text encoders and VAE decoders are configured: they report to no ledger."""
     owner_prefix: str
     """A picture belongs to one key: another draws its own."""
 

@@ -1,6 +1,7 @@
 """What is tried again: work whose replica was lost or had no room. The seed makes it the same."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -15,10 +16,15 @@ MAX_LOST: Final = 2
 """A request that took two replicas with it is taken for the cause."""
 MAX_FULL: Final = 5
 _FIRST_WAIT_S: Final = 0.05
+_MOST_WAIT_S: Final = 1.0
 
 
-async def try_again(call: Callable[[], Awaitable[T]]) -> T:
+async def try_again(call: Callable[[], Awaitable[T]], *, waits_for_room: bool = False) -> T:
     """Await a call until it succeeds, fails for good, or has been tried often enough.
+
+    Args:
+        call: What is awaited anew each time.
+        waits_for_room: Ask a full pool until there is room, for as long as the caller allows.
 
     Raises:
         PoisonedRequestError: If two replicas were lost with it.
@@ -36,6 +42,8 @@ async def try_again(call: Callable[[], Awaitable[T]]) -> T:
         except ReplicaFullError:
             num_full += 1
             record(RETRIES, reason="full")
-            if num_full >= MAX_FULL:
+            if num_full >= MAX_FULL and not waits_for_room:
                 raise
-            await asyncio.sleep(_FIRST_WAIT_S * 2**num_full)
+            longest_s = min(_FIRST_WAIT_S * 2**num_full, _MOST_WAIT_S)
+            # Those that were turned away together do not come again together.
+            await asyncio.sleep(random.uniform(0.5, 1.0) * longest_s)

@@ -27,6 +27,8 @@ class PoolTraits:
     start_sigma: float = 1.0
     """Where tiles take over from a base pass of the tiled path; 1 is no base pass."""
     base_max_pixels: int = 768 * 768
+    base_steps: int | None = None
+    """Of the base pass; None takes those before `start_sigma`."""
     max_held_units: float = 512.0
     """What one replica takes before it refuses; and, times `max_replicas`, what may wait for a pool
     that has none."""
@@ -129,7 +131,8 @@ def build_state(
         rate=typical_rate(backlog.rates, guess),
         num_replicas=backlog.num_replicas,
         num_idle_replicas=backlog.num_idle_replicas,
-        backlog_units=backlog.backlog_units + waiting_units,
+        # What waits for a first replica has been sent, and is counted so for a while.
+        backlog_units=max(backlog.backlog_units, waiting_units),
         wait_s=backlog.least_wait_s if is_least_loaded else share * backlog.wait_s,
         interactive_wait_s=(
             backlog.least_interactive_wait_s

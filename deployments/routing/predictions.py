@@ -32,6 +32,7 @@ def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: 
         overlap=traits.overlap // LATENT_SCALE,
         start_sigma=traits.start_sigma,
         base_max_pixels=traits.base_max_pixels,
+        base_steps=traits.base_steps,
     )
     passes = plan_passes(ImageSize(height, width), build_schedule(steps), options)
     return Work(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cluster.rates import guess_rate
 from deployments.backlog import (
     GONE_AFTER_S,
+    SILENT_AFTER_S,
     STALE_AFTER_S,
     AgedReport,
     ReplicaReport,
@@ -59,6 +60,16 @@ def test_where_all_are_stale_the_last_known_is_used() -> None:
     late = STALE_AFTER_S + 5
     pool = summarise_pool("h800", [aged(REPORT, late), aged(OTHER, late)])
     assert (pool.num_replicas, pool.num_stale) == (2, 2)
+
+
+def test_a_pool_that_is_silent_while_others_are_heard_has_no_replica() -> None:
+    other = aged(replace(OTHER, pool="consumer-16gb"))
+
+    for_a_moment = summarise_pool("h800", [aged(REPORT, SILENT_AFTER_S - 0.1), other])
+    for_long = summarise_pool("h800", [aged(REPORT, SILENT_AFTER_S + 0.1), other])
+
+    assert (for_a_moment.num_replicas, for_long.num_replicas) == (1, 0)
+    assert unreported_for_s("h800", [aged(REPORT, 10.0), other]) > GONE_AFTER_S
 
 
 def test_a_silent_replica_is_dropped_in_the_end() -> None:

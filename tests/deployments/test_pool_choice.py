@@ -1,11 +1,13 @@
 """A router chooses by the ledger's view and by what it has sent since."""
 
+import asyncio
+
 import pytest
 from hand_clock import HandClock
 
 from cluster.rates import ReplicaRate, SmoothedRate, guess_rate
-from deployments.backlog import AgedReport, ReplicaReport
-from deployments.errors import DeadlineExceededError, InvalidFieldError, OverloadedError
+from deployments.backlog import GONE_AFTER_S, AgedReport, ReplicaReport
+from deployments.errors import InvalidFieldError, OverloadedError, UnmeetableDeadlineError
 from deployments.ledger import LedgerView
 from deployments.pool_choice import FirstPoolChooser, KnownPool, LedgerPoolChooser
 from deployments.routing.decisions import RequestFacts
@@ -94,7 +96,7 @@ def test_what_nobody_finishes_in_time_is_refused_with_the_time_it_takes() -> Non
     chooser.update(LedgerView((_report("consumer"),)))
     hurried = RequestFacts(height=512, width=512, num_inference_steps=8, timeout_s=0.1)
 
-    with pytest.raises(DeadlineExceededError, match=r"timeout_s must be at least 0\.8"):
+    with pytest.raises(UnmeetableDeadlineError, match=r"timeout_s must be at least 0\.8"):
         chooser.choose(hurried)
 
 
@@ -103,6 +105,23 @@ def test_a_guess_turns_nobody_away() -> None:
     chooser.update(LedgerView((_report("consumer", rate=guess_rate(0.001)),)))
 
     assert chooser.choose(SMALL).pool == "consumer"
+
+
+async def test_what_waits_for_a_first_replica_counts_once() -> None:
+    clock = HandClock()
+    chooser = _chooser(clock, CONSUMER)
+    chooser.update(LedgerView(()))
+    route = chooser.choose(SMALL)
+    waiting = asyncio.create_task(chooser.await_replica(route))
+    await asyncio.sleep(0)
+
+    [at_once] = chooser.states()
+    clock.advance(GONE_AFTER_S + 1)
+    chooser.update(LedgerView(()))
+    [later] = chooser.states()
+    waiting.cancel()
+
+    assert (at_once.backlog_units, later.backlog_units) == (route.units, route.units)
 
 
 def test_a_pool_without_a_report_is_taken_for_cold() -> None:

@@ -1,5 +1,7 @@
 """Lost work is done again once; what takes two replicas with it is not."""
 
+import asyncio
+
 import pytest
 
 from deployments.errors import PoisonedRequestError, ReplicaLostError
@@ -44,6 +46,21 @@ async def test_a_pool_that_stays_full_refuses() -> None:
         await try_again(call)
 
     assert call.num_calls == MAX_FULL
+
+
+async def test_who_may_wait_for_room_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    call = Failing(*[ReplicaFullError("full")] * 20)
+
+    assert await try_again(call, waits_for_room=True) == "done"
+    assert len(waits) == 20
+    assert max(waits) <= 1.0
+    assert len(set(waits)) > 10
 
 
 async def test_a_callers_mistake_is_not_tried_again() -> None:
