@@ -352,7 +352,9 @@ class FolderStoreConfig(_Section):
     base_url: str = Field(
         default="http://127.0.0.1:8000", description="Where callers reach the router."
     )
-    url_lifetime_s: int = Field(default=3600, gt=0, description="Seconds that a URL works.")
+    url_lifetime_s: int = Field(
+        default=3600, gt=0, le=604_800, description="Seconds that a URL works, at most 7 days."
+    )
 
 
 class S3StoreConfig(_Section):

@@ -6,6 +6,8 @@ and one subfolder a component. Safetensors only: a pickle is never opened.
 
 import hashlib
 import json
+import logging
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,9 @@ PIPELINE_CLASS: Final = "ZImagePipeline"
 _COMPONENTS: Final = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 _WHOLE_FILE_BYTES: Final = 64 * 2**20
 _EDGE_BYTES: Final = 2**20
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _folder_revision(folder: Path) -> str:
     """Digest names, sizes and content; of a file above 64 MiB the first and the last MiB."""
     digest = hashlib.sha256()
-    for path in sorted(file for name in _COMPONENTS for file in (folder / name).glob("*")):
+    found = (file for name in _COMPONENTS for file in (folder / name).glob("*"))
+    for path in sorted(file for file in found if file.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -120,16 +126,40 @@ def _folder_revision(folder: Path) -> str:
 
 
 def _hub_commit(source: str, revision: str | None) -> str:
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
     try:
         commit = HfApi().model_info(source, revision=revision).sha
-    except (HfHubHTTPError, HFValidationError, OSError) as exc:
-        raise WeightsError(
-            f"model must be a folder or an id of the hub, got {source!r}: "
-            f"no such folder, and the hub could not be asked ({type(exc).__name__})"
-        ) from exc
+    except Exception as exc:
+        # Its client raises the errors of whatever transport it has.
+        was_answered = isinstance(exc, HfHubHTTPError | HFValidationError)
+        cached = None if was_answered else _cached_commit(source, revision)
+        if cached is None:
+            raise WeightsError(
+                f"model must be a folder or an id of the hub, got {source!r}: "
+                f"no such folder, and the hub could not be asked ({type(exc).__name__})"
+            ) from exc
+        _logger.warning(
+            "the hub could not be asked (%s): %s is taken at %s, as it was fetched last",
+            type(exc).__name__,
+            source,
+            cached,
+        )
+        return cached
     if commit is None:
         raise WeightsError(f"the hub names no commit of {source}")
     return commit
+
+
+def _cached_commit(source: str, revision: str | None) -> str | None:
+    """Return the commit that a branch had when it was last fetched, and None if it never was."""
+    try:
+        folder = snapshot_download(
+            source, revision=revision, allow_patterns=["model_index.json"], local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(folder).name
 
 
 def _fetch(source: str, revision: str, component: str) -> Path:
@@ -138,7 +168,7 @@ def _fetch(source: str, revision: str, component: str) -> Path:
         patterns += ["tokenizer/*.txt", "tokenizer/*.jinja"]
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as exc:
+    except Exception as exc:
         raise WeightsError(
             f"could not fetch {component} of {source} at {revision} ({type(exc).__name__})"
         ) from exc

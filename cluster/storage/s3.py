@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
 
 from cluster.errors import ImageNotFoundError, StoreConfigurationError
 from cluster.storage.image_store import SignedUrl, StoredImage, check_lifetime, probe
@@ -124,8 +125,6 @@ class S3ImageStore:
 
 
 def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | None]:
-    # A session of its own: boto3's default session is not safe to build clients on two threads.
-    session = boto3.Session(region_name=options.region)
     config = Config(
         signature_version="s3v4",
         connect_timeout=options.connect_timeout_s,
@@ -138,8 +137,12 @@ def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | No
         s3={"addressing_style": options.addressing_style},
     )
     with s3_errors(f"cannot connect to bucket {options.bucket}"):
+        # Its own: boto3's default session is not safe to build clients on two threads.
+        session = boto3.Session(region_name=options.region)
         try:
             client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+        except BotoCoreError:
+            raise
         except ValueError:
             # botocore's word for an endpoint that is no URL; its text repeats the URL.
             raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None

@@ -22,7 +22,7 @@ from cluster.errors import (
     StoreConfigurationError,
     StoreUnavailableError,
 )
-from cluster.storage import S3ImageStore, StoredImage
+from cluster.storage import S3ImageStore, S3StoreOptions, StoredImage
 
 pytestmark = pytest.mark.storage
 
@@ -197,6 +197,21 @@ def test_no_credentials_at_all_are_told(
 def test_an_endpoint_that_is_no_url_is_told(s3_server: S3Server, open_store: OpenStore) -> None:
     with pytest.raises(StoreConfigurationError, match="endpoint_url must be an HTTP URL"):
         open_store(s3_server, endpoint_url="127.0.0.1:1").check()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("AWS_PROFILE", "nobody", "ProfileNotFound"),
+        ("AWS_DEFAULT_REGION", "us east", "InvalidRegionError"),
+    ],
+)
+def test_what_boto3_refuses_to_start_with_is_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StoreConfigurationError, match=reason):
+        S3ImageStore(S3StoreOptions(bucket="pictures")).check()
 
 
 def test_the_endpoint_may_come_from_the_environment(
