@@ -83,9 +83,7 @@ class JobsApi:
         self, body: JobRequest, request: Request, idempotency_key: IdempotencyKey = None
     ) -> JobBody:
         """Accept a job, which is drawn later."""
-        item = self._to_item(body, request)
-        if body.timeout_s is None:
-            item = replace(item, order=replace(item.order, timeout_s=self.config.default_timeout_s))
+        item = self._to_item(body, request, self.config.default_timeout_s)
         new = self._to_job(JobKind.IMAGE, [item], item.order.timeout_s, body.webhook, request)
         return await self._accept(JOBS, new, body, request, idempotency_key)
 
@@ -99,10 +97,11 @@ class JobsApi:
                 f"got {len(body.requests)}",
                 "requests",
             )
-        items = [
-            self._to_batch_item(index, each, request) for index, each in enumerate(body.requests)
-        ]
         timeout_s = body.timeout_s or self.config.default_batch_timeout_s
+        items = [
+            self._to_batch_item(index, each, request, timeout_s)
+            for index, each in enumerate(body.requests)
+        ]
         new = self._to_job(JobKind.BATCH, items, timeout_s, body.webhook, request)
         return await self._accept(BATCHES, new, body, request, idempotency_key)
 
@@ -215,12 +214,17 @@ class JobsApi:
             nonce=draw_nonce(),
         )
 
-    def _to_item(self, body: ImagesRequest, request: Request) -> JobItem:
+    def _to_item(self, body: ImagesRequest, request: Request, timeout_s: float) -> JobItem:
+        """Read one request of a job; `timeout_s` is its own unless it names another."""
         refuse_stream(body, "in a job, which has events of its own")
         order = to_order(self.rules, body, request)
+        if body.timeout_s is None:
+            order = replace(order, timeout_s=timeout_s)
         return JobItem(order, is_base64=body.response_format == "b64_json")
 
-    def _to_batch_item(self, index: int, body: ImagesRequest, request: Request) -> JobItem:
+    def _to_batch_item(
+        self, index: int, body: ImagesRequest, request: Request, timeout_s: float
+    ) -> JobItem:
         place = f"requests.{index}"
         if body.response_format == "b64_json":
             raise InvalidFieldError(
@@ -228,7 +232,8 @@ class JobsApi:
                 f"{place}.response_format",
             )
         try:
-            return self._to_item(body.model_copy(update={"priority": "batch"}), request)
+            prioritised = body.model_copy(update={"priority": "batch"})
+            return self._to_item(prioritised, request, timeout_s)
         except InvalidFieldError as exc:
             raise InvalidFieldError(f"{place}: {exc.message}", f"{place}.{exc.param}") from exc
 
