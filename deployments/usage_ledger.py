@@ -22,6 +22,7 @@ from cluster.usage import (
 from cluster.usage.record import to_text
 from deployments.drawn_images import DrawnImage, DrawnImages
 from deployments.generation import ImagesOrder
+from deployments.log import logger
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
 from deployments.telemetry_config import (
@@ -105,9 +106,15 @@ class UsageLedger:
         try:
             while True:
                 await asyncio.sleep(self._export_period_s)
-                await asyncio.to_thread(self._recorder.export_once)
+                await self._export()
         finally:
             self._recorder.stop()
+
+    async def _export(self) -> None:
+        try:
+            await asyncio.to_thread(self._recorder.export_once)
+        except Exception:  # noqa: BLE001 it may be gone at the next time
+            logger.exception("usage records could not be exported")
 
 
 def build_usage_ledger(config: UsageConfig, model: ServedModel) -> UsageLedger | None:
