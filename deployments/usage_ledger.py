@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import boto3
+from botocore.config import Config
 
 from cluster.telemetry import Outcome
 from cluster.usage import (
@@ -33,6 +34,10 @@ from deployments.telemetry_config import (
 )
 
 _SECRET_FILE: Final = "hmac-key"
+_CHECKSUMS: Final = Config(
+    request_checksum_calculation="when_required", response_checksum_validation="when_required"
+)
+"""Some stores that are not AWS refuse what boto3 adds by default."""
 
 
 class UsageLedger:
@@ -140,7 +145,9 @@ def build_exporter(config: UsageExportConfig) -> UsageExporter:
     if isinstance(config, UsageFileConfig):
         return FileExporter(config.folder)
     if isinstance(config, UsageS3Config):
-        client = boto3.client("s3", endpoint_url=config.endpoint_url, region_name=config.region)
+        client = boto3.client(
+            "s3", endpoint_url=config.endpoint_url, region_name=config.region, config=_CHECKSUMS
+        )
         return S3Exporter(
             client, bucket=config.bucket, prefix=config.prefix, writer=secrets.token_hex(8)
         )
