@@ -1,15 +1,14 @@
 """The routes of jobs and batches. HTTP only: what they mean is in `service.py`."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from cluster.jobs.job import JobKind
 from deployments.admission import Admission, to_order
 from deployments.errors import InvalidFieldError, NotFoundError
+from deployments.event_response import EventStreamResponse
 from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
 from deployments.jobs.event_stream import (
@@ -130,16 +129,18 @@ class JobsApi:
     async def events(
         self, id: str, request: Request, last_event_id: LastEventId = None
     ) -> Response:
-        """Follow a job by server-sent events, from `Last-Event-ID` on."""
+        """Follow a job by server-sent events, from `Last-Event-ID` on.
+
+        A stream ends after some minutes; ask again with the `id` of its last event.
+        """
         after = parse_last_event_id(last_event_id)
         job = await self.service.read(id, owner_of(request))
         if await has_ended(self.service, job, after=after):
             return Response(status_code=204)
-        events: AsyncIterator[str] = stream_events(
-            self.service, id, after=after, poll_s=self.config.poll_s
+        events = stream_events(self.service, id, after=after, poll_s=self.config.poll_s)
+        return EventStreamResponse(
+            events, events.aclose, stall_timeout_s=self.rules.stall_timeout_s
         )
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def generate_once(
         self, route: str, draw: Draw, body: ImagesRequest, request: Request, key: str
