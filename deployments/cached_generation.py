@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any, Final
 
-from cluster.errors import ImageNotFoundError
+from cluster.errors import ImageNotFoundError, StoreError
 from cluster.metrics import record
 from cluster.telemetry import CACHE_LOOKUPS
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
@@ -26,7 +26,7 @@ class CachedGeneration(Generation):
     """Looks before it draws, and before a pool is chosen: a found picture needs no GPU.
 
     A call is drawn if its seed was not given, if it wants previews on the way, or if one of its
-    pictures is not found or has left the store.
+    pictures is not found, has left the store or cannot be read.
     """
 
     def __init__(
@@ -87,6 +87,9 @@ class CachedGeneration(Generation):
         try:
             files = [await asyncio.to_thread(self._store.get, result.key) for result in found]
         except ImageNotFoundError:
+            return None
+        except StoreError as exc:
+            logger.warning("request %s: a cached result cannot be read: %s", order.request_id, exc)
             return None
         read_s = time.monotonic() - started
         times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, store_s=read_s, total_s=read_s)

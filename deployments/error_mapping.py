@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cluster.errors import JobNotFoundError, RecordStoreError, StoreError
+from cluster.errors import ImageNotFoundError, JobNotFoundError, RecordStoreError, StoreError
 from deployments.errors import (
     RETRY_AFTER_S,
     ApiError,
@@ -52,6 +52,9 @@ def to_api_error(exc: Exception, *, request_id: str) -> ApiError:
         case ReplicaFailedError() | CancelledError():
             logger.error("request %s: %s", request_id, exc)
             return ReplicaLostError("a replica stopped in the middle", None, RETRY_AFTER_S)
+        case ImageNotFoundError():
+            logger.warning("request %s: %s", request_id, exc)
+            return NotFoundError("a picture is not in the store any more")
         case StoreError():
             logger.error("request %s: %s", request_id, exc)
             return DependencyError("the store could not be reached", None, RETRY_AFTER_S)

@@ -4,7 +4,7 @@ ApiError
 ├── InvalidFieldError      400  a field breaks a rule
 ├── UnauthorizedError      401  no key was given, or none that is known
 ├── ForbiddenError         403  a link's signature is wrong or has expired
-├── NotFoundError          404  no such model, file or job
+├── NotFoundError          404  no such model, file, picture or job
 ├── BodyTooSlowError       408  the body did not arrive in time
 ├── KeyConflictError       409  an idempotency key came with another body
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
@@ -76,7 +76,7 @@ class UnauthorizedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """No such model, file or job, or none that this caller may see."""
+    """No such model, file, picture or job, or none that this caller may see."""
 
     status = 404
     type = "invalid_request_error"

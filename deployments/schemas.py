@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.request import MAX_SEED, MAX_STEPS
 
@@ -96,6 +103,13 @@ class ImageItem(BaseModel):
     key: str = Field(description="The picture's name in the store.")
 
 
+class InputTokensDetails(BaseModel):
+    """What the input consists of."""
+
+    text_tokens: int
+    image_tokens: Literal[0] = 0
+
+
 class Usage(BaseModel):
     """What the call consumed."""
 
@@ -103,6 +117,12 @@ class Usage(BaseModel):
     output_tokens: int = Field(description="Image tokens of all pictures.")
     total_tokens: int
     cost_units: float = Field(description="Work; 1 is one forward at 512x512.")
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way
+    @property
+    def input_tokens_details(self) -> InputTokensDetails:
+        """The input, which is all text; the official SDK requires the field."""
+        return InputTokensDetails(text_tokens=self.input_tokens)
 
 
 class Timings(BaseModel):

@@ -15,19 +15,6 @@ HEARTBEAT: Final = b": heartbeat\n\n"
 """A comment: every parser of events skips it, and every proxy sees that the call is alive."""
 
 
-class InputTokensDetails(BaseModel):
-    """What the input consists of."""
-
-    text_tokens: int
-    image_tokens: Literal[0] = 0
-
-
-class StreamUsage(Usage):
-    """What the call consumed, with the field that the SDK's event requires."""
-
-    input_tokens_details: InputTokensDetails
-
-
 class PictureFields(BaseModel):
     """What every event with a picture says."""
 
@@ -60,7 +47,7 @@ class CompletedEvent(PictureFields):
     model_revision: str
     path: Literal["full_image", "tiled"]
     fingerprint: str
-    usage: StreamUsage
+    usage: Usage
     timings: Timings
 
 

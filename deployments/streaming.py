@@ -19,10 +19,8 @@ from deployments.schemas import ImagesResponse
 from deployments.stream_events import (
     HEARTBEAT,
     CompletedEvent,
-    InputTokensDetails,
     PartialImageEvent,
     ProgressEvent,
-    StreamUsage,
     to_error_sse,
     to_sse,
 )
@@ -135,13 +133,12 @@ class ImageStream:
         response = self._to_response(drawn)
         (item,) = response.data
         assert item.b64_json is not None
-        details = InputTokensDetails(text_tokens=response.usage.input_tokens)
         event = CompletedEvent(
             **response.model_dump(exclude={"created", "data", "usage"}),
             b64_json=item.b64_json,
             seed=item.seed,
             key=item.key,
             created_at=int(time.time()),
-            usage=StreamUsage(**response.usage.model_dump(), input_tokens_details=details),
+            usage=response.usage,
         )
         return to_sse(event)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import boto3
+from botocore.config import Config
 
 from cluster.telemetry import Outcome
 from cluster.usage import (
@@ -22,6 +23,7 @@ from cluster.usage import (
 from cluster.usage.record import to_text
 from deployments.drawn_images import DrawnImage, DrawnImages
 from deployments.generation import ImagesOrder
+from deployments.log import logger
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
 from deployments.telemetry_config import (
@@ -32,6 +34,10 @@ from deployments.telemetry_config import (
 )
 
 _SECRET_FILE: Final = "hmac-key"
+_CHECKSUMS: Final = Config(
+    request_checksum_calculation="when_required", response_checksum_validation="when_required"
+)
+"""Some stores that are not AWS refuse what boto3 adds by default."""
 
 
 class UsageLedger:
@@ -105,9 +111,15 @@ class UsageLedger:
         try:
             while True:
                 await asyncio.sleep(self._export_period_s)
-                await asyncio.to_thread(self._recorder.export_once)
+                await self._export()
         finally:
             self._recorder.stop()
+
+    async def _export(self) -> None:
+        try:
+            await asyncio.to_thread(self._recorder.export_once)
+        except Exception:  # noqa: BLE001 it may be gone at the next time
+            logger.exception("usage records could not be exported")
 
 
 def build_usage_ledger(config: UsageConfig, model: ServedModel) -> UsageLedger | None:
@@ -133,7 +145,9 @@ def build_exporter(config: UsageExportConfig) -> UsageExporter:
     if isinstance(config, UsageFileConfig):
         return FileExporter(config.folder)
     if isinstance(config, UsageS3Config):
-        client = boto3.client("s3", endpoint_url=config.endpoint_url, region_name=config.region)
+        client = boto3.client(
+            "s3", endpoint_url=config.endpoint_url, region_name=config.region, config=_CHECKSUMS
+        )
         return S3Exporter(
             client, bucket=config.bucket, prefix=config.prefix, writer=secrets.token_hex(8)
         )

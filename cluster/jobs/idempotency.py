@@ -45,6 +45,8 @@ class Verdict(StrEnum):
     """What a call under a key is to do."""
 
     EXECUTE = "execute"
+    RESUME = "resume"
+    """Execute what another execution, which fell silent, may have done already."""
     WAIT = "wait"
     REPLAY = "replay"
     CONFLICT = "conflict"
@@ -56,8 +58,10 @@ def judge(claim: Claim, call: IdempotentCall, lease: str, now: float) -> Verdict
         return Verdict.CONFLICT
     if claim.outcome is not None:
         return Verdict.REPLAY
-    if claim.lease == lease or claim.lease_expires_at <= now:
+    if claim.lease == lease:
         return Verdict.EXECUTE
+    if claim.lease_expires_at <= now:
+        return Verdict.RESUME
     return Verdict.WAIT
 
 
@@ -88,11 +92,11 @@ class IdempotencyStore:
             is_first = self._records.replace(_to_record(call, fresh, record.version))
             return (Verdict.EXECUTE if is_first else Verdict.WAIT), fresh
         verdict = judge(found, call, lease, now)
-        if verdict is not Verdict.EXECUTE:
+        if verdict not in (Verdict.EXECUTE, Verdict.RESUME):
             return verdict, found
         taken = replace(found, lease=lease, lease_expires_at=now + self._lease_s)
         is_first = self._records.replace(_to_record(call, taken, record.version))
-        return (Verdict.EXECUTE if is_first else Verdict.WAIT), taken
+        return (verdict if is_first else Verdict.WAIT), taken
 
     def renew(self, call: IdempotentCall, lease: str) -> None:
         """Extend the lease of an execution.
@@ -112,13 +116,22 @@ class IdempotencyStore:
         self._change(call, lease, lambda claim: replace(claim, outcome=outcome))
 
     def abandon(self, call: IdempotentCall, lease: str) -> None:
-        """Free the key: what came of the execution is not to be repeated.
+        """Free the key, if the execution has done nothing; another body may have it then.
 
         Raises:
             LeaseLostError: If another execution has the key.
         """
         while not self._records.delete(self._owned(call, lease)[0]):
             continue
+
+    def hand_over(self, call: IdempotentCall, lease: str) -> None:
+        """Let another execution go on at once, which draws the same: this one may have acted.
+
+        Raises:
+            LeaseLostError: If another execution has the key.
+        """
+        until = self._records.now()
+        self._change(call, lease, lambda claim: replace(claim, lease="", lease_expires_at=until))
 
     def _change(
         self, call: IdempotentCall, lease: str, transition: Callable[[Claim], Claim]

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from hashlib import md5
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -82,10 +84,12 @@ class S3Exporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
+        body = "".join(lines).encode()
         self._client.put_object(
             Bucket=self._bucket,
             Key=f"{self._prefix}/{name}.jsonl",
-            Body="".join(lines).encode(),
+            Body=body,
+            ContentMD5=b64encode(md5(body, usedforsecurity=False).digest()).decode(),
             ContentType="application/x-ndjson",
         )
 

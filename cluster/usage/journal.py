@@ -8,8 +8,10 @@ A line is a record, open or closed, or `{"exported": [ids]}`.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,8 @@ from cluster.usage.record import UsageRecord
 _SUFFIX: Final = ".journal"
 _EXPORTED: Final = "exported"
 
+_logger = logging.getLogger(__name__)
+
 
 class Journal:
     """Appends to one file. Any thread may call it."""
@@ -29,7 +33,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{secrets.token_hex(8)}{_SUFFIX}"
-        self._file = _open_locked(self.path)
+        self._file: int | None = _open_locked(self.path)
         self._size = 0
 
     @property
@@ -46,52 +50,98 @@ class Journal:
         self._write(record.to_line())
 
     def append_exported(self, ids: Iterable[str]) -> None:
-        """Write that these need no export any more."""
+        """Write that these need no export any more.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
         self._write(json.dumps({_EXPORTED: list(ids)}) + "\n")
 
     def sync(self) -> None:
-        """Wait until the disk has what was written."""
-        os.fdatasync(self._file)
+        """Wait until the disk has what was written.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        os.fdatasync(self._open_file())
 
     def rewrite(self, records: Iterable[UsageRecord]) -> None:
-        """Start over with these records only, in one step; nothing else may write meanwhile."""
+        """Start over with these records only, in one step; nothing else may write meanwhile.
+
+        Raises:
+            OSError: If the disk refuses; the journal is as it was.
+        """
         content = "".join(record.to_line() for record in records).encode()
+        old = self._open_file()
         draft = self.path.with_suffix(".draft")
         file = _open_locked(draft)
-        _write_all(file, content)
-        os.fdatasync(file)
-        draft.replace(self.path)
-        os.close(self._file)
+        try:
+            _write_all(file, content)
+            os.fdatasync(file)
+            draft.replace(self.path)
+        except OSError:
+            os.close(file)
+            draft.unlink(missing_ok=True)
+            raise
+        os.close(old)
         self._file, self._size = file, len(content)
 
     def close(self) -> None:
-        """Let go of the file; another process may take it over."""
-        os.close(self._file)
+        """Let go of the file; another process may take it over, and this one writes no more."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
     def _write(self, line: str) -> None:
         content = line.encode()
-        _write_all(self._file, content)
+        file = self._open_file()
+        try:
+            _write_all(file, content)
+        except OSError:
+            # A full disk may have taken a part, to which the next record would be glued.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, self._size)
+            raise
         self._size += len(content)
+
+    def _open_file(self) -> int:
+        """Return the file's number; once it is closed, the system gives that to another file."""
+        if self._file is None:
+            raise OSError(errno.EBADF, "the usage journal is closed")
+        return self._file
 
 
 def read_journal(path: Path) -> list[UsageRecord]:
     """Return the last state of each record that is still to be exported, open ones too.
 
-    The last line may be cut off, where a machine died; any other that is no record is an error.
+    A line that is neither a record nor a note of an export is left out, and the log says how many
+    there were; the last one may be cut off, where a machine died.
 
     Raises:
-        TelemetryError: If a line is neither a record nor a note of an export.
+        OSError: If the file cannot be read.
     """
     records: dict[str, UsageRecord] = {}
-    lines = path.read_text("utf-8", errors="replace").split("\n")
-    for line in lines[:-1]:
-        if line.startswith(f'{{"{_EXPORTED}"'):
-            for record_id in json.loads(line)[_EXPORTED]:
-                records.pop(record_id, None)
-        else:
-            record = UsageRecord.from_line(line)
-            records[record.id] = record
+    num_damaged = 0
+    for line in path.read_text("utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            _apply(line, records)
+        except TelemetryError:
+            num_damaged += 1
+    if num_damaged:
+        _logger.error("%d damaged lines of the usage journal %s", num_damaged, path.name)
     return list(records.values())
+
+
+def _apply(line: str, records: dict[str, UsageRecord]) -> None:
+    if not line.startswith(f'{{"{_EXPORTED}"'):
+        record = UsageRecord.from_line(line)
+        records[record.id] = record
+        return
+    try:
+        for record_id in json.loads(line)[_EXPORTED]:
+            records.pop(record_id, None)
+    except (ValueError, TypeError) as exc:
+        raise TelemetryError(f"a note of an export must be JSON, got {line[:64]!r}") from exc
 
 
 @contextlib.contextmanager

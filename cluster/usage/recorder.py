@@ -81,8 +81,11 @@ class UsageRecorder:
 
     def stop(self) -> None:
         """Export what is closed, and leave the rest to whoever takes the journal over."""
-        self.export_once()
-        self._journal.close()
+        try:
+            self.export_once()
+        finally:
+            with self._lock:
+                self._journal.close()
 
     def _append(self, record: UsageRecord) -> None:
         try:
@@ -116,9 +119,12 @@ class UsageRecorder:
         for path in find_journals(self._folder):
             if path == self._journal.path:
                 continue
-            with take_over(path) as is_dead:
-                if is_dead:
-                    self._adopt(read_journal(path))
+            try:
+                with take_over(path) as is_dead:
+                    if is_dead:
+                        self._adopt(read_journal(path))
+            except OSError:
+                _logger.exception("the usage journal %s could not be taken over", path.name)
 
     def _adopt(self, records: list[UsageRecord]) -> None:
         """Write what a dead process left into this journal, before its own is removed."""

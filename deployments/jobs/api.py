@@ -1,15 +1,14 @@
 """The routes of jobs and batches. HTTP only: what they mean is in `service.py`."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from cluster.jobs.job import JobKind
 from deployments.admission import Admission, to_order
 from deployments.errors import InvalidFieldError, NotFoundError
+from deployments.event_response import EventStreamResponse
 from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
 from deployments.jobs.event_stream import (
@@ -83,9 +82,7 @@ class JobsApi:
         self, body: JobRequest, request: Request, idempotency_key: IdempotencyKey = None
     ) -> JobBody:
         """Accept a job, which is drawn later."""
-        item = self._to_item(body, request)
-        if body.timeout_s is None:
-            item = replace(item, order=replace(item.order, timeout_s=self.config.default_timeout_s))
+        item = self._to_item(body, request, self.config.default_timeout_s)
         new = self._to_job(JobKind.IMAGE, [item], item.order.timeout_s, body.webhook, request)
         return await self._accept(JOBS, new, body, request, idempotency_key)
 
@@ -99,10 +96,11 @@ class JobsApi:
                 f"got {len(body.requests)}",
                 "requests",
             )
-        items = [
-            self._to_batch_item(index, each, request) for index, each in enumerate(body.requests)
-        ]
         timeout_s = body.timeout_s or self.config.default_batch_timeout_s
+        items = [
+            self._to_batch_item(index, each, request, timeout_s)
+            for index, each in enumerate(body.requests)
+        ]
         new = self._to_job(JobKind.BATCH, items, timeout_s, body.webhook, request)
         return await self._accept(BATCHES, new, body, request, idempotency_key)
 
@@ -131,16 +129,18 @@ class JobsApi:
     async def events(
         self, id: str, request: Request, last_event_id: LastEventId = None
     ) -> Response:
-        """Follow a job by server-sent events, from `Last-Event-ID` on."""
+        """Follow a job by server-sent events, from `Last-Event-ID` on.
+
+        A stream ends after some minutes; ask again with the `id` of its last event.
+        """
         after = parse_last_event_id(last_event_id)
         job = await self.service.read(id, owner_of(request))
         if await has_ended(self.service, job, after=after):
             return Response(status_code=204)
-        events: AsyncIterator[str] = stream_events(
-            self.service, id, after=after, poll_s=self.config.poll_s
+        events = stream_events(self.service, id, after=after, poll_s=self.config.poll_s)
+        return EventStreamResponse(
+            events, events.aclose, stall_timeout_s=self.rules.stall_timeout_s
         )
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def generate_once(
         self, route: str, draw: Draw, body: ImagesRequest, request: Request, key: str
@@ -215,12 +215,17 @@ class JobsApi:
             nonce=draw_nonce(),
         )
 
-    def _to_item(self, body: ImagesRequest, request: Request) -> JobItem:
+    def _to_item(self, body: ImagesRequest, request: Request, timeout_s: float) -> JobItem:
+        """Read one request of a job; `timeout_s` is its own unless it names another."""
         refuse_stream(body, "in a job, which has events of its own")
         order = to_order(self.rules, body, request)
+        if body.timeout_s is None:
+            order = replace(order, timeout_s=timeout_s)
         return JobItem(order, is_base64=body.response_format == "b64_json")
 
-    def _to_batch_item(self, index: int, body: ImagesRequest, request: Request) -> JobItem:
+    def _to_batch_item(
+        self, index: int, body: ImagesRequest, request: Request, timeout_s: float
+    ) -> JobItem:
         place = f"requests.{index}"
         if body.response_format == "b64_json":
             raise InvalidFieldError(
@@ -228,7 +233,8 @@ class JobsApi:
                 f"{place}.response_format",
             )
         try:
-            return self._to_item(body.model_copy(update={"priority": "batch"}), request)
+            prioritised = body.model_copy(update={"priority": "batch"})
+            return self._to_item(prioritised, request, timeout_s)
         except InvalidFieldError as exc:
             raise InvalidFieldError(f"{place}: {exc.message}", f"{place}.{exc.param}") from exc
 

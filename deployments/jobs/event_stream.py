@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from cluster.jobs.job import Job
@@ -14,6 +14,8 @@ from deployments.jobs.service import JobService
 
 LAST_EVENT_ID: Final = "last-event-id"
 HEARTBEAT_S: Final = 10.0
+MAX_STREAM_S: Final = 300.0
+"""A reader comes back with the last event's id; until then it leaves its place to other calls."""
 _NUMBER: Final = re.compile(r"\d{1,12}")
 
 
@@ -42,24 +44,24 @@ async def has_ended(service: JobService, job: Job, *, after: int) -> bool:
 
 async def stream_events(
     service: JobService, id: str, *, after: int, poll_s: float
-) -> AsyncIterator[str]:
-    """Yield the job's events until its end, which is the last of them."""
-    sent = time.monotonic()
-    while True:
+) -> AsyncGenerator[bytes, None]:
+    """Yield the job's events until its end, which is the last of them, or for `MAX_STREAM_S`."""
+    sent = started = time.monotonic()
+    while time.monotonic() - started < MAX_STREAM_S:
         job, events = await service.read_with_events(id, after=after)
         for event in events:
             after = event.number
-            yield _to_text(event.number, json.loads(event.body)["type"], event.body)
+            yield _frame(event.number, json.loads(event.body)["type"], event.body)
             sent = time.monotonic()
         if job.status.is_final:
             body = to_body(job).model_dump_json(exclude_none=True)
-            yield _to_text(after + 1, f"job.{job.status.value}", body)
+            yield _frame(after + 1, f"job.{job.status.value}", body)
             return
         if time.monotonic() - sent >= HEARTBEAT_S:
-            yield ": still there\n\n"
+            yield b": still there\n\n"
             sent = time.monotonic()
         await asyncio.sleep(poll_s)
 
 
-def _to_text(number: int, type: str, body: str) -> str:
-    return f"id: {number}\nevent: {type}\ndata: {body}\n\n"
+def _frame(number: int, type: str, body: str) -> bytes:
+    return f"id: {number}\nevent: {type}\ndata: {body}\n\n".encode()

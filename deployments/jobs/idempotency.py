@@ -44,7 +44,7 @@ class Idempotency:
 
         Raises:
             KeyConflictError: If the key came with another call.
-            ApiError: If the call failed in a way that may not last; the key is free again.
+            ApiError: If the call failed in a way that may not last; the key may be used again.
         """
         lease = secrets.token_hex(16)
         while True:
@@ -55,9 +55,10 @@ class Idempotency:
                 )
             if verdict is Verdict.REPLAY:
                 return StoredOutcome.model_validate_json(claim.outcome or "")
-            if verdict is Verdict.EXECUTE:
+            if verdict in (Verdict.EXECUTE, Verdict.RESUME):
+                is_first = verdict is Verdict.EXECUTE
                 with contextlib.suppress(LeaseLostError):
-                    return await self._detach(call, lease, claim.nonce, execute)
+                    return await self._detach(call, lease, claim.nonce, execute, is_first=is_first)
             await asyncio.sleep(self._poll_s)
 
     async def stop(self) -> None:
@@ -67,7 +68,13 @@ class Idempotency:
         await asyncio.gather(*self._executions, return_exceptions=True)
 
     async def _detach(
-        self, call: IdempotentCall, lease: str, nonce: str, execute: Execute
+        self,
+        call: IdempotentCall,
+        lease: str,
+        nonce: str,
+        execute: Execute,
+        *,
+        is_first: bool,
     ) -> StoredOutcome:
         """Execute where the caller's disconnect does not reach: it may ask again for the outcome.
 
@@ -76,7 +83,8 @@ class Idempotency:
         """
         context = contextvars.Context()
         context.run(otel_context.attach, otel_context.get_current())
-        execution = asyncio.create_task(self._execute(call, lease, nonce, execute), context=context)
+        executing = self._execute(call, lease, nonce, execute, is_first=is_first)
+        execution = asyncio.create_task(executing, context=context)
         self._executions.add(execution)
         execution.add_done_callback(self._forget)
         return await asyncio.shield(execution)
@@ -87,15 +95,24 @@ class Idempotency:
             execution.exception()  # read, or asyncio complains when nobody waits any more
 
     async def _execute(
-        self, call: IdempotentCall, lease: str, nonce: str, execute: Execute
+        self,
+        call: IdempotentCall,
+        lease: str,
+        nonce: str,
+        execute: Execute,
+        *,
+        is_first: bool,
     ) -> StoredOutcome:
         keeper = asyncio.create_task(self._keep_lease(call, lease))
         try:
             outcome = await execute(nonce)
         except (InvalidFieldError, InvalidRequestError) as exc:
             outcome = StoredOutcome.of_error(to_api_error(exc, request_id=""))
-        except BaseException:
-            await self._abandon(call, lease)
+        except BaseException as exc:
+            # A store that fails may have kept a job, and a call that is cancelled goes on in its
+            # thread: the next execution must have the same nonce, by which it finds that job.
+            may_have_acted = isinstance(exc, RecordStoreUnavailableError | asyncio.CancelledError)
+            await self._let_go(call, lease, is_free=is_first and not may_have_acted)
             raise
         finally:
             keeper.cancel()
@@ -115,9 +132,10 @@ class Idempotency:
             except ClusterError as exc:
                 logger.warning("the lease of an idempotency key cannot be renewed: %s", exc)
 
-    async def _abandon(self, call: IdempotentCall, lease: str) -> None:
+    async def _let_go(self, call: IdempotentCall, lease: str, *, is_free: bool) -> None:
+        let_go = self._store.abandon if is_free else self._store.hand_over
         try:
-            await self._threads.call(self._store.abandon, call, lease)
+            await self._threads.call(let_go, call, lease)
         except ClusterError as exc:
             logger.warning("an idempotency key is left to its lease: %s", exc)
 

@@ -77,6 +77,10 @@ class JobRunner:
                 logger.warning("jobs cannot be claimed: %s", exc)
                 await asyncio.sleep(_AWAY_S)
                 continue
+            except Exception:  # noqa: BLE001 a lane that ends leaves its jobs queued for ever
+                logger.exception("jobs cannot be claimed")
+                await asyncio.sleep(_AWAY_S)
+                continue
             if job is not None:
                 return job
             await _wait(self._queued[lane], self._poll_s)
@@ -94,8 +98,12 @@ class JobRunner:
             raise
         except ClusterError as exc:
             logger.warning("job %s is left to its lease: %s", job.id, exc)
+        except Exception:  # noqa: BLE001 raised, it would end the lane and all that runs in it
+            logger.exception("job %s is left to its lease", job.id)
         finally:
-            del self._dropped[job.id]
+            # A job whose lease ran out may have been claimed here once more.
+            if self._dropped.get(job.id) is dropped:
+                del self._dropped[job.id]
 
     async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | None:
         progress = _Progress()
@@ -144,6 +152,8 @@ class JobRunner:
                     continue
             except ClusterError as exc:
                 logger.warning("old jobs cannot be deleted: %s", exc)
+            except Exception:  # noqa: BLE001 it may be gone at the next time
+                logger.exception("old jobs cannot be deleted")
             await asyncio.sleep(_SWEEP_S)
 
 

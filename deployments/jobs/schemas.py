@@ -101,6 +101,9 @@ CANCEL_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     **JOB_RESPONSES,
-    200: {"content": {"text/event-stream": {}}, "description": "Events until the job ends."},
+    200: {
+        "content": {"text/event-stream": {}},
+        "description": "Events until the job ends, or for some minutes.",
+    },
     204: {"description": "The last event was received already."},
 }

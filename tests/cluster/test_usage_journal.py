@@ -1,9 +1,12 @@
 """Records survive the process that wrote them, and nothing else takes a living one's journal."""
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +55,17 @@ def writer(tmp_path: Path) -> "subprocess.Popen[str]":
 def end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     process.send_signal(number)
     process.communicate()
+
+
+@contextlib.contextmanager
+def no_file_longer_than(num_bytes: int) -> Iterator[None]:
+    """Fail this process's writes as a full disk does: part of one is written first."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_a_killed_process_left_is_closed_as_lost_and_exported_once(
@@ -148,6 +162,65 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path: Path) -> None:
         file.write('{"id":"b","reque')
 
     assert [record.id for record in read_journal(journal.path)] == ["a"]
+
+
+def test_a_damaged_line_keeps_no_other_from_being_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    with journal.path.open("a") as file:
+        file.write('{"id":"b","reque{"id":"c"}\n{"exported": ["a", {"id"\n')
+    journal.append(make_record("d"))
+
+    assert [record.id for record in read_journal(journal.path)] == ["a", "d"]
+    assert caplog.messages == [f"2 damaged lines of the usage journal {journal.path.name}"]
+
+
+def test_a_record_that_was_written_in_part_is_taken_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    with no_file_longer_than(journal.num_bytes + 20), pytest.raises(OSError, match="too large"):
+        journal.append(make_record("b"))
+    journal.append(make_record("c"))
+
+    assert [record.id for record in read_journal(journal.path)] == ["a", "c"]
+    assert journal.num_bytes == journal.path.stat().st_size
+
+
+def test_a_rewrite_that_fails_leaves_the_journal_and_may_be_tried_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    with no_file_longer_than(20), pytest.raises(OSError, match="too large"):
+        journal.rewrite([make_record("b")])
+    before = read_journal(journal.path)
+    journal.rewrite([make_record("c")])
+
+    assert [record.id for record in before] == ["a"]
+    assert [record.id for record in read_journal(journal.path)] == ["c"]
+
+
+def test_a_closed_journal_refuses_records(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.close()
+    with (tmp_path / "another").open("w+") as another:  # has the number that the journal had
+        with pytest.raises(OSError, match="the usage journal is closed"):
+            journal.append(make_record("a"))
+        with pytest.raises(OSError, match="the usage journal is closed"):
+            journal.sync()
+        assert another.read() == ""
+    journal.close()
+
+
+def test_a_stopped_recorder_lets_its_journal_go_though_the_disk_fails(tmp_path: Path) -> None:
+    recorder = UsageRecorder(tmp_path, CollectingExporter())
+    recorder.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+    with no_file_longer_than(20), pytest.raises(OSError, match="too large"):
+        recorder.stop()
+
+    with take_over(find_journals(tmp_path)[0]) as is_dead:
+        assert is_dead
 
 
 def test_a_line_that_is_no_record_is_refused() -> None:

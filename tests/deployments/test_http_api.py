@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai.types.images_response import Usage
 
 from deployments.errors import ApiError
 
@@ -220,6 +221,14 @@ async def test_an_answer_says_how_to_draw_the_picture_again(caller: httpx.AsyncC
 
     assert again["fingerprint"] == first["fingerprint"]
     assert again["data"][0]["b64_json"] == first["data"][0]["b64_json"]
+
+
+async def test_usage_has_all_that_the_sdk_requires(caller: httpx.AsyncClient) -> None:
+    answer = (await caller.post(GENERATIONS, json=BODY)).json()
+
+    usage = Usage.model_validate(answer["usage"])
+    assert usage.input_tokens_details.text_tokens == usage.input_tokens > 0
+    assert usage.input_tokens_details.image_tokens == 0
 
 
 async def test_pictures_of_one_call_have_seeds_in_a_row(caller: httpx.AsyncClient) -> None:

@@ -66,12 +66,25 @@ def test_an_abandoned_key_is_free(store: IdempotencyStore) -> None:
     assert store.claim(CALL, "b")[0] is Verdict.EXECUTE
 
 
+def test_a_key_that_is_handed_over_keeps_its_nonce_and_its_body(store: IdempotencyStore) -> None:
+    _, first = store.claim(CALL, "a")
+    store.hand_over(CALL, "a")
+
+    other = IdempotentCall("anonymous", "key", "other")
+    assert store.claim(other, "b")[0] is Verdict.CONFLICT
+    verdict, second = store.claim(CALL, "b")
+    assert (verdict, second.nonce) == (Verdict.RESUME, first.nonce)
+    assert store.claim(CALL, "c")[0] is Verdict.WAIT
+    with pytest.raises(LeaseLostError):
+        store.hand_over(CALL, "a")
+
+
 def test_a_silent_execution_is_taken_over_and_draws_the_same(open_store: OpenStore) -> None:
     silent = IdempotencyStore(open_store(), lease_s=0.0, retention_s=60.0)
     _, first = silent.claim(CALL, "a")
     verdict, second = silent.claim(CALL, "b")
 
-    assert verdict is Verdict.EXECUTE
+    assert verdict is Verdict.RESUME
     assert second.nonce == first.nonce
     with pytest.raises(LeaseLostError):
         silent.complete(CALL, "a", "late")

@@ -13,8 +13,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis_server import RedisServer
 
+from cluster.errors import StoreUnavailableError
 from cluster.metrics import OtelMeter, use_meters
 from cluster.rates import ReplicaRate, SmoothedRate
+from cluster.storage import FolderImageStore, StoredImage
 from deployments.backlog import AgedReport, ReplicaReport
 from deployments.ledger import LedgerView
 from deployments.pool_choice import LedgerPoolChooser
@@ -142,6 +144,23 @@ async def test_a_picture_that_has_left_the_store_is_drawn_again(
     second = (await ask(app, prompt="gone")).json()
 
     assert keys_of(second) != keys_of(first)
+
+
+async def test_a_picture_that_the_store_cannot_read_is_drawn_again(
+    build: BuildApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: FolderImageStore, key: str) -> StoredImage:
+        raise StoreUnavailableError(f"cannot read {key}")
+
+    app = build()
+    first = (await ask(app, prompt="unreadable")).json()
+    monkeypatch.setattr(FolderImageStore, "get", fail)
+    second = (await ask(app, prompt="unreadable")).json()
+
+    assert keys_of(second) != keys_of(first)
+    [line] = [line for line in caplog.messages if "a cached result cannot be read" in line]
+    assert keys_of(first)[0] in line
+    assert "unreadable" not in line
 
 
 async def test_one_callers_pictures_do_not_answer_another(build: BuildApp, tmp_path: Path) -> None:

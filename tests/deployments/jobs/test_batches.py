@@ -1,9 +1,10 @@
 """Many requests in one job."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from jobs_app import LoadedModel, RunningApi, app_config, run_api
+from jobs_app import LoadedModel, RunningApi, app_config, run_api, wait_until
 
 REQUEST = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 1}
 
@@ -44,6 +45,23 @@ async def test_a_running_batch_is_cancelled_and_keeps_what_is_done(api: RunningA
 
     assert job["status"] == "cancelled"
     assert job["result"]["data"] == []
+
+
+async def test_a_request_of_a_batch_has_as_long_as_the_batch(
+    tmp_path: Path, model: LoadedModel
+) -> None:
+    default_s = 0.3
+    config = app_config(tmp_path, model.source, router={"default_timeout_s": default_s})
+    async with run_api(config, model) as api:
+        api.stages.gate.clear()
+        requests = [REQUEST, {**REQUEST, "timeout_s": default_s}]
+        id = (await api.post("batches", {"requests": requests})).json()["id"]
+        await wait_until(lambda: api.stages.drawn().total() == 2)
+        await asyncio.sleep(2 * default_s)
+        api.stages.gate.set()
+        job = await api.finish(id)
+
+    assert [item["status"] for item in job["result"]["data"]] == ["succeeded", "failed"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """A job's events, from the first or from wherever a reader left off."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_app import RunningApi
+from jobs_app import WITHIN_S, LoadedModel, RunningApi, app_config, run_api
+from starlette.types import Message
+
+from deployments.jobs import event_stream
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 3}
 
@@ -76,3 +81,45 @@ async def test_a_cancelled_job_ends_its_events(api: RunningApi) -> None:
     await api.client.delete(f"/v1/images/jobs/{id}")
 
     assert (await read_events(api, id))[-1]["event"] == "job.cancelled"
+
+
+async def test_a_long_stream_ends_and_its_reader_resumes(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.stages.gate.clear()
+    id = await accept(api)
+    await api.wait_for(id, "running")
+    with monkeypatch.context() as patch:
+        patch.setattr(event_stream, "MAX_STREAM_S", 0.5)
+        begun = await read_events(api, id)
+    api.stages.gate.set()
+    ended = await read_events(api, id, begun[-1]["id"])
+
+    assert [event["event"] for event in begun] == ["job.running"]
+    assert [event["event"] for event in ended] == [*(3 * ["job.step"]), "job.succeeded"]
+
+
+async def test_a_reader_that_takes_nothing_loses_its_stream(
+    tmp_path: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = app_config(tmp_path, model.source, router={"stall_timeout_s": 0.2})
+    async with run_api(config, model) as api:
+        api.stages.gate.clear()
+        id = await accept(api)
+        never, asked = asyncio.Event(), [{"type": "http.request", "body": b""}]
+
+        async def receive() -> Message:
+            if not asked:
+                await never.wait()
+            return asked.pop()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await never.wait()
+
+        path = f"/v1/images/jobs/{id}/events"
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+        async with asyncio.timeout(WITHIN_S):
+            await api.app(scope, receive, send)
+
+    assert "a stream was cut: nothing taken for 0.2 s" in caplog.messages

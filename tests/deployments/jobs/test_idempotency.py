@@ -1,6 +1,8 @@
 """One execution a key over HTTP, however the calls arrive and fail."""
 
 import asyncio
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,15 @@ import httpx
 import pytest
 from jobs_app import LoadedModel, RunningApi, app_config, bearer, run_api, wait_until
 
+from cluster.errors import RecordStoreUnavailableError
+from cluster.jobs.idempotency import IdempotencyStore, IdempotentCall
+from cluster.jobs.job import Job
+from cluster.jobs.job_store import JobStore
+from cluster.records import SqliteRecordStore
 from deployments.errors import OverloadedError
+from deployments.jobs.idempotency import Idempotency
+from deployments.jobs.outcomes import StoredOutcome
+from deployments.jobs.threads import StoreThreads
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 1}
 
@@ -173,3 +183,49 @@ async def test_a_stopped_router_frees_its_keys(tmp_path: Path, model: LoadedMode
 
     assert answer.status_code == 200
     assert sum(second.stages.drawn().values()) == 1
+
+
+async def test_a_job_that_was_kept_though_the_store_failed_is_found_by_a_retry(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.stages.gate.clear()
+    accept, failures = JobStore.accept, [RecordStoreUnavailableError("the answer was lost")]
+
+    def accept_and_fail(store: JobStore, job: Job, payload: str) -> Job:
+        accepted = accept(store, job, payload)
+        if failures:
+            raise failures.pop()
+        return accepted
+
+    monkeypatch.setattr(JobStore, "accept", accept_and_fail)
+    first = await keyed(api, path="jobs")
+    with monkeypatch.context() as patch:
+        patch.setattr(JobStore, "count_queued", lambda *_, **__: sys.maxsize)
+        second = await keyed(api, path="jobs")
+    third = await keyed(api, path="jobs")
+    listed = (await api.client.get("/v1/images/jobs")).json()["data"]
+
+    assert [answer.status_code for answer in (first, second, third)] == [503, 503, 202]
+    assert [job["id"] for job in listed] == [third.json()["id"]]
+
+
+async def test_what_was_given_up_is_executed_again_from_the_same_nonce(tmp_path: Path) -> None:
+    call, nonces, threads = IdempotentCall("anonymous", "key", "fingerprint"), [], StoreThreads()
+
+    async def execute(nonce: str) -> StoredOutcome:
+        nonces.append(nonce)
+        if len(nonces) == 1:
+            await asyncio.Event().wait()
+        return StoredOutcome(job_id=nonce)
+
+    with contextlib.closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as records:
+        store = IdempotencyStore(records, lease_s=60.0, retention_s=60.0)
+        first, second = [Idempotency(store, threads, renew_s=20.0, poll_s=0.01) for _ in range(2)]
+        given_up = asyncio.create_task(first.once(call, execute))
+        await wait_until(lambda: nonces)
+        await first.stop()
+        outcome = await second.once(call, execute)
+    threads.stop()
+
+    assert given_up.cancelled()
+    assert nonces == 2 * [outcome.job_id]

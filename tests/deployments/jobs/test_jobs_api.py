@@ -1,6 +1,7 @@
 """Jobs as a caller uses them: accept, follow, read, cancel, list."""
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from jobs_app import RunningApi, bearer, wait_until
@@ -66,6 +67,23 @@ async def test_a_job_gives_base64_if_it_was_asked_for(api: RunningApi) -> None:
     item = job["result"]["data"][0]
     assert "url" not in item
     assert item["b64_json"].startswith("iVBOR")
+
+
+async def test_a_job_whose_picture_has_left_the_store_is_not_found(
+    api: RunningApi, tmp_path: Path
+) -> None:
+    id = await accept(api, response_format="b64_json")
+    job = await api.finish(id)
+    (tmp_path / "images" / job["result"]["data"][0]["key"]).unlink()
+    answer = await api.client.get(f"/v1/images/jobs/{id}")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"] == {
+        "message": "a picture is not in the store any more",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "not_found",
+    }
 
 
 async def test_a_running_job_has_no_result_yet(api: RunningApi) -> None:

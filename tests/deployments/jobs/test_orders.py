@@ -1,11 +1,15 @@
-"""Orders survive the store, and their prompts stay out of errors."""
+"""Orders and outcomes survive the store, and prompts stay out of errors."""
+
+import json
 
 import pytest
+from job_orders import answer_of
 from jobs_app import LoadedModel
 from pydantic import ValidationError
 
 from deployments.config import AppConfig
 from deployments.jobs.orders import JobItem, read_items, write_items
+from deployments.jobs.outcomes import StoredOutcome
 from deployments.schemas import ImagesRequest
 from deployments.validation import RequestRules
 
@@ -23,3 +27,17 @@ def test_an_unreadable_order_does_not_show_its_prompt() -> None:
         read_items('[{"order": {"prompt": "an unmistakable prompt"}, "is_base64": 5}]')
 
     assert "unmistakable" not in str(caught.value)
+
+
+def test_an_outcome_that_was_kept_without_the_details_of_its_tokens_is_read(
+    model: LoadedModel,
+) -> None:
+    rules = RequestRules.from_config(AppConfig(), model.described)
+    order = rules.to_order(ImagesRequest(prompt="x", size="64x64"), request_id="r")
+    outcome = StoredOutcome.of_answer(answer_of(order, "here"), is_base64=False)
+    kept = json.loads(outcome.to_json())
+    details = kept["answer"]["usage"].pop("input_tokens_details")
+
+    assert details == {"text_tokens": 1, "image_tokens": 0}
+    assert StoredOutcome.model_validate(kept) == outcome
+    assert StoredOutcome.model_validate_json(outcome.to_json()) == outcome

@@ -1,0 +1,90 @@
+"""The thread that exports usage records, while disks and stores fail."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from jobs_app import wait_until
+from usage_records import CollectingExporter, make_record
+
+from cluster.cost import Z_IMAGE
+from cluster.telemetry import Outcome
+from cluster.usage import UsageRecorder
+from deployments.served_model import ServedModel
+from deployments.telemetry_config import UsageS3Config
+from deployments.usage_ledger import UsageLedger, build_exporter
+from pipeline.request import ImageSize
+
+MODEL = ServedModel("m", "r1", ImageSize(1024, 1024), 8192, 8192, Z_IMAGE)
+
+
+class FailingRecorder(UsageRecorder):
+    """Meets a full disk at its first export."""
+
+    num_failures = 1
+
+    def export_once(self) -> None:
+        if self.num_failures:
+            self.num_failures -= 1
+            raise OSError("no space left on device")
+        super().export_once()
+
+
+class RecordingStore(BaseHTTPRequestHandler):
+    """Takes every object, and keeps the names of its headers and its body."""
+
+    taken: ClassVar[list[tuple[set[str], bytes]]] = []
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.taken.append(({name.lower() for name in self.headers}, body))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def bucket_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    RecordingStore.taken.clear()
+    with HTTPServer(("127.0.0.1", 0), RecordingStore) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_objects_carry_no_checksum_that_only_some_stores_know(bucket_url: str) -> None:
+    config = UsageS3Config(kind="s3", bucket="usage", endpoint_url=bucket_url, region="us-east-1")
+    record = make_record("a", outcome=Outcome.SUCCEEDED)
+    build_exporter(config).export([record])
+
+    [(headers, body)] = RecordingStore.taken
+    assert body.decode() == record.to_line()
+    assert not {name for name in headers if "checksum" in name or "trailer" in name}
+    assert "content-md5" in headers
+
+
+async def test_an_export_that_fails_is_not_the_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = CollectingExporter()
+    recorder = FailingRecorder(tmp_path, exporter)
+    ledger = UsageLedger(recorder, b"", MODEL, is_synced=False, export_period_s=0.01)
+    running = asyncio.create_task(ledger.run())
+    await wait_until(lambda: "no space left" in caplog.text)
+    recorder.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+    await wait_until(lambda: exporter.records)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+    assert [record.id for record in exporter.records] == ["a"]
