@@ -12,12 +12,16 @@ import yaml
 from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
+from cluster.telemetry import METRICS
+from deployments.ray_metrics import to_prometheus_name
 from tests.k8s.manifests import MANIFESTS, find_all
 
 PRODUCTION = "overlays/production"
 METRIC = re.compile(r"\b(?:ray|autoscaler|kube)_[a-z0-9_]+")
+ALERT = re.compile(r"- alert: (\w+)")
 LABELS = {"ray_io_group", "ray_io_cluster"}
 KUBE_STATE_METRICS = {"kube_statefulset_status_replicas_ready"}
+OF_SERVICE = {to_prometheus_name(metric) for metric in METRICS}
 BY_PROTOCOL = {
     "ray_serve_num_http_requests_total",
     "ray_serve_num_http_error_requests_total",
@@ -36,8 +40,12 @@ def rules() -> dict[str, Any]:
     return spec
 
 
+def all_rules() -> list[dict[str, Any]]:
+    return [each for group in rules()["groups"] for each in group["rules"]]
+
+
 def alerts() -> list[dict[str, Any]]:
-    return [alert for group in rules()["groups"] for alert in group["rules"]]
+    return [each for each in all_rules() if "alert" in each]
 
 
 def run_promtool(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -67,8 +75,15 @@ def test_every_alert_is_tested() -> None:
     assert [each["alert"] for each in alerts() if f"alertname: {each['alert']}" not in tested] == []
 
 
+def test_every_alert_that_is_written_down_is_deployed() -> None:
+    texts = [each.read_text("utf-8") for each in MANIFESTS.rglob("*.yaml")]
+    written = [name for text in texts for name in ALERT.findall(text)]
+
+    assert sorted(written) == sorted(each["alert"] for each in alerts())
+
+
 def test_every_metric_of_the_rules_and_the_guide_exists() -> None:
-    texts = [*(each["expr"] for each in alerts()), (MANIFESTS / "README.md").read_text()]
+    texts = [*(each["expr"] for each in all_rules()), (MANIFESTS / "README.md").read_text()]
     used = {name for text in texts for name in METRIC.findall(text)} - LABELS
     source = "".join(path.read_text() for path in Path(ray.__file__).parent.glob("serve/**/*.py"))
     autoscaler = AutoscalerPrometheusMetrics(session_name="x", registry=None)
@@ -77,7 +92,7 @@ def test_every_metric_of_the_rules_and_the_guide_exists() -> None:
 
     unknown = {
         name
-        for name in used - KUBE_STATE_METRICS - BY_PROTOCOL - of_autoscaler
+        for name in used - KUBE_STATE_METRICS - BY_PROTOCOL - OF_SERVICE - of_autoscaler
         if f'"{name.removeprefix("ray_")}"' not in source and name not in panels
     }
 

@@ -10,18 +10,21 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import build_app
-from deployments.config import AppConfig, PoolConfig, ReplicaConfig
+from deployments.config import AppConfig, ReplicaConfig
 from deployments.denoiser import DenoiserDeployment
 from deployments.memory_plan import max_pixels_in_memory
 from deployments.router import RouterDeployment
 from deployments.served_model import describe_model
 from deployments.text_encoder import TextEncoderDeployment
+from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
+from pipeline.request import RenderPath
 from pipeline.weights import Weights
 from tests.k8s.manifests import (
     MANIFESTS,
     RENDERED,
     REPOSITORY,
+    Manifest,
     application_args,
     containers,
     pod_specs,
@@ -51,8 +54,24 @@ def placed(config: AppConfig) -> list[ReplicaConfig]:
     return [config.text_encoder, *config.pools, config.vae_decoder]
 
 
-def deployment_name(pool: PoolConfig) -> str:
-    return f"{DenoiserDeployment.__name__}-{pool.name}"
+def deployment_names(config: AppConfig) -> set[str]:
+    return {
+        RouterDeployment.__name__,
+        TextEncoderDeployment.__name__,
+        VaeDecoderDeployment.__name__,
+        *(f"{DenoiserDeployment.__name__}-{pool.name}" for pool in config.pools),
+        *(
+            f"{TileCoordinatorDeployment.__name__}-{pool.name}"
+            for pool in config.pools
+            if pool.path is RenderPath.TILED
+        ),
+    }
+
+
+def deployment_settings(folder: str) -> list[Manifest]:
+    (application,) = serve_config(folder)["applications"]
+    settings: list[Manifest] = application.get("deployments", [])
+    return settings
 
 
 @pytest.mark.parametrize("folder", RENDERED)
@@ -103,15 +122,17 @@ def test_a_replica_fits_a_pod_of_the_group_that_its_labels_choose(folder: str) -
 
 @pytest.mark.parametrize("folder", RENDERED)
 def test_settings_of_deployments_name_deployments_that_exist(folder: str) -> None:
-    names = {
-        RouterDeployment.__name__,
-        TextEncoderDeployment.__name__,
-        VaeDecoderDeployment.__name__,
-        *(deployment_name(pool) for pool in app_config(folder).pools),
-    }
-    (application,) = serve_config(folder)["applications"]
+    named = {each["name"] for each in deployment_settings(folder)}
 
-    assert {each["name"] for each in application.get("deployments", [])} <= names
+    assert named <= deployment_names(app_config(folder))
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_replacements_of_every_deployment_start_before_old_replicas_stop(folder: str) -> None:
+    settings = deployment_settings(folder)
+    surging = {each["name"] for each in settings if each["max_surge_percent"] > 0}
+
+    assert surging == deployment_names(app_config(folder))
 
 
 @pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])

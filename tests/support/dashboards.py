@@ -1,4 +1,4 @@
-"""The queries of the dashboard and of the rules."""
+"""The queries of the dashboard and of the rules over the same metrics."""
 
 import json
 import re
@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import yaml
 
-FOLDER: Final = Path(__file__).parents[2] / "k8s" / "dashboards"
+MANIFESTS: Final = Path(__file__).parents[2] / "k8s"
 METRIC: Final = re.compile(r"\bray_zimage_\w+")
 
 
 def dashboard() -> dict[str, Any]:
     """Read the dashboard."""
-    content: dict[str, Any] = json.loads((FOLDER / "zimage-serve.json").read_text("utf-8"))
+    file = MANIFESTS / "dashboards" / "zimage-serve.json"
+    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return content
 
 
@@ -29,9 +30,11 @@ def panel_queries() -> dict[str, list[str]]:
 
 
 def rule_queries() -> list[str]:
-    """Return the expressions of all rules."""
-    groups = yaml.safe_load((FOLDER / "rules.yaml").read_text("utf-8"))["groups"]
-    return [rule["expr"] for group in groups for rule in group["rules"]]
+    """Return the expressions of the rules over the service's own metrics."""
+    file = MANIFESTS / "components" / "monitoring" / "rules.yaml"
+    groups = yaml.safe_load(file.read_text("utf-8"))["spec"]["groups"]
+    expressions = [rule["expr"] for group in groups for rule in group["rules"]]
+    return [expression for expression in expressions if METRIC.search(expression)]
 
 
 def metrics_in(expression: str) -> set[str]:
