@@ -105,14 +105,12 @@ def test_a_utilization_outside_its_range_is_refused() -> None:
         ScalingPolicy(0, 1, target_utilization=0)
 
 
-DEMANDS = st.builds(
-    PoolDemand,
-    st.floats(0.1, 100),
-    st.floats(0, 1e5),
-    st.floats(0, 1e5),
-    st.floats(0, 1e4),
-    st.floats(0, 1e4),
-)
+def units(most: float) -> st.SearchStrategy[float]:
+    """Draw units, or a rate of them: none, or at least what a sum of shares does not lose."""
+    return st.floats(0, most).map(lambda drawn: round(drawn, 6))
+
+
+DEMANDS = st.builds(PoolDemand, st.floats(0.1, 100), units(1e5), units(1e5), units(1e4), units(1e4))
 
 
 @given(st.lists(st.tuples(DEMANDS, st.floats(0, 500)), max_size=30), st.integers(0, 5))

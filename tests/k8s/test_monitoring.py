@@ -75,11 +75,17 @@ def test_every_alert_is_tested() -> None:
     assert [each["alert"] for each in alerts() if f"alertname: {each['alert']}" not in tested] == []
 
 
+def test_a_prometheus_without_its_operator_can_have_the_same_rules() -> None:
+    file = MANIFESTS / "dashboards" / "rules.yaml"
+
+    assert yaml.safe_load(file.read_text("utf-8")) == rules()
+
+
 def test_every_alert_that_is_written_down_is_deployed() -> None:
     texts = [each.read_text("utf-8") for each in MANIFESTS.rglob("*.yaml")]
-    written = [name for text in texts for name in ALERT.findall(text)]
+    written = {name for text in texts for name in ALERT.findall(text)}
 
-    assert sorted(written) == sorted(each["alert"] for each in alerts())
+    assert written == {each["alert"] for each in alerts()}
 
 
 def test_every_metric_of_the_rules_and_the_guide_exists() -> None:
