@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from deployments.config import AppConfig
-from deployments.config_file import ConfigurationError, load_values, merge, validate_config
+from deployments.config_file import (
+    ENV_PREFIX,
+    ConfigurationError,
+    load_values,
+    merge,
+    validate_config,
+)
 
 _S3_SCHEME = "s3://"
 
@@ -21,7 +27,8 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     if options.model is not None:
         values = merge(values, {"model": {"source": options.model}})
     if options.store is not None:
-        values = {**values, "store": _parse_store(options.store, values.get("store", {}))}
+        configured = _read_store(values, options.config)
+        values = {**values, "store": _parse_store(options.store, configured)}
     return validate_config(merge(defaults or {}, values))
 
 
@@ -47,6 +54,15 @@ def read_key(file: Path | None) -> str | None:
     if len(words) != 1 or not words[0].isascii():
         raise ConfigurationError(f"--key-file must hold one key, got {len(words)} words in {file}")
     return words[0]
+
+
+def _read_store(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    section = values.get("store", {})
+    if not isinstance(section, dict):
+        variable = f"{ENV_PREFIX}STORE"
+        place = variable if variable in os.environ else file
+        raise ConfigurationError(f"store must be a mapping, got {section!r} in {place}")
+    return section
 
 
 def _parse_store(text: str, configured: dict[str, Any]) -> dict[str, Any]:
