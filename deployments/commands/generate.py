@@ -20,7 +20,7 @@ from deployments.config_file import ConfigurationError
 from deployments.errors import ApiError
 from deployments.generation import ImagesOrder, build_provenance
 from deployments.loading import build_loader
-from deployments.local_stages import load_local_stages
+from deployments.local_stages import LocalStages, load_local_stages
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesRequest
 from deployments.served_model import ServedModel, describe_model
@@ -109,8 +109,17 @@ def _validate(body: dict[str, Any]) -> ImagesRequest:
 
 
 async def _draw_order(
-    stages: Stages, order: ImagesOrder, route: Route, model: ServedModel
+    stages: LocalStages, order: ImagesOrder, route: Route, model: ServedModel
 ) -> bytes:
+    try:
+        return await _draw_with(stages, order, route, model)
+    finally:
+        # Its thread must not be inside torch when the interpreter ends, as at Ctrl-C: that aborts
+        # the process. On the event loop, which the step loop tells what it lets go.
+        await asyncio.to_thread(stages.close)
+
+
+async def _draw_with(stages: Stages, order: ImagesOrder, route: Route, model: ServedModel) -> bytes:
     encoded = await stages.encode(order.prompt)
     request = order.to_denoise_request(0, encoded.encoding, timeout_s=None)
     with tqdm(total=order.num_inference_steps, unit="step") as progress:
