@@ -20,6 +20,8 @@ _S3_SCHEME = "s3://"
 def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = None) -> AppConfig:
     """Read the configuration: options win over the environment, then the file, then `defaults`.
 
+    What `defaults` say of the store is of a folder, and is left out where it is another.
+
     Raises:
         ConfigurationError: If a key is unknown or a value breaks its rule.
     """
@@ -29,7 +31,10 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     if options.store is not None:
         configured = _read_store(values, options.config)
         values = {**values, "store": _parse_store(options.store, configured)}
-    return validate_config(merge(defaults or {}, values))
+    base = dict(defaults or {})
+    if not _has_folder(values.get("store", {})):
+        base.pop("store", None)
+    return validate_config(merge(base, values))
 
 
 def add_key_argument(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +59,10 @@ def read_key(file: Path | None) -> str | None:
     if len(words) != 1 or not words[0].isascii():
         raise ConfigurationError(f"--key-file must hold one key, got {len(words)} words in {file}")
     return words[0]
+
+
+def _has_folder(store: Any) -> bool:
+    return not isinstance(store, dict) or store.get("kind", "folder") == "folder"
 
 
 def _read_store(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
