@@ -1,10 +1,12 @@
 """The command `zimage-serve`: what it can do, and which function does it."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
 from deployments.commands.key import run_key_new
@@ -12,6 +14,8 @@ from deployments.commands.options import add_key_argument
 from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
 from deployments.simulator.command import add_plan_arguments, run_plan
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
 
 _EPILOG = """examples:
   zimage-serve generate "a red circle on a blue background" -o out.png
@@ -22,9 +26,13 @@ _EPILOG = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; of one that Ctrl-C ends, a shell's 130."""
     options = build_parser().parse_args(arguments)
-    exit_code: int = options.run(options)
+    try:
+        exit_code: int = options.run(options)
+    except KeyboardInterrupt:
+        print("zimage-serve: interrupted")
+        return _INTERRUPTED
     return exit_code
 
 

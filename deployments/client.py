@@ -45,11 +45,14 @@ class ImagesClient:
         key: str | None = None,
         max_wait_s: float = 120.0,
         sleep: Callable[[float], None] = time.sleep,
+        trust_env: bool = True,
     ) -> None:
+        """Ask the service at `url`; `trust_env` obeys the environment's proxies."""
         self._url = url.rstrip("/")
         self._headers = to_headers(key)
         self._max_wait_s = max_wait_s
         self._sleep = sleep
+        self._trust_env = trust_env
 
     def draw(self, body: dict[str, Any], on_step: Callable[[int, int], None]) -> bytes:
         """Draw one picture, telling `on_step` the steps done and those in all.
@@ -68,6 +71,8 @@ class ImagesClient:
                 wait_s = exc.retry_after_s or 0.0
                 if not exc.may_try_again or waited_s + wait_s > self._max_wait_s:
                     raise ClientError(f"the service refused: {exc.message}") from exc
+            except httpx.InvalidURL as exc:
+                raise ClientError(f"a service's URL must be valid, got {self._url}: {exc}") from exc
             except httpx.HTTPError as exc:
                 raise ClientError(f"a service must answer at {self._url}, got {exc!r}") from exc
             waited_s += wait_s
@@ -78,7 +83,12 @@ class ImagesClient:
         streamed = {**body, "stream": True, "progress_events": True}
         address = f"{self._url}{GENERATIONS}"
         with httpx.stream(
-            "POST", address, json=streamed, headers=self._headers, timeout=timeout
+            "POST",
+            address,
+            json=streamed,
+            headers=self._headers,
+            timeout=timeout,
+            trust_env=self._trust_env,
         ) as answer:
             if answer.is_error:
                 answer.read()

@@ -16,6 +16,8 @@ from deployments.config import AppConfig
 
 ENV_PREFIX: Final = "ZIMAGE_"
 _NESTING: Final = "__"
+_YAML_ERRORS: Final = (yaml.YAMLError, ValueError)
+"""The second is what a date says that no calendar has."""
 
 
 class ConfigurationError(Exception):
@@ -35,7 +37,7 @@ def load_values(file: Path | None, environment: Mapping[str, str]) -> dict[str, 
     """Read plain values, which `validate_config` has yet to check.
 
     Raises:
-        ConfigurationError: If the file cannot be read.
+        ConfigurationError: If the file cannot be read, or it or a variable is not YAML.
     """
     return merge(_read_file(file), _read_environment(environment))
 
@@ -70,7 +72,9 @@ def _read_file(file: Path | None) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text("utf-8"))
     except OSError as exc:
         raise ConfigurationError(f"configuration file must be readable, got {file}: {exc}") from exc
-    except yaml.YAMLError as exc:
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"configuration file must be UTF-8, got {file}: {exc}") from exc
+    except _YAML_ERRORS as exc:
         raise ConfigurationError(f"configuration file must be YAML, got {file}: {exc}") from exc
     if content is None:
         return {}
@@ -84,8 +88,18 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for name, text in sorted(environment.items()):
         if name.startswith(ENV_PREFIX):
             keys = name.removeprefix(ENV_PREFIX).lower().split(_NESTING)
-            values = merge(values, _nest(keys, yaml.safe_load(text)))
+            values = merge(values, _nest(keys, _parse_variable(name, text)))
     return values
+
+
+def _parse_variable(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except _YAML_ERRORS as exc:
+        # Without the text, and without the parser's words, which quote it: it may be a password.
+        raise ConfigurationError(
+            f"{name} must be YAML, where text that begins with a sign such as [ or * needs quotes"
+        ) from exc
 
 
 def _nest(keys: list[str], value: Any) -> dict[str, Any]:

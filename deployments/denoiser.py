@@ -65,6 +65,10 @@ class StepLoop(Protocol):
         """Tell `on_forward` of every later forward."""
         ...
 
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Take nothing more in, and let go of what is not finished in time."""
+        ...
+
 
 @dataclass(frozen=True)
 class PoolTerms:
@@ -193,6 +197,10 @@ class DenoiserDeployment:
         """Tell Serve to replace this replica when its loop has stopped."""
         if self._step_loop.failure is not None:
             raise self._step_loop.failure
+
+    def close(self) -> None:
+        """Let go of every request before the next step, and wait for the thread's end."""
+        self._step_loop.close(timeout_s=0)
 
     def _name_call(self, request_id: str) -> str:
         """Tell a call from an earlier one of the same picture, which is let go a step late."""

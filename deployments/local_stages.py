@@ -1,12 +1,12 @@
 """The stages in this process, without Ray: for the command line and for tests."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
 
 from deployments.config import AppConfig, PoolConfig
-from deployments.denoiser import DenoiserDeployment, PoolTerms
+from deployments.denoiser import DenoiserDeployment
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
 from deployments.served_model import ServedModel
@@ -25,10 +25,13 @@ class LocalStages:
         text_encoder: TextEncoderDeployment,
         denoisers: Mapping[str, DenoiserDeployment | TileCoordinatorDeployment],
         vae_decoder: VaeDecoderDeployment,
+        replicas: Sequence[DenoiserDeployment],
     ) -> None:
+        """Denoise by pool; `replicas` own the threads that do."""
         self._text_encoder = text_encoder
         self._denoisers = denoisers
         self._vae_decoder = vae_decoder
+        self._replicas = replicas
 
     async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
@@ -44,21 +47,31 @@ class LocalStages:
         """Decode latents and encode the file."""
         return await self._vae_decoder.decode(DecodeRequest(latents, order))
 
+    def close(self) -> None:
+        """Let go of every picture before its next step, and wait for the step that runs."""
+        for replica in self._replicas:
+            replica.close()
+
 
 def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) -> LocalStages:
     """Read every component of the model into this process."""
     terms_of = partial(to_terms, model=model, step_detail_ratio=config.telemetry.step_detail_ratio)
+    text_encoder = TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder))
+    replicas = {
+        pool.name: DenoiserDeployment(partial(load.denoiser, pool), lambda: "local", terms_of(pool))
+        for pool in config.pools
+    }
     return LocalStages(
-        TextEncoderDeployment(lambda: load.text_encoder(config.text_encoder)),
-        {pool.name: _load_pool(pool, load, terms_of(pool)) for pool in config.pools},
+        text_encoder,
+        {pool.name: _to_front(pool, load, replicas[pool.name]) for pool in config.pools},
         VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),
+        tuple(replicas.values()),
     )
 
 
-def _load_pool(
-    pool: PoolConfig, load: StageLoader, terms: PoolTerms
+def _to_front(
+    pool: PoolConfig, load: StageLoader, denoiser: DenoiserDeployment
 ) -> DenoiserDeployment | TileCoordinatorDeployment:
-    denoiser = DenoiserDeployment(partial(load.denoiser, pool), lambda: "local", terms)
     if pool.path is RenderPath.FULL_IMAGE:
         return denoiser
     return TileCoordinatorDeployment(partial(load.tiled_settings, pool), denoiser.predict_velocity)

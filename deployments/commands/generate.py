@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from deployments.config_file import ConfigurationError
 from deployments.errors import ApiError
 from deployments.generation import ImagesOrder, build_provenance
 from deployments.loading import build_loader
-from deployments.local_stages import load_local_stages
+from deployments.local_stages import LocalStages, load_local_stages
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesRequest
 from deployments.served_model import ServedModel, describe_model
@@ -42,7 +43,10 @@ def run_generate(options: argparse.Namespace) -> int:
         body = _to_body(options)
         url = options.url or _find_service(options)
         key = read_key(options.key_file)
-        content = _ask(url, key, body) if url else _draw(to_config(options), body)
+        if url is not None:
+            content = _ask(url, key, body, trust_env=options.url is not None)
+        else:
+            content = _draw(to_config(options), body)
         options.output.write_bytes(content)
     except (ConfigurationError, PipelineError, ClusterError, ApiError, ClientError, OSError) as exc:
         print(f"zimage-serve: {exc.message if isinstance(exc, ApiError) else exc}")
@@ -52,30 +56,43 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def _to_body(options: argparse.Namespace) -> dict[str, Any]:
-    suffix = Path(options.output).suffix.lower()
-    if suffix not in _FORMATS:
-        raise ConfigurationError(f"--output must end with one of {list(_FORMATS)}, got {suffix!r}")
     body = {
         "prompt": options.prompt,
         "size": options.size,
         "seed": options.seed,
         "num_inference_steps": options.steps,
-        "output_format": _FORMATS[suffix],
+        "output_format": _to_format(options.output),
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _to_format(output: Path) -> str:
+    """Return the format of a file that can be written, as far as is known before a picture."""
+    suffix = output.suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigurationError(f"--output must end with one of {list(_FORMATS)}, got {suffix!r}")
+    if output.is_dir():
+        raise ConfigurationError(f"--output must be a file, got the folder {output}")
+    if not output.parent.is_dir():
+        raise ConfigurationError(f"--output must lie in a folder that exists, got {output}")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise ConfigurationError(f"--output must be writable, got {output}")
+    return _FORMATS[suffix]
 
 
 def _find_service(options: argparse.Namespace) -> str | None:
     if options.config or options.model or options.store:
         return None
-    with contextlib.suppress(httpx.HTTPError):
-        answer = httpx.get(f"{DEFAULT_URL}/readyz", timeout=_PROBE_TIMEOUT_S)
-        if answer.status_code == 200 and "pools" in answer.json():
+    # Another program may listen there, and answer whatever it likes.
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        answer = httpx.get(f"{DEFAULT_URL}/readyz", timeout=_PROBE_TIMEOUT_S, trust_env=False)
+        content = answer.json()
+        if answer.status_code == 200 and isinstance(content, dict) and "pools" in content:
             return DEFAULT_URL
     return None
 
 
-def _ask(url: str, key: str | None, body: dict[str, Any]) -> bytes:
+def _ask(url: str, key: str | None, body: dict[str, Any], *, trust_env: bool) -> bytes:
     print(f"asking {url}", flush=True)
     with tqdm(unit="step") as progress:
 
@@ -83,7 +100,7 @@ def _ask(url: str, key: str | None, body: dict[str, Any]) -> bytes:
             progress.total = num_steps
             progress.update(step - progress.n)
 
-        return ImagesClient(url, key=key).draw(body, on_step)
+        return ImagesClient(url, key=key, trust_env=trust_env).draw(body, on_step)
 
 
 def _draw(config: AppConfig, body: dict[str, Any]) -> bytes:
@@ -109,8 +126,17 @@ def _validate(body: dict[str, Any]) -> ImagesRequest:
 
 
 async def _draw_order(
-    stages: Stages, order: ImagesOrder, route: Route, model: ServedModel
+    stages: LocalStages, order: ImagesOrder, route: Route, model: ServedModel
 ) -> bytes:
+    try:
+        return await _draw_with(stages, order, route, model)
+    finally:
+        # Its thread must not be inside torch when the interpreter ends, as at Ctrl-C: that aborts
+        # the process. On the event loop, which the step loop tells what it lets go.
+        await asyncio.to_thread(stages.close)
+
+
+async def _draw_with(stages: Stages, order: ImagesOrder, route: Route, model: ServedModel) -> bytes:
     encoded = await stages.encode(order.prompt)
     request = order.to_denoise_request(0, encoded.encoding, timeout_s=None)
     with tqdm(total=order.num_inference_steps, unit="step") as progress:

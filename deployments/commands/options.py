@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from deployments.config import AppConfig
-from deployments.config_file import ConfigurationError, load_values, merge, validate_config
+from deployments.config_file import (
+    ENV_PREFIX,
+    ConfigurationError,
+    load_values,
+    merge,
+    validate_config,
+)
 
 _S3_SCHEME = "s3://"
 
 
 def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = None) -> AppConfig:
     """Read the configuration: options win over the environment, then the file, then `defaults`.
+
+    What `defaults` say of the store is of a folder, and is left out where it is another.
 
     Raises:
         ConfigurationError: If a key is unknown or a value breaks its rule.
@@ -21,8 +29,12 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     if options.model is not None:
         values = merge(values, {"model": {"source": options.model}})
     if options.store is not None:
-        values = {**values, "store": _parse_store(options.store, values.get("store", {}))}
-    return validate_config(merge(defaults or {}, values))
+        configured = _read_store(values, options.config)
+        values = {**values, "store": _parse_store(options.store, configured)}
+    base = dict(defaults or {})
+    if not _has_folder(values.get("store", {})):
+        base.pop("store", None)
+    return validate_config(merge(base, values))
 
 
 def add_key_argument(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +59,19 @@ def read_key(file: Path | None) -> str | None:
     if len(words) != 1 or not words[0].isascii():
         raise ConfigurationError(f"--key-file must hold one key, got {len(words)} words in {file}")
     return words[0]
+
+
+def _has_folder(store: Any) -> bool:
+    return not isinstance(store, dict) or store.get("kind", "folder") == "folder"
+
+
+def _read_store(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    section = values.get("store", {})
+    if not isinstance(section, dict):
+        variable = f"{ENV_PREFIX}STORE"
+        place = variable if variable in os.environ else file
+        raise ConfigurationError(f"store must be a mapping, got {section!r} in {place}")
+    return section
 
 
 def _parse_store(text: str, configured: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any, Final
 import httpx
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
+from cluster.errors import ClusterError
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
 from deployments.commands.exposure import check_exposure
@@ -27,6 +29,7 @@ from deployments.commands.tour import show_tour
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError, merge
 from deployments.http_api import GENERATIONS
+from deployments.stores import build_store
 from pipeline.errors import PipelineError
 
 APPLICATION: Final = "zimage"
@@ -42,10 +45,14 @@ def run_service(options: argparse.Namespace) -> int:
         config = to_config(options, defaults=_defaults(options, url))
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
+        if options.address is None:
+            # Of a cluster that is joined, another machine may reach it and this one not.
+            build_store(config.store).check()
+        application = build_app(config)
         cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
         with cluster, _stop_signal() as stop, watch_ray(stop) as watch:
-            failure = _serve(config, options, url, stop, watch)
-    except (ConfigurationError, PipelineError, OSError, RayError) as exc:
+            failure = _serve(application, config, options, url, stop, watch)
+    except (ConfigurationError, PipelineError, ClusterError, OSError, RayError) as exc:
         failure = str(exc)
     if failure is not None:
         print(f"zimage-serve: {failure}")
@@ -87,6 +94,7 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 
 def _serve(
+    application: Application,
     config: AppConfig,
     options: argparse.Namespace,
     url: str,
@@ -94,7 +102,6 @@ def _serve(
     watch: RayWatch,
 ) -> str | None:
     """Serve until `stop`; return what failed, or None."""
-    application = build_app(config)
     print(f"loading {config.model.source} ...", flush=True)
     serve.start(
         # The nodes of a mixed cluster share this machine, and its port.
@@ -149,14 +156,15 @@ def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
                 print(f"  {name}: {deployment.status.value.lower()}", flush=True)
         if application.status is ApplicationStatus.DEPLOY_FAILED:
             return application.message
-        if application.status is ApplicationStatus.RUNNING and _is_ready(url):
+        if application.status is ApplicationStatus.RUNNING and is_ready(url):
             return None
     return None
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Ask the service of this machine itself, whatever proxy the environment names."""
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 

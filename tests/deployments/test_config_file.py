@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.cli import main
 from deployments.config_file import ConfigurationError, load_config
 
 
@@ -71,3 +72,48 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="must be readable"):
         load_config(tmp_path / "none.yaml", {})
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("model: {served_name: é}".encode("latin-1"))
+
+    with pytest.raises(ConfigurationError, match=r"must be UTF-8, got .*latin\.yaml"):
+        load_config(file, {})
+
+
+def test_a_file_with_a_date_that_no_calendar_has_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dated.yaml"
+    file.write_text("model: {served_name: 2026-13-45}")
+
+    with pytest.raises(ConfigurationError, match=r"must be YAML, got .*dated\.yaml"):
+        load_config(file, {})
+
+
+@pytest.mark.parametrize("text", ["[", "*hidden", "!hidden", "@hidden", "2026-13-45", "\x00hidden"])
+def test_a_variable_that_is_not_yaml_is_named_without_its_text(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="ZIMAGE_STORE must be YAML") as caught:
+        load_config(None, {"ZIMAGE_STORE": text})
+
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_empty_section_under_the_option_of_the_store_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text("store:\n")
+
+    assert main(["check", "--config", str(file), "--store", str(tmp_path)]) == 1
+
+    assert f"store must be a mapping, got None in {file}" in capsys.readouterr().out
+
+
+def test_a_variable_that_is_no_section_is_named_under_the_option_of_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZIMAGE_STORE", "images")
+
+    assert main(["check", "--store", str(tmp_path)]) == 1
+
+    assert "store must be a mapping, got 'images' in ZIMAGE_STORE" in capsys.readouterr().out
