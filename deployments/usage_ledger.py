@@ -145,9 +145,9 @@ def build_exporter(config: UsageExportConfig) -> UsageExporter:
     if isinstance(config, UsageFileConfig):
         return FileExporter(config.folder)
     if isinstance(config, UsageS3Config):
-        client = boto3.client(
-            "s3", endpoint_url=config.endpoint_url, region_name=config.region, config=_CHECKSUMS
-        )
+        # A session of its own: boto3's default one keeps the credentials that it found first.
+        session = boto3.Session(region_name=config.region)
+        client = session.client("s3", endpoint_url=config.endpoint_url, config=_CHECKSUMS)
         return S3Exporter(
             client, bucket=config.bucket, prefix=config.prefix, writer=secrets.token_hex(8)
         )

@@ -32,7 +32,7 @@ def at(record_id: str, hour: int) -> UsageRecord:
 
 def read_objects(server: S3Server, prefix: str) -> dict[str, list[str]]:
     """Return the ids in each object."""
-    client = boto3.client("s3", endpoint_url=server.endpoint_url)
+    client = boto3.Session().client("s3", endpoint_url=server.endpoint_url)
     listed = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
     bodies = {
         each["Key"]: client.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read().decode()
