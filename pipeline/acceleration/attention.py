@@ -68,6 +68,11 @@ class AttentionKernel(Protocol):
         """
         ...
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a forward with it can be recorded at all."""
+        ...
+
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         """Attend; all are [rows, heads, head_dim]."""
         ...
@@ -77,6 +82,7 @@ class PerItemAttention:
     """PyTorch's dense kernel, one item at a time: no item's shape depends on its company."""
 
     reads_lengths = True
+    is_recordable = True
 
     def __init__(self, backend: SDPBackend | None = None) -> None:
         self._backend = backend
@@ -109,6 +115,7 @@ class VarlenAttention:
     """
 
     reads_lengths = False
+    is_recordable = True
 
     def __init__(self) -> None:
         from torch.nn.attention.varlen import varlen_attn  # absent from builds without CUDA
@@ -125,9 +132,13 @@ class VarlenAttention:
 
 
 class XformersAttention:
-    """xFormers' memory-efficient kernel, for several items with a block-diagonal mask."""
+    """xFormers' memory-efficient kernel with a block-diagonal mask.
+
+    For one item too: without a mask it may round differently, and company must not show.
+    """
 
     reads_lengths = True
+    is_recordable = False  # each call copies a mask to the device
 
     def __init__(self) -> None:
         from xformers.ops import fmha  # an optional dependency
@@ -137,9 +148,7 @@ class XformersAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         """Attend."""
-        # A mask is copied to the device, which a recording does not allow.
-        is_alone = len(layout.lengths) == 1
-        mask = None if is_alone else self._mask_of(list(layout.lengths), device=query.device)
+        mask = self._mask_of(list(layout.lengths), device=query.device)
         batched = (tensor.unsqueeze(0) for tensor in (query, key, value))
         attended: Tensor = self._attend(*batched, attn_bias=mask)
         return attended[0]
@@ -152,6 +161,7 @@ class Flash4Attention:
     """
 
     reads_lengths = False
+    is_recordable = True
 
     def __init__(self) -> None:
         # Of its compiler, about an argument that is not used here.

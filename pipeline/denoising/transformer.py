@@ -113,7 +113,7 @@ class PackedTransformer:
         self._shared_graphs: GraphedForward[ForwardInputs] | None = None
         self._solo_graphs: GraphedForward[ForwardInputs] | None = None
         self._caption_graphs: GraphedForward[CaptionInputs] | None = None
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and solo_attention.is_recordable:
             self._solo_graphs = GraphedForward(self._solo, num_copies=2)
             pool = self._solo_graphs.pool
             self._caption_graphs = GraphedForward(self._solo.encode_caption, pool=pool)
