@@ -59,14 +59,15 @@ class Readiness:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._draw(pool)
-                self._is_ready[pool] = True
-                self._has_drawn.set()
             except (TimeoutError, PipelineError, ApiError) as exc:
                 logger.warning("pool %s could not draw yet: %s", pool, exc or "timed out")
-                await asyncio.sleep(_RETRY_S)
             except Exception:  # noqa: BLE001 - a router that stops trying may never start
                 logger.exception("pool %s could not draw yet", pool)
-                await asyncio.sleep(_RETRY_S)
+            else:
+                self._is_ready[pool] = True
+                self._has_drawn.set()
+                return
+            await asyncio.sleep(_RETRY_S)
 
     async def _draw(self, pool: str) -> None:
         encoded = await self._stages.encode("warm up")

@@ -2,9 +2,10 @@
 
 from base64 import b64encode
 from dataclasses import dataclass
-from hashlib import md5, sha256
+from hashlib import sha256
 from typing import Literal, TypedDict
 
+from cluster.checksums import to_content_md5
 from cluster.errors import StoreConfigurationError
 from cluster.storage.keys import check_prefix
 
@@ -74,8 +75,7 @@ class S3StoreOptions:
         """Hash a file into the header that the bucket will check it by."""
         if self.checksum == "when_supported":
             return {"ChecksumSHA256": b64encode(sha256(content).digest()).decode()}
-        digest = md5(content, usedforsecurity=False).digest()
-        return {"ContentMD5": b64encode(digest).decode()}
+        return {"ContentMD5": to_content_md5(content)}
 
     def to_encryption(self) -> EncryptionArguments:
         """Say how the bucket is to encrypt a file."""

@@ -2,13 +2,12 @@
 
 import os
 import sys
-from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from hashlib import md5
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from cluster.checksums import to_content_md5
 from cluster.usage.record import UsageRecord
 
 
@@ -89,7 +88,7 @@ class S3Exporter:
             Bucket=self._bucket,
             Key=f"{self._prefix}/{name}.jsonl",
             Body=body,
-            ContentMD5=b64encode(md5(body, usedforsecurity=False).digest()).decode(),
+            ContentMD5=to_content_md5(body),
             ContentType="application/x-ndjson",
         )
 

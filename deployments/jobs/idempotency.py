@@ -6,8 +6,8 @@ import contextvars
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from pydantic import BaseModel
@@ -57,8 +57,9 @@ class Idempotency:
                 return StoredOutcome.model_validate_json(claim.outcome or "")
             if verdict in (Verdict.EXECUTE, Verdict.RESUME):
                 is_first = verdict is Verdict.EXECUTE
+                executing = self._execute(call, lease, claim.nonce, execute, is_first=is_first)
                 with contextlib.suppress(LeaseLostError):
-                    return await self._detach(call, lease, claim.nonce, execute, is_first=is_first)
+                    return await self._detach(executing)
             await asyncio.sleep(self._poll_s)
 
     async def stop(self) -> None:
@@ -67,15 +68,7 @@ class Idempotency:
             execution.cancel()
         await asyncio.gather(*self._executions, return_exceptions=True)
 
-    async def _detach(
-        self,
-        call: IdempotentCall,
-        lease: str,
-        nonce: str,
-        execute: Execute,
-        *,
-        is_first: bool,
-    ) -> StoredOutcome:
+    async def _detach(self, executing: Coroutine[Any, Any, StoredOutcome]) -> StoredOutcome:
         """Execute where the caller's disconnect does not reach: it may ask again for the outcome.
 
         In a context of its own, since Serve cancels what was called in that of the request; of the
@@ -83,7 +76,6 @@ class Idempotency:
         """
         context = contextvars.Context()
         context.run(otel_context.attach, otel_context.get_current())
-        executing = self._execute(call, lease, nonce, execute, is_first=is_first)
         execution = asyncio.create_task(executing, context=context)
         self._executions.add(execution)
         execution.add_done_callback(self._forget)

@@ -75,15 +75,14 @@ class JobRunner:
                 job = await self._threads.call(self._store.claim, lane)
             except ClusterError as exc:
                 logger.warning("jobs cannot be claimed: %s", exc)
-                await asyncio.sleep(_AWAY_S)
-                continue
             except Exception:  # noqa: BLE001 a lane that ends leaves its jobs queued for ever
                 logger.exception("jobs cannot be claimed")
-                await asyncio.sleep(_AWAY_S)
+            else:
+                if job is not None:
+                    return job
+                await _wait(self._queued[lane], self._poll_s)
                 continue
-            if job is not None:
-                return job
-            await _wait(self._queued[lane], self._poll_s)
+            await asyncio.sleep(_AWAY_S)
 
     async def _run(self, job: Job) -> None:
         dropped = self._dropped[job.id] = asyncio.Event()

@@ -96,9 +96,9 @@ class IsolatedForward:
                 return LaunchedForward([self._predict_after_release(items[0], exc)])
             return LaunchedForward(self._predict_halves(items, units))
         except Exception as exc:  # noqa: BLE001 - whatever one item provokes must not fail others
-            _let_go_of_tensors(exc)
             if len(items) == 1:
                 return LaunchedForward([describe_failure(exc)])
+            _let_go_of_tensors(exc)
             _logger.warning("a forward of %d items failed, each runs alone: %s", len(items), exc)
             alone = zip(items, units, strict=True)
             return LaunchedForward([self.predict([item], [cost])[0] for item, cost in alone])
