@@ -42,7 +42,7 @@ LONG: Final = {
     "n": 4,
     "timeout_s": 600,
 }
-"""It is in hand for longer than counters take to be read."""
+"""It is in hand for longer than counters take to be read; the pool has room for all of them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,14 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.skip("no `prometheus` command: apt-get install prometheus")
     folder, port = tmp_path_factory.mktemp("thousand"), free_port()
     config = {
-        "pools": [{"min_replicas": 2, "max_replicas": 2, "num_threads": 1}],
+        "pools": [
+            {
+                "min_replicas": NUM_PROCESSES["denoiser"],
+                "max_replicas": NUM_PROCESSES["denoiser"],
+                "num_threads": 1,
+                "step_loop": {"held_units": 4096},
+            }
+        ],
         **usage_config(folder),
     }
     file = folder / "config.yaml"
