@@ -20,7 +20,7 @@ from deployments.generation import ImagesOrder
 from deployments.keys import RESPONSE_HEADERS, Caller
 from deployments.quota_stores import QuotaStore
 from deployments.quotas import UNLIMITED, Reason
-from deployments.rate_limit_headers import to_rate_limit_headers
+from deployments.rate_limit_headers import format_units, to_rate_limit_headers
 from deployments.schemas import ImagesRequest
 from deployments.validation import RequestRules
 from pipeline.errors import DeadlineError
@@ -64,10 +64,11 @@ class Admission:
         if limits == UNLIMITED:
             return contextlib.nullcontext()
         if units > limits.most_units:
+            name = "size" if len(orders) == 1 else "requests"
             raise InvalidFieldError(
-                f"size: n, size and num_inference_steps must cost at most {limits.most_units:g} "
-                f"units for this key, got {units:.3f}",
-                "size",
+                f"{name}: n, size and num_inference_steps must cost at most "
+                f"{format_units(limits.most_units)} units for this key, got {format_units(units)}",
+                name,
             )
         lease_s = held_s + _LEASE_MARGIN_S
         decision = await self._quotas.charge(

@@ -126,7 +126,7 @@ class ReplicaConfig(_Section):
 
 
 KernelNames = Literal["auto", "modules", "fused"]
-WarmSize = Annotated[str, Field(pattern=r"^\d{2,5}x\d{2,5}$")]
+WarmSize = Annotated[str, Field(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")]
 
 
 def _parse_warm_sizes(texts: tuple[str, ...]) -> tuple[ImageSize, ...]:

@@ -31,6 +31,8 @@ class ApiError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
+    is_final: ClassVar[bool] = False
+    """Whether the same call would end alike, so that a client must not send it again by itself."""
 
     def __init__(
         self, message: str, param: str | None = None, retry_after_s: int | None = None
@@ -51,8 +53,14 @@ class ApiError(Exception):
         return {"error": error}
 
     def to_headers(self) -> dict[str, str]:
-        """Return the headers that belong to the answer."""
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        """Return the headers that belong to the answer.
+
+        OpenAI's clients repeat every 409 and 5xx, unless `x-should-retry` says no.
+        """
+        headers = {"x-should-retry": "false"} if self.is_final else {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        return headers
 
 
 class InvalidFieldError(ApiError):
@@ -89,6 +97,7 @@ class KeyConflictError(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "idempotency_key_reused"
+    is_final = True
 
 
 class JobConflictError(ApiError):
@@ -97,6 +106,7 @@ class JobConflictError(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "job_finished"
+    is_final = True
 
 
 class ForbiddenError(ApiError):
@@ -158,6 +168,7 @@ class PoisonedRequestError(ApiError):
 
     status = 500
     code = "poisoned_request"
+    is_final = True
 
 
 class DependencyError(ApiError):
@@ -168,10 +179,11 @@ class DependencyError(ApiError):
 
 
 class DeadlineExceededError(ApiError):
-    """The picture was not finished in time."""
+    """The picture was not finished in time; what was drawn of it is charged each time."""
 
     status = 504
     code = "deadline_exceeded"
+    is_final = True
 
 
 class UnmeetableDeadlineError(DeadlineExceededError):

@@ -30,7 +30,12 @@ from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
 from deployments.jobs.outcomes import Draw
 from deployments.keys import KeyMiddleware, KeyRing
-from deployments.middleware import BodyLimitMiddleware, RequestIdMiddleware, to_response
+from deployments.middleware import (
+    BodyLimitMiddleware,
+    HeadMiddleware,
+    RequestIdMiddleware,
+    to_response,
+)
 from deployments.page.routes import add_page
 from deployments.pool_choice import Route
 from deployments.readiness import Readiness
@@ -90,6 +95,9 @@ class ImagesApi:
             description="Text to image on Ray Serve, in the form of OpenAI's images API.",
             lifespan=self._lifespan,
             telemetry={"tracing": False},
+            # A redirect would be to the scheme that a gateway speaks here, and lose the key.
+            redirect_slashes=False,
+            asks_for_keys=self._keys is not None,
         )
         app.post(
             GENERATIONS,
@@ -98,6 +106,10 @@ class ImagesApi:
             responses={200: STREAM_RESPONSE, **ERROR_RESPONSES},
         )(self.generate)
         app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})(self.list_models)
+        app.get(
+            "/v1/models/{id:path}",
+            responses={401: ERROR_RESPONSES[401], 404: ERROR_RESPONSES[404]},
+        )(self.read_model)
         app.get("/healthz")(self.health)
         app.get("/readyz", responses={503: {"model": Health}})(self.ready)
         if self._files is not None:
@@ -109,6 +121,7 @@ class ImagesApi:
         add_page(app)
         self._jobs.api.add_to(app)
         _add_error_handlers(app)
+        app.add_middleware(HeadMiddleware)
         app.add_middleware(
             BodyLimitMiddleware,
             limit_of=self._body_limit,
@@ -158,18 +171,15 @@ class ImagesApi:
     async def list_models(self, request: Request) -> ModelList:
         """List the models that can be asked for."""
         model = self._rules.model
-        if not may_use(model.name, request.state.caller):
-            return ModelList(data=[])
         return ModelList(
-            data=[
-                ModelItem(
-                    id=model.name,
-                    created=self._started,
-                    owned_by="zimage-serve",
-                    revision=model.revision,
-                )
-            ]
+            data=[self._describe_model()] if may_use(model.name, request.state.caller) else []
         )
+
+    async def read_model(self, id: str, request: Request) -> ModelItem:
+        """Describe one model."""
+        if id != self._rules.model.name or not may_use(id, request.state.caller):
+            raise NotFoundError("id must be one of GET /v1/models", "id")
+        return self._describe_model()
 
     async def health(self) -> Health:
         """Tell that the process is up."""
@@ -206,6 +216,15 @@ class ImagesApi:
         ).open()
         return EventStreamResponse(
             stream.events(), stream.close, stall_timeout_s=self._rules.stall_timeout_s
+        )
+
+    def _describe_model(self) -> ModelItem:
+        model = self._rules.model
+        return ModelItem(
+            id=model.name,
+            created=self._started,
+            owned_by="zimage-serve",
+            revision=model.revision,
         )
 
     def _body_limit(self, path: str) -> int:

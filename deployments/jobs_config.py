@@ -86,6 +86,11 @@ class JobsConfig(_Section):
     max_attempts: int = Field(
         default=4, ge=1, description="How often a job is begun that never makes progress."
     )
+    max_event_readers: int = Field(
+        default=128,
+        ge=1,
+        description="Readers of jobs' events in one router; a key has at most half of them.",
+    )
     poll_s: float = Field(
         default=0.25, gt=0, description="Seconds between looks for what other routers did."
     )

@@ -40,8 +40,8 @@ class KeyEntry(BaseModel):
     models: frozenset[str] | None = Field(default=None, description="All if unset.")
     max_pixels: int | None = Field(default=None, gt=0, description="Of one picture.")
     priorities: frozenset[Priority] = Field(default=frozenset(Priority), min_length=1)
-    units_per_minute: float | None = Field(default=None, gt=0)
-    units_per_day: float | None = Field(default=None, gt=0)
+    units_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    units_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_concurrent_requests: int | None = Field(default=None, ge=1)
     prefix: str | None = Field(default=None, description="In the store; the name if unset.")
 
@@ -98,14 +98,15 @@ def read_key_file(path: Path) -> KeyFile:
         raise ConfigurationError(
             f"keys.file must be readable, got {path}: {type(exc).__name__}"
         ) from exc
-    except yaml.YAMLError as exc:
-        raise ConfigurationError(f"keys.file must be YAML, got {path}") from exc
     except ValidationError as exc:
         lines = [
             f"keys.file {path}: {'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
             for error in exc.errors(include_input=False)
         ]
         raise ConfigurationError("\n".join(lines)) from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        # A date that is none, and lists a thousand deep, are no `YAMLError`.
+        raise ConfigurationError(f"keys.file must be YAML, got {path}") from exc
 
 
 def draw_key(name: str) -> str:

@@ -22,6 +22,7 @@ REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_HEADERS: Final = 100
 _MAX_HEADER_BYTES: Final = 32 * 1024
+_WITHOUT_HEAD: Final = "/v1/images/"
 _SERVE_OVERRIDES: Final = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client would override Ray Serve's own policy."""
 
@@ -44,6 +45,27 @@ class RequestIdMiddleware:
 
         app = self._app if refusal is None else to_response(refusal)
         await app(scope, receive, send)
+
+
+class HeadMiddleware:
+    """Answers HEAD as GET without the body, which RFC 9110 asks for, where GET is cheap."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one call; jobs and pictures have no HEAD, a job's events would go on unseen."""
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        if not is_head or scope["path"].startswith(_WITHOUT_HEAD):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class BodyLimitMiddleware:

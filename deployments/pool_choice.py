@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -237,7 +238,13 @@ def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
         own_s = refusal.nearest.own_s
         if facts.timeout_s is not None and own_s > facts.timeout_s:
             return UnmeetableDeadlineError(
-                f"timeout_s must be at least {own_s:.2g} for this picture, got {facts.timeout_s:g}",
+                f"timeout_s must be at least {_round_up(own_s):.2f} for this picture, "
+                f"got {facts.timeout_s:g}",
                 "timeout_s",
             )
     return OverloadedError(refusal.message, None, refusal.retry_after_s)
+
+
+def _round_up(seconds: float) -> float:
+    """Return what is enough, to the hundredth."""
+    return math.ceil(100 * seconds) / 100

@@ -21,10 +21,15 @@ def to_rate_limit_headers(limits: QuotaLimits, use: QuotaUse, units: float) -> d
         "x-ratelimit-limit-requests": str(_times(tightest.limit, units)),
         "x-ratelimit-remaining-requests": str(_times(tightest.remaining, units)),
         "x-ratelimit-reset-requests": reset,
-        "x-ratelimit-limit-units": f"{tightest.limit:g}",
-        "x-ratelimit-remaining-units": f"{tightest.remaining:.3f}",
+        "x-ratelimit-limit-units": format_units(tightest.limit),
+        "x-ratelimit-remaining-units": format_units(tightest.remaining),
         "x-ratelimit-reset-units": reset,
     }
+
+
+def format_units(units: float) -> str:
+    """Write cost units in plain decimals, which a whole number has none of: `1234567`, `9.323`."""
+    return f"{units:.3f}".rstrip("0").rstrip(".")
 
 
 def format_duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from deployments.served_model import ServedModel
 from pipeline.image_file import OutputFormat, check_output_compression
 from pipeline.request import SIZE_MULTIPLE, ImageSize, Priority, RenderPath
 
-_SIZE: Final = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
+_SIZE: Final = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _DRAWN_SEEDS: Final = 2**53
 """Seeds that the server draws stay below what JavaScript's numbers hold exactly."""
 

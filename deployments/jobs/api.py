@@ -7,10 +7,12 @@ from fastapi import FastAPI, Header, Query, Request, Response
 
 from cluster.jobs.job import JobKind
 from deployments.admission import Admission, to_order
+from deployments.error_mapping import to_api_error
 from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.event_response import EventStreamResponse
 from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
+from deployments.jobs.event_readers import EventReaders
 from deployments.jobs.event_stream import (
     has_ended,
     parse_last_event_id,
@@ -36,6 +38,7 @@ from deployments.jobs_config import JobsConfig
 from deployments.schemas import ImagesRequest, ImagesResponse
 from deployments.validation import RequestRules, refuse_stream
 from deployments.webhooks.targets import TargetRules, parse_target
+from pipeline.errors import InvalidRequestError
 
 JOBS: Final = "/v1/images/jobs"
 BATCHES: Final = "/v1/images/batches"
@@ -58,6 +61,7 @@ class JobsApi:
     describer: JobDescriber
     idempotency: Idempotency
     outcomes: OutcomeReader
+    event_readers: EventReaders
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
@@ -137,10 +141,14 @@ class JobsApi:
         job = await self.service.read(id, owner_of(request))
         if await has_ended(self.service, job, after=after):
             return Response(status_code=204)
+        leave = self.event_readers.enter(owner_of(request))
         events = stream_events(self.service, id, after=after, poll_s=self.config.poll_s)
-        return EventStreamResponse(
-            events, events.aclose, stall_timeout_s=self.rules.stall_timeout_s
-        )
+
+        async def close() -> None:
+            leave()
+            await events.aclose()
+
+        return EventStreamResponse(events, close, stall_timeout_s=self.rules.stall_timeout_s)
 
     async def generate_once(
         self, route: str, draw: Draw, body: ImagesRequest, request: Request, key: str
@@ -232,11 +240,17 @@ class JobsApi:
                 f"{place}.response_format must be 'url' in a batch, got 'b64_json'",
                 f"{place}.response_format",
             )
+        if body.priority == "interactive":
+            raise InvalidFieldError(
+                f"{place}.priority must be 'batch' in a batch, got 'interactive'",
+                f"{place}.priority",
+            )
         try:
             prioritised = body.model_copy(update={"priority": "batch"})
             return self._to_item(prioritised, request, timeout_s)
-        except InvalidFieldError as exc:
-            raise InvalidFieldError(f"{place}: {exc.message}", f"{place}.{exc.param}") from exc
+        except (InvalidFieldError, InvalidRequestError, NotFoundError) as exc:
+            error = to_api_error(exc, request_id=request.state.request_id)
+            raise type(error)(f"{place}: {error.message}", f"{place}.{error.param}") from exc
 
 
 def owner_of(request: Request) -> str:

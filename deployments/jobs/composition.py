@@ -13,6 +13,7 @@ from deployments.config import AppConfig
 from deployments.jobs.api import JobsApi
 from deployments.jobs.descriptions import JobDescriber
 from deployments.jobs.estimates import MeasuredEstimate
+from deployments.jobs.event_readers import EventReaders
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.idempotency import Idempotency
 from deployments.jobs.outcomes import Draw, OutcomeReader
@@ -88,6 +89,7 @@ def build_jobs(
         describer=JobDescriber(store, threads, outcomes, num_slots=jobs.max_running_jobs),
         idempotency=_build_idempotency(jobs, records, threads),
         outcomes=outcomes,
+        event_readers=EventReaders(jobs.max_event_readers),
     )
     sender = WebhookSender(api.targets, resolve_host, timeout_s=config.webhooks.timeout_s)
     webhooks = WebhookDispatcher(config.webhooks, sender, store, work_threads, poll_s=jobs.poll_s)

@@ -14,9 +14,10 @@ from deployments.jobs.service import JobService
 
 LAST_EVENT_ID: Final = "last-event-id"
 HEARTBEAT_S: Final = 10.0
-MAX_STREAM_S: Final = 300.0
-"""A reader comes back with the last event's id; until then it leaves its place to other calls."""
-_NUMBER: Final = re.compile(r"\d{1,12}")
+MAX_STREAM_S: Final = 150.0
+"""A reader comes back with the last event's id; until then it leaves its place to other calls.
+Less than the 180 s after which gateways cut an answer, which would be an error to its reader."""
+_NUMBER: Final = re.compile(r"[0-9]{1,12}")
 
 
 def parse_last_event_id(text: str | None) -> int:

@@ -106,4 +106,5 @@ EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "Events until the job ends, or for some minutes.",
     },
     204: {"description": "The last event was received already."},
+    429: {"model": ErrorResponse, "description": "The key follows as many jobs as it may."},
 }

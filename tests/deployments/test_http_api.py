@@ -237,7 +237,9 @@ async def test_pictures_of_one_call_have_seeds_in_a_row(caller: httpx.AsyncClien
     assert [item["seed"] for item in answer.json()["data"]] == [2**63 - 3, 2**63 - 2, 2**63 - 1]
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1/images", "/v1/models/tiny"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/v1/images", "/v1/models/another", f"{GENERATIONS}/", "/v1/models/"]
+)
 async def test_an_unknown_address_is_answered_in_the_same_form(
     caller: httpx.AsyncClient, path: str
 ) -> None:
@@ -245,6 +247,26 @@ async def test_an_unknown_address_is_answered_in_the_same_form(
 
     assert answer.status_code == 404
     assert _error(answer)["code"] == "not_found"
+
+
+async def test_a_model_is_described_by_its_name(caller: httpx.AsyncClient) -> None:
+    [listed] = (await caller.get("/v1/models")).json()["data"]
+
+    assert (await caller.get(f"/v1/models/{listed['id']}")).json() == listed
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere"])
+async def test_head_is_get_without_the_body(caller: httpx.AsyncClient, path: str) -> None:
+    got, head = await caller.get(path), await caller.head(path)
+
+    assert head.status_code == got.status_code
+    assert head.headers["content-length"] == got.headers["content-length"]
+    assert head.content == b""
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/v1/images/jobs"])
+async def test_pictures_and_jobs_have_no_head(caller: httpx.AsyncClient, path: str) -> None:
+    assert (await caller.head(path)).status_code == 405
 
 
 async def test_another_method_is_answered_in_the_same_form(caller: httpx.AsyncClient) -> None:

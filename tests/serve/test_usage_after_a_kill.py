@@ -21,14 +21,17 @@ from cluster.usage.journal import find_journals, read_journal
 pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 NUM_LONG_CALLS = 3
-LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": 50, "timeout_s": 600}
+LONG = {"prompt": "x", "size": "512x512", "num_inference_steps": 50, "n": 4, "timeout_s": 600}
+"""In hand for long enough that all of them are at once; the pool has room for that."""
 SHORT = {"prompt": "x", "size": "64x64"}
 
 
 @pytest.fixture
 def service(tiny_model: Path, tmp_path: Path) -> Iterator[Service]:
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(usage_config(tmp_path, export_period_s=0.2)))
+    pools = [{"step_loop": {"held_units": 4096}}]
+    config = {"pools": pools, **usage_config(tmp_path, export_period_s=0.2)}
+    file.write_text(yaml.safe_dump(config))
     options = ("--config", str(file), "--model", str(tiny_model))
     with run_service(tmp_path, *options, "--store", str(tmp_path / "images")) as service:
         yield service

@@ -113,7 +113,11 @@ def test_a_mounted_secret_is_read_again_when_its_link_moves(tmp_path: Path) -> N
     assert ring.find(after["alice"]) is not None
 
 
-@pytest.mark.parametrize("content", ["keys: [", "keys: 5", "keys:\n- name: x\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["keys: [", "keys: 5", "keys:\n- name: x\n", "keys: 2024-13-45", "[" * 5000],
+    ids=["cut", "number", "no hashes", "no date", "deep"],
+)
 def test_a_file_that_went_wrong_leaves_the_keys_as_they_were(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
@@ -147,6 +151,7 @@ def test_a_key_in_the_place_of_a_hash_is_refused_and_not_repeated(tmp_path: Path
         ({"prefix": "../bob"}, "prefix must be segments"),
         ({"max_pixels": 0}, "greater than 0"),
         ({"units_per_minute": -1}, "greater than 0"),
+        ({"units_per_day": float("inf")}, "finite number"),
         ({"priorities": []}, "at least 1 item"),
         ({"priorities": ["urgent"]}, "'interactive' or 'batch'"),
         ({"unit_per_day": 5}, "Extra inputs are not permitted"),

@@ -98,14 +98,30 @@ async def test_health_and_description_need_no_key(app: FastAPI, path: str) -> No
         assert (await client.get(path)).status_code == 200
 
 
+async def test_the_document_says_which_routes_want_a_key(app: FastAPI) -> None:
+    document = app.openapi()
+
+    wanting = {
+        path
+        for path, operations in document["paths"].items()
+        if all("security" in operation for operation in operations.values())
+    }
+    assert wanting == set(document["paths"]) - {"/healthz", "/readyz", "/v1/files/{key}"}
+    assert document["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"}
+    }
+
+
 async def test_a_model_that_a_key_may_not_use_does_not_exist(
     app: FastAPI, keys: dict[str, str]
 ) -> None:
     async with open_client(app, keys["other"]) as client:
         listed = await client.get("/v1/models")
+        read = await client.get("/v1/models/tiny")
     answer = await ask(app, keys["other"])
 
     assert listed.json()["data"] == []
+    assert read.status_code == 404
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
 
 
@@ -143,7 +159,9 @@ async def test_use_is_told_by_openais_headers_and_ends_in_429(
     assert answers[0].headers["x-ratelimit-limit-requests"] == "1"
     assert answers[0].headers["x-ratelimit-remaining-requests"] == "0"
     assert answers[1].headers["x-ratelimit-remaining-requests"] == "0"
+    assert answers[0].headers["x-ratelimit-limit-units"] == "0.3"
     assert 0 < int(answers[1].headers["retry-after"]) <= 60
+    assert "x-should-retry" not in answers[1].headers
     assert answers[1].json()["error"]["code"] == "rate_limit_exceeded"
 
 

@@ -75,6 +75,17 @@ async def test_a_request_of_a_batch_has_as_long_as_the_batch(
             "must be 'url' in a batch",
         ),
         ({"requests": [REQUEST, {**REQUEST, "size": "65x64"}]}, "requests.1.size", "divide by 16"),
+        (
+            {"requests": [REQUEST, {**REQUEST, "output_compression": 5}]},
+            "requests.1.output_compression",
+            "requests.1: output_compression",
+        ),
+        (
+            {"requests": [REQUEST, {**REQUEST, "priority": "interactive"}]},
+            "requests.1.priority",
+            "must be 'batch' in a batch",
+        ),
+        ({"requests": [REQUEST, {**REQUEST, "size": "6\u0664x64"}]}, "requests.1.size", "auto"),
         ({"requests": [{**REQUEST, "prompt": 5}]}, "requests.0.prompt", "valid string"),
         ({"requests": [{**REQUEST, "prompt": 99 * "secret "}]}, "requests.0.prompt", "99 bytes"),
     ],
@@ -97,6 +108,16 @@ async def test_a_batch_with_a_mistake_is_refused_whole(
     assert rule in answer.json()["error"]["message"]
     assert "secret" not in answer.text
     assert listed["data"] == []
+
+
+async def test_a_model_that_a_batch_may_not_have_is_named_with_its_request(
+    tmp_path: Path, model: LoadedModel
+) -> None:
+    async with run_api(app_config(tmp_path, model.source), model) as api:
+        answer = await api.post("batches", {"requests": [REQUEST, {**REQUEST, "model": "other"}]})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["param"] == "requests.1.model"
 
 
 async def test_a_batch_has_a_body_limit_of_its_own(tmp_path: Path, model: LoadedModel) -> None:

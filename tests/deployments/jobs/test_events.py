@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caller_api import write_keys
 from jobs_app import WITHIN_S, LoadedModel, RunningApi, app_config, run_api
 from starlette.types import Message
 
@@ -97,6 +98,33 @@ async def test_a_long_stream_ends_and_its_reader_resumes(
 
     assert [event["event"] for event in begun] == ["job.running"]
     assert [event["event"] for event in ended] == [*(3 * ["job.step"]), "job.succeeded"]
+
+
+async def test_readers_leave_room_for_others(tmp_path: Path, model: LoadedModel) -> None:
+    keys = write_keys(tmp_path / "keys.yaml", alice={}, bob={})
+    config = app_config(
+        tmp_path,
+        model.source,
+        jobs={"max_event_readers": 3},
+        keys={"file": str(tmp_path / "keys.yaml")},
+    )
+    bob = {"authorization": f"Bearer {keys['bob']}"}
+    async with run_api(config, model, key=keys["alice"]) as api, asyncio.TaskGroup() as group:
+        api.stages.gate.clear()
+        alices = await accept(api)
+        bobs = (await api.client.post("/v1/images/jobs", json=BODY, headers=bob)).json()["id"]
+        followed = group.create_task(read_events(api, alices))
+        await asyncio.sleep(0.1)
+        second = await api.client.get(f"/v1/images/jobs/{alices}/events")
+        other = group.create_task(api.client.get(f"/v1/images/jobs/{bobs}/events", headers=bob))
+        await asyncio.sleep(0.1)
+        api.stages.gate.set()
+        await followed
+        again = await read_events(api, alices)
+
+    assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert other.result().status_code == 200
+    assert again[-1]["event"] == "job.succeeded"
 
 
 async def test_a_reader_that_takes_nothing_loses_its_stream(
