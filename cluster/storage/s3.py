@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from cluster.errors import ImageNotFoundError, StoreConfigurationError
 from cluster.storage.image_store import SignedUrl, StoredImage, check_lifetime, probe
@@ -37,7 +37,7 @@ class S3ImageStore:
     def __init__(self, options: S3StoreOptions) -> None:
         self._options = options
         self._lock: Final = threading.Lock()
-        self._built: tuple[S3Client, Credentials | None] | None = None
+        self._built: tuple[S3Client, Credentials] | None = None
 
     def __reduce__(self) -> tuple[type["S3ImageStore"], tuple[S3StoreOptions]]:
         return type(self), (self._options,)
@@ -117,14 +117,14 @@ class S3ImageStore:
         with s3_errors(f"cannot {verb} {key} in bucket {self._options.bucket} at {host}"):
             yield client
 
-    def _connect(self) -> tuple["S3Client", Credentials | None]:
+    def _connect(self) -> tuple["S3Client", Credentials]:
         with self._lock:
             if self._built is None:
                 self._built = _build_client(self._options)
             return self._built
 
 
-def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | None]:
+def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials]:
     config = Config(
         signature_version="s3v4",
         connect_timeout=options.connect_timeout_s,
@@ -139,6 +139,10 @@ def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | No
     with s3_errors(f"cannot connect to bucket {options.bucket}"):
         # Its own: boto3's default session is not safe to build clients on two threads.
         session = boto3.Session(region_name=options.region)
+        credentials = session.get_credentials()
+        if credentials is None:
+            # A client keeps what it was built with, and a metadata service may only be late.
+            raise NoCredentialsError
         try:
             client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
         except BotoCoreError:
@@ -146,4 +150,4 @@ def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | No
         except ValueError:
             # botocore's word for an endpoint that is no URL; its text repeats the URL.
             raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None
-        return client, session.get_credentials()
+        return client, credentials

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -60,10 +60,19 @@ class S3Exporter:
     S3 cannot append, so an hour's object is put again, longer, until a later hour begins: the
     lines of one hour are in memory. What comes late gets an object of its own. Safe when it
     returns.
+
+    Args:
+        connect: Builds a client, or raises; called until it has brought one.
+        bucket: Where the objects go.
+        prefix: What their keys start with.
+        writer: Tells this process's objects from those of others.
     """
 
-    def __init__(self, client: Any, *, bucket: str, prefix: str, writer: str) -> None:
-        self._client = client
+    def __init__(
+        self, connect: Callable[[], Any], *, bucket: str, prefix: str, writer: str
+    ) -> None:
+        self._connect = connect
+        self._client: Any = None
         self._bucket = bucket
         self._prefix = prefix
         self._writer = writer
@@ -83,6 +92,8 @@ class S3Exporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
+        if self._client is None:
+            self._client = self._connect()
         body = "".join(lines).encode()
         self._client.put_object(
             Bucket=self._bucket,
