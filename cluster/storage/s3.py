@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 from botocore.config import Config
@@ -22,6 +22,7 @@ from cluster.storage.metadata import check_content_type, from_headers, to_header
 from cluster.storage.s3_credentials import cap_lifetime, read_expiry
 from cluster.storage.s3_errors import name_host, s3_errors
 from cluster.storage.s3_options import S3StoreOptions
+from cluster.storage.s3_region import check_region, is_of_aws
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -107,8 +108,10 @@ class S3ImageStore:
         return SignedUrl(url, int(now.timestamp()) + seconds)
 
     def check(self) -> None:
-        """See `ImageStore.check`."""
+        """See `ImageStore.check`; finds out too whether URLs are signed for the bucket's region."""
         probe(self)
+        with self._client("find", "the region") as client:
+            check_region(client, self._options.bucket)
 
     @contextmanager
     def _client(self, verb: str, key: str) -> "Iterator[S3Client]":
@@ -125,6 +128,23 @@ class S3ImageStore:
 
 
 def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials]:
+    with s3_errors(f"cannot connect to bucket {options.bucket}"):
+        # Its own: boto3's default session is not safe to build clients on two threads.
+        session = boto3.Session(region_name=options.region)
+        credentials = session.get_credentials()
+        if credentials is None:
+            # A client keeps what it was built with, and a metadata service may only be late.
+            raise NoCredentialsError
+        client = _build_styled(session, options, options.addressing_style)
+        if options.addressing_style == "auto" and is_of_aws(client.meta.endpoint_url):
+            # By `auto` URLs name no region, and most regions refuse or redirect those.
+            client = _build_styled(session, options, "virtual")
+        return client, credentials
+
+
+def _build_styled(
+    session: boto3.Session, options: S3StoreOptions, style: Literal["auto", "path", "virtual"]
+) -> "S3Client":
     config = Config(
         signature_version="s3v4",
         connect_timeout=options.connect_timeout_s,
@@ -134,20 +154,12 @@ def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials]:
         retries={"mode": "adaptive", "total_max_attempts": options.max_attempts},
         request_checksum_calculation=options.checksum,
         response_checksum_validation=options.checksum,
-        s3={"addressing_style": options.addressing_style},
+        s3={"addressing_style": style},
     )
-    with s3_errors(f"cannot connect to bucket {options.bucket}"):
-        # Its own: boto3's default session is not safe to build clients on two threads.
-        session = boto3.Session(region_name=options.region)
-        credentials = session.get_credentials()
-        if credentials is None:
-            # A client keeps what it was built with, and a metadata service may only be late.
-            raise NoCredentialsError
-        try:
-            client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
-        except BotoCoreError:
-            raise
-        except ValueError:
-            # botocore's word for an endpoint that is no URL; its text repeats the URL.
-            raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None
-        return client, credentials
+    try:
+        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except BotoCoreError:
+        raise
+    except ValueError:
+        # botocore's word for an endpoint that is no URL; its text repeats the URL.
+        raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None
