@@ -42,8 +42,7 @@ def check_region(client: "S3Client", bucket: str) -> None:
 
 def _ask(client: "S3Client", bucket: str) -> dict[str, str]:
     try:
-        answer = client.head_bucket(Bucket=bucket)["ResponseMetadata"]
+        return client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
     except ClientError as error:
         # Credentials that may not list the bucket are refused; the answer names the region still.
-        answer = error.response["ResponseMetadata"]
-    return answer["HTTPHeaders"]
+        return error.response["ResponseMetadata"]["HTTPHeaders"]
