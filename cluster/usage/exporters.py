@@ -1,5 +1,7 @@
 """Where closed records go. An exporter may be given a record twice: whoever counts, counts ids."""
 
+import contextlib
+import fcntl
 import os
 import sys
 from collections import Counter, defaultdict
@@ -36,10 +38,11 @@ class FileExporter:
         """Append and wait for the disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for hour, lines in _by_hour(records).items():
-            with (self._folder / f"{hour}.jsonl").open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-                file.flush()
-                os.fdatasync(file.fileno())
+            # Unbuffered: what a buffer still holds at an error would be written at its closing.
+            with (self._folder / f"{hour}.jsonl").open("ab", buffering=0) as file:
+                # Another process's half line is not to be taken back, nor its lines with it.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _append(file.fileno(), "".join(lines).encode())
 
 
 class StdoutExporter:
@@ -102,6 +105,19 @@ class S3Exporter:
             ContentMD5=to_content_md5(body),
             ContentType="application/x-ndjson",
         )
+
+
+def _append(file: int, content: bytes) -> None:
+    size = os.fstat(file).st_size
+    try:
+        while content:
+            content = content[os.write(file, content) :]
+        os.fdatasync(file)
+    except OSError:
+        # A full disk may have taken a part, to which the next record would be glued.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, size)
+        raise
 
 
 def _by_hour(records: Sequence[UsageRecord]) -> dict[str, list[str]]:
