@@ -22,7 +22,7 @@ from deployments.errors import (
 from deployments.log import logger
 from deployments.other_stages import OtherStages
 from deployments.pool_choice import PoolChooser, Route
-from deployments.retries import try_again
+from deployments.retries import outwait_store, try_again
 from deployments.routing.decisions import RequestFacts
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages, take_latents
@@ -72,6 +72,8 @@ class ImagesOrder:
     """By the caller; a seed that the server drew comes but once."""
     owner_prefix: str = ""
     """Of the caller's key, below the store's own prefix."""
+    outwaits_store: bool = False
+    """Whether a drawn picture waits for a store that is away; a caller who waits is told soon."""
 
     @property
     def cost_units(self) -> float:
@@ -205,7 +207,8 @@ class Generation:
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         decoded = replace(provenance, fingerprint=file.fingerprint)
-        key, store_s = await self._store_file(order, index, decoded, file)
+        seconds_left = order.timeout_s - (time.monotonic() - started)
+        key, store_s = await self._store_file(order, index, decoded, file, seconds_left)
         return DrawnImage(
             key=key,
             seed=request.seed,
@@ -233,19 +236,26 @@ class Generation:
         return await take_latents(events, None if on_event is None else partial(on_event, index))
 
     async def _store_file(
-        self, order: ImagesOrder, index: int, provenance: ImageProvenance, file: ImageFile
+        self,
+        order: ImagesOrder,
+        index: int,
+        provenance: ImageProvenance,
+        file: ImageFile,
+        seconds_left: float,
     ) -> tuple[str, float]:
         started = time.monotonic()
         prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
         key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
+        put = partial(
+            asyncio.to_thread,
+            self._store.put,
+            key,
+            file.content,
+            content_type=file.content_type,
+            metadata=provenance.to_text(),
+        )
         try:
-            await asyncio.to_thread(
-                self._store.put,
-                key,
-                file.content,
-                content_type=file.content_type,
-                metadata=provenance.to_text(),
-            )
+            await outwait_store(put, seconds_left=seconds_left if order.outwaits_store else 0.0)
         except StoreError as exc:
             logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
             raise DependencyError("the picture could not be stored", None, RETRY_AFTER_S) from exc

@@ -1,10 +1,15 @@
-"""What is tried again: work whose replica was lost or had no room. The seed makes it the same."""
+"""What is tried again: work whose replica was lost or had no room. The seed makes it the same.
+
+A picture that is drawn is kept for a while when its store is away: drawing costs a GPU's time.
+"""
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from cluster.errors import StoreUnavailableError
 from cluster.metrics import record
 from cluster.telemetry import RETRIES
 from deployments.errors import PoisonedRequestError, ReplicaLostError
@@ -17,6 +22,9 @@ MAX_LOST: Final = 2
 MAX_FULL: Final = 5
 _FIRST_WAIT_S: Final = 0.05
 _MOST_WAIT_S: Final = 1.0
+_FIRST_STORE_WAIT_S: Final = 0.5
+_MOST_STORE_WAIT_S: Final = 30.0
+"""Summed: a store that stays away longer is waited for without the picture."""
 
 
 async def try_again(call: Callable[[], Awaitable[T]], *, waits_for_room: bool = False) -> T:
@@ -47,3 +55,24 @@ async def try_again(call: Callable[[], Awaitable[T]], *, waits_for_room: bool = 
             longest_s = min(_FIRST_WAIT_S * 2**num_full, _MOST_WAIT_S)
             # Those that were turned away together do not come again together.
             await asyncio.sleep(random.uniform(0.5, 1.0) * longest_s)
+
+
+async def outwait_store(put: Callable[[], Awaitable[T]], *, seconds_left: float) -> T:
+    """Await a store until it takes a file, with growing waits while the time lasts.
+
+    Raises:
+        StoreUnavailableError: If another wait, and a try as long as the last one, take too long.
+    """
+    started = time.monotonic()
+    wait_s = _FIRST_STORE_WAIT_S
+    while True:
+        tried = time.monotonic()
+        try:
+            return await put()
+        except StoreUnavailableError:
+            failed = time.monotonic()
+            needed_s = failed - started + wait_s + failed - tried
+            if needed_s > min(seconds_left, _MOST_STORE_WAIT_S):
+                raise
+        await asyncio.sleep(wait_s)
+        wait_s *= 2

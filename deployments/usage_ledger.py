@@ -3,11 +3,13 @@
 import asyncio
 import secrets
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import boto3
 from botocore.config import Config
 
+from cluster.errors import StoreConfigurationError
 from cluster.telemetry import Outcome
 from cluster.usage import (
     FileExporter,
@@ -32,6 +34,9 @@ from deployments.telemetry_config import (
     UsageFileConfig,
     UsageS3Config,
 )
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
 
 _SECRET_FILE: Final = "hmac-key"
 _CHECKSUMS: Final = Config(
@@ -145,13 +150,24 @@ def build_exporter(config: UsageExportConfig) -> UsageExporter:
     if isinstance(config, UsageFileConfig):
         return FileExporter(config.folder)
     if isinstance(config, UsageS3Config):
-        # A session of its own: boto3's default one keeps the credentials that it found first.
-        session = boto3.Session(region_name=config.region)
-        client = session.client("s3", endpoint_url=config.endpoint_url, config=_CHECKSUMS)
         return S3Exporter(
-            client, bucket=config.bucket, prefix=config.prefix, writer=secrets.token_hex(8)
+            partial(_connect, config),
+            bucket=config.bucket,
+            prefix=config.prefix,
+            writer=secrets.token_hex(8),
         )
     return StdoutExporter()
+
+
+def _connect(config: UsageS3Config) -> "S3Client":
+    # A session of its own: boto3's default one keeps the credentials that it found first.
+    session = boto3.Session(region_name=config.region)
+    if session.get_credentials() is None:
+        # A client would keep that there were none, and a metadata service may only be late.
+        raise StoreConfigurationError(
+            f"cannot export usage to bucket {config.bucket}: boto3 finds no credentials"
+        )
+    return session.client("s3", endpoint_url=config.endpoint_url, config=_CHECKSUMS)
 
 
 def _sum_stages(images: list[DrawnImage]) -> StageMilliseconds:

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ _BUSY_TIMEOUT_S: Final = 10.0
 _BUSY_PERIOD_S: Final = 0.01
 _PRIMARY_CODE: Final = 0xFF
 """The part of an extended result code that names its kind."""
+_LOG_SUFFIXES: Final = ("-wal", "-shm")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS records (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, guard TEXT NOT NULL, body TEXT NOT NULL,
@@ -209,9 +210,9 @@ class SqliteRecordStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _keep_private(self.path)
             connection = self._connect()
             _prepare(connection)
-            self.path.chmod(0o600)  # it holds prompts
             self._reader = self._connect()
             self._connection = connection
         return self._connection
@@ -226,6 +227,20 @@ class SqliteRecordStore:
         return sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
+
+
+def _keep_private(path: Path) -> None:
+    """Let only the owner read the database, which holds prompts, and the files beside it.
+
+    SQLite makes those of its write-ahead log with the mode that the database has by then.
+    """
+    # One that is there is not opened: closing it again would end SQLite's locks of this process.
+    with suppress(FileExistsError):
+        path.touch(0o600, exist_ok=False)
+    for file in (path, *(path.with_name(f"{path.name}{end}") for end in _LOG_SUFFIXES)):
+        # The last connection of another process removes the log when it closes.
+        with suppress(FileNotFoundError):
+            file.chmod(0o600)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from cluster.errors import ImageNotFoundError, StoreConfigurationError
 from cluster.storage.image_store import SignedUrl, StoredImage, check_lifetime, probe
@@ -22,6 +22,7 @@ from cluster.storage.metadata import check_content_type, from_headers, to_header
 from cluster.storage.s3_credentials import cap_lifetime, read_expiry
 from cluster.storage.s3_errors import name_host, s3_errors
 from cluster.storage.s3_options import S3StoreOptions
+from cluster.storage.s3_region import check_region, is_of_aws
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -37,7 +38,7 @@ class S3ImageStore:
     def __init__(self, options: S3StoreOptions) -> None:
         self._options = options
         self._lock: Final = threading.Lock()
-        self._built: tuple[S3Client, Credentials | None] | None = None
+        self._built: tuple[S3Client, Credentials] | None = None
 
     def __reduce__(self) -> tuple[type["S3ImageStore"], tuple[S3StoreOptions]]:
         return type(self), (self._options,)
@@ -107,8 +108,10 @@ class S3ImageStore:
         return SignedUrl(url, int(now.timestamp()) + seconds)
 
     def check(self) -> None:
-        """See `ImageStore.check`."""
+        """See `ImageStore.check`; finds out too whether URLs are signed for the bucket's region."""
         probe(self)
+        with self._client("find", "the region") as client:
+            check_region(client, self._options.bucket)
 
     @contextmanager
     def _client(self, verb: str, key: str) -> "Iterator[S3Client]":
@@ -117,14 +120,31 @@ class S3ImageStore:
         with s3_errors(f"cannot {verb} {key} in bucket {self._options.bucket} at {host}"):
             yield client
 
-    def _connect(self) -> tuple["S3Client", Credentials | None]:
+    def _connect(self) -> tuple["S3Client", Credentials]:
         with self._lock:
             if self._built is None:
                 self._built = _build_client(self._options)
             return self._built
 
 
-def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | None]:
+def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials]:
+    with s3_errors(f"cannot connect to bucket {options.bucket}"):
+        # Its own: boto3's default session is not safe to build clients on two threads.
+        session = boto3.Session(region_name=options.region)
+        credentials = session.get_credentials()
+        if credentials is None:
+            # A client keeps what it was built with, and a metadata service may only be late.
+            raise NoCredentialsError
+        client = _build_styled(session, options, options.addressing_style)
+        if options.addressing_style == "auto" and is_of_aws(client.meta.endpoint_url):
+            # By `auto` URLs name no region, and most regions refuse or redirect those.
+            client = _build_styled(session, options, "virtual")
+        return client, credentials
+
+
+def _build_styled(
+    session: boto3.Session, options: S3StoreOptions, style: Literal["auto", "path", "virtual"]
+) -> "S3Client":
     config = Config(
         signature_version="s3v4",
         connect_timeout=options.connect_timeout_s,
@@ -134,16 +154,12 @@ def _build_client(options: S3StoreOptions) -> tuple["S3Client", Credentials | No
         retries={"mode": "adaptive", "total_max_attempts": options.max_attempts},
         request_checksum_calculation=options.checksum,
         response_checksum_validation=options.checksum,
-        s3={"addressing_style": options.addressing_style},
+        s3={"addressing_style": style},
     )
-    with s3_errors(f"cannot connect to bucket {options.bucket}"):
-        # Its own: boto3's default session is not safe to build clients on two threads.
-        session = boto3.Session(region_name=options.region)
-        try:
-            client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
-        except BotoCoreError:
-            raise
-        except ValueError:
-            # botocore's word for an endpoint that is no URL; its text repeats the URL.
-            raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None
-        return client, session.get_credentials()
+    try:
+        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+    except BotoCoreError:
+        raise
+    except ValueError:
+        # botocore's word for an endpoint that is no URL; its text repeats the URL.
+        raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None

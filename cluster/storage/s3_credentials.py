@@ -7,7 +7,7 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from cluster.errors import StoreUnavailableError
 
 
-def read_expiry(credentials: Credentials | None) -> datetime | None:
+def read_expiry(credentials: Credentials) -> datetime | None:
     """Return when the credentials expire, refreshing them if it is time; None is never.
 
     A session token that was set by hand without `AWS_CREDENTIAL_EXPIRATION` does not say when it

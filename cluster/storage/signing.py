@@ -1,8 +1,12 @@
 """Signed URLs of the folder store: HMAC-SHA256 over the key and the second it expires at."""
 
+import contextlib
+import errno
 import hmac
+import logging
 import os
 import secrets
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -11,6 +15,12 @@ from cluster.errors import StoreConfigurationError, UrlExpiredError, UrlSignatur
 
 SECRET_NAME: Final = ".signing-secret"
 MIN_SECRET_LENGTH: Final = 32
+_NO_LINKS: Final = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS})
+"""What file systems without hard links answer, as SMB's and some of FUSE do."""
+_WRITING_TIMEOUT_S: Final = 2.0
+_WRITING_PERIOD_S: Final = 0.02
+
+_logger = logging.getLogger(__name__)
 
 
 def sign_key(secret: bytes, key: str, expires_at: int) -> str:
@@ -50,7 +60,7 @@ def load_secret(folder: Path) -> bytes:
     """Read the folder's secret, drawn by the first process that asks for it.
 
     Raises:
-        StoreConfigurationError: If others than its owner may read it, or it is too short.
+        StoreConfigurationError: If others than its owner and group may use it, or it is too short.
         OSError: If it cannot be read or written.
     """
     path = folder / SECRET_NAME
@@ -59,10 +69,20 @@ def load_secret(folder: Path) -> bytes:
     except FileNotFoundError:
         _draw_secret(path)
         found = path.stat()
+    if not found.st_size:
+        found = _await_content(path)
     mode = found.st_mode & 0o777
-    if mode & 0o077:
-        raise StoreConfigurationError(f"{path} must be readable by its owner only, got {mode:o}")
+    if mode & 0o007:
+        raise StoreConfigurationError(f"{path} must be closed to others, got {mode:o}")
+    if mode & 0o070:
+        _warn_of_group(path, mode)
     return _read_secret(path, found.st_ino, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _warn_of_group(path: Path, mode: int) -> None:
+    """Say once what Kubernetes does by `fsGroup`: it lets the group in at each mount."""
+    _logger.warning("the group of %s can use it too, its mode is %o", path, mode)
 
 
 @lru_cache(maxsize=8)
@@ -74,15 +94,38 @@ def _read_secret(path: Path, inode: int, changed_ns: int) -> bytes:
 def _draw_secret(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    content = secrets.token_hex(32).encode()
+    _write_exclusively(part, content)
     try:
-        with os.fdopen(file, "wb") as stream:
-            stream.write(secrets.token_hex(32).encode())
-            stream.flush()
-            os.fsync(stream.fileno())
         # A link appears whole and never replaces: of several processes the first one wins.
         os.link(part, path)
     except FileExistsError:
         return
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        # The first one wins here too, but its file is empty for a moment.
+        with contextlib.suppress(FileExistsError):
+            _write_exclusively(path, content)
     finally:
         part.unlink()
+
+
+def _write_exclusively(path: Path, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _await_content(path: Path) -> os.stat_result:
+    """Wait for the process that has just made the file, where it could not appear whole."""
+    ends_s = time.monotonic() + _WRITING_TIMEOUT_S
+    while not (found := path.stat()).st_size and time.monotonic() < ends_s:
+        time.sleep(_WRITING_PERIOD_S)
+    return found

@@ -1,9 +1,11 @@
 """Where closed records go. An exporter may be given a record twice: whoever counts, counts ids."""
 
+import contextlib
+import fcntl
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -36,10 +38,11 @@ class FileExporter:
         """Append and wait for the disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for hour, lines in _by_hour(records).items():
-            with (self._folder / f"{hour}.jsonl").open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-                file.flush()
-                os.fdatasync(file.fileno())
+            # Unbuffered: what a buffer still holds at an error would be written at its closing.
+            with (self._folder / f"{hour}.jsonl").open("ab", buffering=0) as file:
+                # Another process's half line is not to be taken back, nor its lines with it.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _append(file.fileno(), "".join(lines).encode())
 
 
 class StdoutExporter:
@@ -60,10 +63,19 @@ class S3Exporter:
     S3 cannot append, so an hour's object is put again, longer, until a later hour begins: the
     lines of one hour are in memory. What comes late gets an object of its own. Safe when it
     returns.
+
+    Args:
+        connect: Builds a client, or raises; called until it has brought one.
+        bucket: Where the objects go.
+        prefix: What their keys start with.
+        writer: Tells this process's objects from those of others.
     """
 
-    def __init__(self, client: Any, *, bucket: str, prefix: str, writer: str) -> None:
-        self._client = client
+    def __init__(
+        self, connect: Callable[[], Any], *, bucket: str, prefix: str, writer: str
+    ) -> None:
+        self._connect = connect
+        self._client: Any = None
         self._bucket = bucket
         self._prefix = prefix
         self._writer = writer
@@ -83,6 +95,8 @@ class S3Exporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
+        if self._client is None:
+            self._client = self._connect()
         body = "".join(lines).encode()
         self._client.put_object(
             Bucket=self._bucket,
@@ -91,6 +105,19 @@ class S3Exporter:
             ContentMD5=to_content_md5(body),
             ContentType="application/x-ndjson",
         )
+
+
+def _append(file: int, content: bytes) -> None:
+    size = os.fstat(file).st_size
+    try:
+        while content:
+            content = content[os.write(file, content) :]
+        os.fdatasync(file)
+    except OSError:
+        # A full disk may have taken a part, to which the next record would be glued.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, size)
+        raise
 
 
 def _by_hour(records: Sequence[UsageRecord]) -> dict[str, list[str]]:

@@ -127,13 +127,18 @@ class UsageRecorder:
                 _logger.exception("the usage journal %s could not be taken over", path.name)
 
     def _adopt(self, records: list[UsageRecord]) -> None:
-        """Write what a dead process left into this journal, before its own is removed."""
+        """Write what a dead process left into this journal, before its own is removed.
+
+        Raises:
+            OSError: If the disk refuses; they are adopted at the next time, and an id counts once.
+        """
         lost = [record for record in records if record.is_open]
         now = self._clock()
+        closed = [record.end(now, Outcome.LOST) if record.is_open else record for record in records]
         with self._lock:
-            for record in records:
-                closed = record.end(now, Outcome.LOST) if record.is_open else record
-                self._closed[record.id] = closed
-                self._append(closed)
-        self.sync()
+            for record in closed:
+                self._journal.append(record)
+        self._journal.sync()
+        with self._lock:
+            self._closed.update((record.id, record) for record in closed)
         measure(USAGE_RECORDS, len(lost), state="lost")

@@ -31,6 +31,7 @@ from pipeline.request import StepEvent
 _MAX_LOSSES: Final = 4
 """Replicas that a request may lose before it is held to be the reason."""
 _MAX_WAIT_S: Final = 30.0
+_MAX_DOUBLINGS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class JobExecution:
         self, job: Job, item: JobItem, index: int, deadline: float, log: ProgressLog
     ) -> StoredOutcome:
         listener = _step_listener(log) if job.kind is JobKind.IMAGE else None
-        num_losses = 0
+        num_losses = num_outages = 0
         while True:
             try:
                 answer = await self._draw_once(item.order, deadline, listener)
@@ -91,7 +92,8 @@ class JobExecution:
             except Exception as exc:  # noqa: BLE001 whatever it is, it fails this request alone
                 error = to_api_error(exc, request_id=item.order.request_id)
                 num_losses += isinstance(exc, ReplicaLostError | OutOfMemoryError)
-            delay_s = retry_delay_s(error, num_losses)
+                num_outages = num_outages + 1 if isinstance(error, DependencyError) else 0
+            delay_s = retry_delay_s(error, num_losses, num_outages)
             if delay_s is None:
                 return StoredOutcome.of_error(error)
             if time.monotonic() + delay_s >= deadline:
@@ -105,18 +107,18 @@ class JobExecution:
         seconds_left = deadline - started
         if seconds_left <= 0:
             raise _too_late(None)
-        answer = await self.draw(
-            replace(order, timeout_s=min(order.timeout_s, seconds_left)), listener
-        )
+        timeout_s = min(order.timeout_s, seconds_left)
+        answer = await self.draw(replace(order, timeout_s=timeout_s, outwaits_store=True), listener)
         self.estimate.observe(order, time.monotonic() - started)
         return answer
 
 
-def retry_delay_s(error: ApiError, num_losses: int) -> float | None:
+def retry_delay_s(error: ApiError, num_losses: int, num_outages: int) -> float | None:
     """Return the seconds until a failed request is tried again; None for never.
 
     A service that is full is no fault of the request, which waits for it until its deadline;
-    replicas that die with it may be.
+    replicas that die with it may be. While a store is away each try may draw the picture for
+    nothing: of several outages in a row each is waited out for twice as long.
     """
     if not isinstance(error, OverloadedError | ReplicaLostError | DependencyError):
         return None
@@ -124,7 +126,9 @@ def retry_delay_s(error: ApiError, num_losses: int) -> float | None:
         return None
     if num_losses:
         return float(num_losses)
-    return min(_MAX_WAIT_S, float(error.retry_after_s or 1))
+    # An exponent that stays small: a job may meet an outage for days.
+    doublings = min(max(0, num_outages - 1), _MAX_DOUBLINGS)
+    return min(_MAX_WAIT_S, float(error.retry_after_s or 1) * 2.0**doublings)
 
 
 def _too_late(last: ApiError | None) -> DeadlineExceededError:

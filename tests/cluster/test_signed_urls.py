@@ -1,5 +1,7 @@
 """Signed URLs of the folder store, and the secret that signs them."""
 
+import errno
+import os
 import stat
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -112,13 +114,56 @@ def test_a_secret_that_others_can_read_is_refused(
 ) -> None:
     store.check()
     (options.folder / ".signing-secret").chmod(0o644)
-    with pytest.raises(StoreConfigurationError, match="readable by its owner only, got 644"):
+    with pytest.raises(StoreConfigurationError, match="must be closed to others, got 644"):
         store.check()
 
 
-def test_racers_for_the_first_secret_share_one(tmp_path: Path) -> None:
+def test_a_secret_that_its_group_can_use_is_taken_with_one_warning(
+    store: FolderImageStore, options: FolderStoreOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.check()
+    path = options.folder / ".signing-secret"
+    path.chmod(0o660)
+
+    expires_at, signature = sign(store)
+    store.verify(KEY, expires_at, signature, now=0)
+
+    assert caplog.messages == [f"the group of {path} can use it too, its mode is 660"]
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_secret_is_drawn_where_there_are_no_hard_links(options: FolderStoreOptions) -> None:
+    secret = read_secret(options)
+    path = options.folder / ".signing-secret"
+
+    assert secret == path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(options.folder.glob("*.part")) == []
+
+
+def test_a_secret_that_is_just_being_written_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / ".signing-secret"
+    path.touch(0o600)
+    writer = threading.Timer(0.1, path.write_bytes, [b"s" * 64])
+    writer.start()
+    try:
+        assert load_secret(tmp_path) == b"s" * 64
+    finally:
+        writer.join()
+
+
+def race_for_secrets(folder: Path) -> list[int]:
+    """Let four threads ask ten folders for their first secret; return how many each got."""
     barrier = threading.Barrier(4)
-    folders = [tmp_path / str(number) for number in range(10)]
+    folders = [folder / str(number) for number in range(10)]
 
     def race(folder: Path) -> bytes:
         folder.mkdir(exist_ok=True)
@@ -126,8 +171,16 @@ def test_racers_for_the_first_secret_share_one(tmp_path: Path) -> None:
         return load_secret(folder)
 
     with ThreadPoolExecutor(4) as pool:
-        counts = [len(set(pool.map(race, [folder] * 4))) for folder in folders]
-    assert counts == [1] * 10
+        return [len(set(pool.map(race, [folder] * 4))) for folder in folders]
+
+
+def test_racers_for_the_first_secret_share_one(tmp_path: Path) -> None:
+    assert race_for_secrets(tmp_path) == [1] * 10
+
+
+@pytest.mark.usefixtures("no_links")
+def test_racers_for_the_first_secret_share_one_without_hard_links_too(tmp_path: Path) -> None:
+    assert race_for_secrets(tmp_path) == [1] * 10
 
 
 def test_processes_that_start_together_share_one_secret(options: FolderStoreOptions) -> None:

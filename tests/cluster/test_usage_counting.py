@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from full_disk import no_file_longer_than
 from hypothesis import given
 from hypothesis import strategies as st
 from usage_records import make_record
@@ -132,3 +133,18 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TelemetryError, match="must have at least 16 bytes, got 5"):
         load_secret(tmp_path / "secret")
+
+
+def test_a_record_that_a_full_disk_took_in_part_is_exported_whole_later(tmp_path: Path) -> None:
+    exporter = FileExporter(tmp_path)
+    first, second = (make_record(each, outcome=Outcome.SUCCEEDED) for each in "ab")
+    exporter.export([first])
+    [file] = tmp_path.iterdir()
+    num_bytes = file.stat().st_size
+    with no_file_longer_than(num_bytes + 20), pytest.raises(OSError, match="too large"):
+        exporter.export([second])
+    num_bytes_after = file.stat().st_size
+    exporter.export([second])
+
+    assert num_bytes_after == num_bytes
+    assert file.read_text() == first.to_line() + second.to_line()

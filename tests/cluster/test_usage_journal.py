@@ -1,16 +1,14 @@
 """Records survive the process that wrote them, and nothing else takes a living one's journal."""
 
-import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from full_disk import no_file_longer_than
 from usage_records import CollectingExporter, FailingExporter, make_record
 
 from cluster.errors import TelemetryError
@@ -55,17 +53,6 @@ def writer(tmp_path: Path) -> "subprocess.Popen[str]":
 def end(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     process.send_signal(number)
     process.communicate()
-
-
-@contextlib.contextmanager
-def no_file_longer_than(num_bytes: int) -> Iterator[None]:
-    """Fail this process's writes as a full disk does: part of one is written first."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_a_killed_process_left_is_closed_as_lost_and_exported_once(
@@ -221,6 +208,27 @@ def test_a_stopped_recorder_lets_its_journal_go_though_the_disk_fails(tmp_path: 
 
     with take_over(find_journals(tmp_path)[0]) as is_dead:
         assert is_dead
+
+
+def test_a_dead_journal_stays_until_the_disk_has_taken_its_records(tmp_path: Path) -> None:
+    dead = UsageRecorder(tmp_path, FailingExporter(num_failures=1))
+    dead.open(make_record("a"))
+    dead.open(make_record("b"))
+    dead.close(make_record("b", outcome=Outcome.SUCCEEDED))
+    dead.stop()
+    exporter = CollectingExporter()
+    survivor = UsageRecorder(tmp_path, exporter, clock=lambda: NOW)
+    with no_file_longer_than(500):
+        survivor.export_once()
+    left = [record for path in find_journals(tmp_path) for record in read_journal(path)]
+    num_exported = len(exporter.records)
+    survivor.export_once()
+
+    assert {record.id for record in left} == {"a", "b"}
+    assert num_exported == 0
+    outcomes = [(record.id, record.outcome) for record in exporter.records]
+    assert sorted(outcomes) == [("a", Outcome.LOST), ("b", Outcome.SUCCEEDED)]
+    assert len(find_journals(tmp_path)) == 1
 
 
 def test_a_line_that_is_no_record_is_refused() -> None:

@@ -13,6 +13,7 @@ from jobs_app import wait_until
 from usage_records import CollectingExporter, make_record
 
 from cluster.cost import Z_IMAGE
+from cluster.errors import StoreConfigurationError
 from cluster.telemetry import Outcome
 from cluster.usage import UsageRecorder
 from deployments.served_model import ServedModel
@@ -70,6 +71,26 @@ def test_objects_carry_no_checksum_that_only_some_stores_know(bucket_url: str) -
     assert body.decode() == record.to_line()
     assert not {name for name in headers if "checksum" in name or "trailer" in name}
     assert "content-md5" in headers
+
+
+def test_an_export_finds_credentials_that_came_after_the_last(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = UsageS3Config(kind="s3", bucket="usage", endpoint_url=bucket_url, region="us-east-1")
+    record = make_record("a", outcome=Outcome.SUCCEEDED)
+    exporter = build_exporter(config)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with monkeypatch.context() as early:
+        early.delenv("AWS_ACCESS_KEY_ID")
+        early.delenv("AWS_SECRET_ACCESS_KEY")
+        with pytest.raises(StoreConfigurationError, match="bucket usage: boto3 finds no cred"):
+            exporter.export([record])
+
+    exporter.export([record])
+
+    assert [body.decode() for _, body in RecordingStore.taken] == [record.to_line()]
 
 
 async def test_an_export_that_fails_is_not_the_last(

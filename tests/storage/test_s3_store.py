@@ -194,6 +194,23 @@ def test_no_credentials_at_all_are_told(
         store.check()
 
 
+def test_credentials_that_come_late_are_found_by_the_next_call(
+    s3_server: S3Server, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    store = open_store(s3_server)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with monkeypatch.context() as early:
+        early.delenv("AWS_ACCESS_KEY_ID")
+        early.delenv("AWS_SECRET_ACCESS_KEY")
+        with pytest.raises(StoreConfigurationError, match="boto3 finds no credentials"):
+            put(store, key)
+
+    put(store, key)
+
+    assert store.get(key).content == b"picture"
+
+
 def test_an_endpoint_that_is_no_url_is_told(s3_server: S3Server, open_store: OpenStore) -> None:
     with pytest.raises(StoreConfigurationError, match="endpoint_url must be an HTTP URL"):
         open_store(s3_server, endpoint_url="127.0.0.1:1").check()
@@ -209,6 +226,8 @@ def test_an_endpoint_that_is_no_url_is_told(s3_server: S3Server, open_store: Ope
 def test_what_boto3_refuses_to_start_with_is_told(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
+    for name, secret in WRITER.environment.items():
+        monkeypatch.setenv(name, secret)
     monkeypatch.setenv(variable, value)
     with pytest.raises(StoreConfigurationError, match=reason):
         S3ImageStore(S3StoreOptions(bucket="pictures")).check()

@@ -1,11 +1,16 @@
 """What only the store in a file does."""
 
+import os
 import sqlite3
+import stat
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Barrier
+
+import pytest
 
 from cluster.records import Record, SqliteRecordStore
 
@@ -55,3 +60,34 @@ def test_a_file_that_many_open_at_once_is_opened_by_all(tmp_path: Path) -> None:
             store.close()
 
         assert counts == [0] * len(stores)
+
+
+@pytest.fixture
+def lax_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def read_modes(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("lax_umask")
+def test_only_the_owner_reads_the_database_and_its_log(tmp_path: Path) -> None:
+    with closing(SqliteRecordStore(tmp_path / "jobs")) as store:
+        store.insert(Record("a", "body"), payload="a prompt")
+
+        assert read_modes(tmp_path) == dict.fromkeys(["jobs", "jobs-wal", "jobs-shm"], 0o600)
+
+
+@pytest.mark.usefixtures("lax_umask")
+def test_a_log_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+    file = tmp_path / "jobs"
+    with closing(SqliteRecordStore(file)) as store, closing(SqliteRecordStore(file)) as later:
+        store.insert(Record("a", "body"), payload="a prompt")
+        for name in ("jobs", "jobs-wal", "jobs-shm"):
+            (tmp_path / name).chmod(0o644)
+        later.read("a")
+
+        assert read_modes(tmp_path) == dict.fromkeys(["jobs", "jobs-wal", "jobs-shm"], 0o600)
