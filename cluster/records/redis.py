@@ -90,8 +90,9 @@ class RedisRecordStore:
     def first(self, index: str, *, until: float, limit: int) -> list[str]:
         """See `RecordStore.first`."""
         with self._errors():
-            ids: list[str] = self._redis.zrange(
-                self._index(index), "-inf", until, byscore=True, offset=0, num=limit
+            # ZRANGE takes BYSCORE only from Redis 6.2 on.
+            ids: list[str] = self._redis.zrangebyscore(
+                self._index(index), "-inf", until, start=0, num=limit
             )
         return ids
 

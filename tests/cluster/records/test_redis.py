@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from redis_server import DURABLE, run_redis
+import redis
+from redis_server import DURABLE, RedisServer, run_redis
 
 from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
 from cluster.records import Record, RedisRecordStore
@@ -50,3 +51,20 @@ def test_records_survive_a_killed_redis(tmp_path: Path) -> None:
 
         assert store.read("a") == Record("a", "kept", version=1)
         assert store.first("x", until=1.0, limit=1) == ["a"]
+
+
+def open_as(server: RedisServer, rules: str) -> RedisRecordStore:
+    """Open the store as a user to whom Redis' rules for access apply."""
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "service", "on", ">pw", "~*", *rules.split())
+    return RedisRecordStore(f"redis://service:pw@127.0.0.1:{server.port}/0")
+
+
+def test_what_lies_in_an_index_is_found_without_the_zrange_of_redis_6_2(tmp_path: Path) -> None:
+    with run_redis(tmp_path) as server:
+        store = open_as(server, "+@all -zrange")
+        for id, score in {"late": 3.0, "second": 2.0, "first": 1.0}.items():
+            store.insert(Record(id, "", indexes={"x": score}))
+
+        assert store.first("x", until=2.0, limit=8) == ["first", "second"]
+        assert store.first("x", until=float("inf"), limit=2) == ["first", "second"]
