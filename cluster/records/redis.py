@@ -1,6 +1,7 @@
 """Records in Redis, for the machines of a cluster."""
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from redis.retry import Retry
 from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
 from cluster.records import redis_scripts as scripts
 from cluster.records.record_store import Event, Record
+from cluster.records.redis_refusals import explain
 
 _CONNECT_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
@@ -110,7 +112,23 @@ class RedisRecordStore:
         return ids
 
     def check(self) -> None:
-        """See `RecordStore.check`: Redis must keep what it was given, on disk and in memory."""
+        """See `RecordStore.check`: Redis must keep what it was given, and take what comes."""
+        try:
+            self._check_settings()
+            self._check_access()
+        except RecordStoreUnavailableError as exc:
+            refusal = exc.__cause__
+            if not isinstance(refusal, redis.ResponseError):
+                raise
+            raise RecordStoreConfigurationError(
+                f"the job store's Redis must {explain(refusal, self._prefix)} at {self._place}"
+            ) from refusal
+
+    def close(self) -> None:
+        """See `RecordStore.close`."""
+        self._redis.close()
+
+    def _check_settings(self) -> None:
         with self._errors():
             persistence = self._redis.info("persistence")
             memory = self._redis.info("memory")
@@ -125,9 +143,18 @@ class RedisRecordStore:
                 f"at {self._place}"
             )
 
-    def close(self) -> None:
-        """See `RecordStore.close`."""
-        self._redis.close()
+    def _check_access(self) -> None:
+        # Under a name that nobody else has, so that no other router's check or job is met.
+        name = f"check-{secrets.token_hex(8)}"
+        record = Record(name, "", version=1, guard=name, indexes={name: self.now()})
+        try:
+            self.insert(record)
+            self.put_outcome(name, name, "", guard=name)
+            self.append_event(name, "", keep=1, guard=name)
+            self.first(name, until=float("inf"), limit=1)
+            self.read(name)
+        finally:
+            self.delete(record)
 
     def _change(self, script: str, record: Record, last: object) -> Any:
         indexes = " ".join(f"{name} {score!r}" for name, score in record.indexes.items())
