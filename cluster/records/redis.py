@@ -4,7 +4,6 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -14,6 +13,7 @@ from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailable
 from cluster.records import redis_scripts as scripts
 from cluster.records.record_store import Event, Record
 from cluster.records.redis_refusals import explain
+from cluster.redis_url import place_of
 
 _CONNECT_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
@@ -25,20 +25,15 @@ class RedisRecordStore:
     def __init__(self, url: str, *, namespace: str = "zimage") -> None:
         # The hash tag keeps all keys of the service in one slot of a Redis cluster.
         self._prefix = f"{{{namespace}}}:"
-        self._place = _without_password(url)
-        try:
-            # A change that is sent twice can fail for having succeeded: nothing is retried here.
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_connect_timeout=_CONNECT_TIMEOUT_S,
-                socket_timeout=_READ_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError as exc:
-            raise RecordStoreConfigurationError(
-                f"the job store's URL must be redis:// or rediss://, got {self._place}"
-            ) from exc
+        self._place = place_of(url)
+        # A change that is sent twice can fail for having succeeded: nothing is retried here.
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            socket_timeout=_READ_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def now(self) -> float:
         """See `RecordStore.now`: Redis' own clock, so that machines may disagree on theirs."""
@@ -189,8 +184,3 @@ class RedisRecordStore:
             raise RecordStoreUnavailableError(
                 f"the job store {self._place} failed: {type(exc).__name__}"
             ) from exc
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
