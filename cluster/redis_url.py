@@ -4,7 +4,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from redis.connection import parse_url
+from redis.asyncio.connection import parse_url
 
 from cluster.errors import RecordStoreConfigurationError
 
