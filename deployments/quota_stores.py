@@ -141,6 +141,7 @@ class RedisQuotaStore:
         try:
             admitted, minute, day, running = await self._charge(self._keys(key_id), arguments)
         except RedisError as exc:
+            await self._leave_server()
             logger.error("quotas cannot be counted: %s", type(exc).__name__)
             raise DependencyError("quotas could not be counted", None, RETRY_AFTER_S) from exc
         use = QuotaUse(float(minute), float(day), int(running))
@@ -151,11 +152,16 @@ class RedisQuotaStore:
         try:
             await self._finish(self._keys(key_id), [units, call_id])
         except RedisError as exc:
+            await self._leave_server()
             logger.error("call %s could not be given back: %s", call_id, type(exc).__name__)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+    async def _leave_server(self) -> None:
+        # It may live on as the replica of another, and refuse whatever comes by what is open.
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def _keys(self, key_id: str) -> list[str]:
         # Both keys of a caller lie in one slot of a Redis cluster.

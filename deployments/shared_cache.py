@@ -62,6 +62,9 @@ class SharedCache:
             self._check()
             return command()
         except RedisError as exc:
+            # It may live on as the replica of another, and refuse whatever comes by what is open.
+            self._redis.connection_pool.disconnect(inuse_connections=False)
+            self._is_checked = False
             self._pause(f"the cache's Redis failed: {type(exc).__name__}")
         except UnboundedCacheError as exc:
             self._pause(str(exc))
@@ -71,8 +74,9 @@ class SharedCache:
         if self._is_checked:
             return
         memory = self._redis.info("memory")
-        maxmemory, policy = memory["maxmemory"], memory["maxmemory_policy"]
-        if not maxmemory or not policy.startswith("allkeys-"):
+        # What only speaks Redis' protocol may tell of neither.
+        maxmemory, policy = memory.get("maxmemory"), memory.get("maxmemory_policy")
+        if not maxmemory or not str(policy).startswith("allkeys-"):
             raise UnboundedCacheError(
                 "cache.redis_url must have maxmemory and an allkeys policy, "
                 f"got {maxmemory} and {policy}: it is not used"

@@ -1,8 +1,10 @@
 """A queue of jobs with leases: begun at least once, with one visible result."""
 
+import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from cluster.errors import (
@@ -24,6 +26,8 @@ from cluster.jobs.job import (
 )
 from cluster.jobs.transitions import JobPolicy
 from cluster.records import Event, Record, RecordStore
+
+_logger = logging.getLogger(__name__)
 
 KEPT_EVENTS: Final = 256
 _CANDIDATES: Final = 8
@@ -53,10 +57,24 @@ class JobStore:
         return _to_job(self._record(id))
 
     def list_of(self, owner: str, *, after: str | None, limit: int) -> list[Job]:
-        """Return an owner's jobs, the latest first, from the one that follows `after`."""
-        ids = self.records.page(owner_index(owner), after=after, limit=limit)
-        found = (self.records.read(id) for id in ids)
-        return [_to_job(record) for record in found if record is not None]
+        """Return an owner's jobs, the latest first, from the one that follows `after`.
+
+        Fewer than `limit` are all that there are: those of another version are passed over.
+        """
+        jobs: list[Job] = []
+        num_unreadable = 0
+        while (room := limit - len(jobs)) > 0:
+            ids = self.records.page(owner_index(owner), after=after, limit=room)
+            found = [record for record in map(self.records.read, ids) if record is not None]
+            readable = [job for job in map(_read_job, found) if job is not None]
+            jobs += readable
+            num_unreadable += len(found) - len(readable)
+            if len(ids) < room:
+                break
+            after = ids[-1]
+        if num_unreadable:
+            _logger.warning("%d jobs of another version were left out of a list", num_unreadable)
+        return jobs
 
     def count_queued(self, lane: Lane, *, before: float = float("inf")) -> int:
         """Count the jobs of a lane that nobody has begun, and that were accepted before."""
@@ -68,12 +86,10 @@ class JobStore:
         Jobs whose runner fell silent come first, then those that wait longest.
         """
         now = self.records.now()
-        ids = self.records.first(lease_index(lane), until=now, limit=_CANDIDATES)
-        ids += self.records.first(queue_index(lane), until=float("inf"), limit=_CANDIDATES)
-        for id in ids:
-            record = self.records.read(id)
-            job = None if record is None else _read_job(record)
-            if record is None or job is None or not transitions.is_claimable(job, now):
+        silent = self._readable_in(lease_index(lane), until=now)
+        queued = self._readable_in(queue_index(lane), until=float("inf"))
+        for record, job in chain(silent, queued):
+            if not transitions.is_claimable(job, now):
                 continue
             lease = secrets.token_hex(16)
             claimed = transitions.claim(job, lease, now, self.policy)
@@ -172,10 +188,8 @@ class JobStore:
     def take_delivery(self, *, within_s: float) -> Job | None:
         """Return a job whose first delivery is due, which nobody else gets for `within_s`."""
         now = self.records.now()
-        for id in self.records.first(WEBHOOK_INDEX, until=now, limit=_CANDIDATES):
-            record = self.records.read(id)
-            job = None if record is None else _read_job(record)
-            if record is None or job is None or job.deliver_at is None or job.deliver_at > now:
+        for record, job in self._readable_in(WEBHOOK_INDEX, until=now):
+            if job.deliver_at is None or job.deliver_at > now:
                 continue
             taken = transitions.take_delivery(job, now, within_s=within_s)
             if self.records.replace(_to_record(taken, record.version)):
@@ -199,6 +213,26 @@ class JobStore:
         ids = self.records.first(EXPIRY_INDEX, until=self.records.now(), limit=_SWEPT)
         records = (self.records.read(id) for id in ids)
         return sum(self.records.delete(record) for record in records if record is not None)
+
+    def _readable_in(self, index: str, *, until: float) -> Iterator[tuple[Record, Job]]:
+        """Yield an index's jobs in order, past any number of another version.
+
+        From the front each time, since what the caller changes leaves the index: by position, as
+        many would be passed over.
+        """
+        seen: set[str] = set()
+        limit = _CANDIDATES
+        while True:
+            ids = self.records.first(index, until=until, limit=limit)
+            for id in ids:
+                record = None if id in seen else self.records.read(id)
+                job = None if record is None else _read_job(record)
+                if record is not None and job is not None:
+                    yield record, job
+            if len(ids) < limit:
+                return
+            seen.update(ids)
+            limit *= 2
 
     def _change(self, id: str, transition: Callable[[Job], Job]) -> Job:
         for _ in range(_MAX_RACES):

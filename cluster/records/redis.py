@@ -1,9 +1,9 @@
 """Records in Redis, for the machines of a cluster."""
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -12,6 +12,8 @@ from redis.retry import Retry
 from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
 from cluster.records import redis_scripts as scripts
 from cluster.records.record_store import Event, Record
+from cluster.records.redis_refusals import explain
+from cluster.redis_url import place_of
 
 _CONNECT_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
@@ -23,20 +25,15 @@ class RedisRecordStore:
     def __init__(self, url: str, *, namespace: str = "zimage") -> None:
         # The hash tag keeps all keys of the service in one slot of a Redis cluster.
         self._prefix = f"{{{namespace}}}:"
-        self._place = _without_password(url)
-        try:
-            # A change that is sent twice can fail for having succeeded: nothing is retried here.
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_connect_timeout=_CONNECT_TIMEOUT_S,
-                socket_timeout=_READ_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError as exc:
-            raise RecordStoreConfigurationError(
-                f"the job store's URL must be redis:// or rediss://, got {self._place}"
-            ) from exc
+        self._place = place_of(url)
+        # A change that is sent twice can fail for having succeeded: nothing is retried here.
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            socket_timeout=_READ_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def now(self) -> float:
         """See `RecordStore.now`: Redis' own clock, so that machines may disagree on theirs."""
@@ -90,8 +87,9 @@ class RedisRecordStore:
     def first(self, index: str, *, until: float, limit: int) -> list[str]:
         """See `RecordStore.first`."""
         with self._errors():
-            ids: list[str] = self._redis.zrange(
-                self._index(index), "-inf", until, byscore=True, offset=0, num=limit
+            # ZRANGE takes BYSCORE only from Redis 6.2 on.
+            ids: list[str] = self._redis.zrangebyscore(
+                self._index(index), "-inf", until, start=0, num=limit
             )
         return ids
 
@@ -109,7 +107,23 @@ class RedisRecordStore:
         return ids
 
     def check(self) -> None:
-        """See `RecordStore.check`: Redis must keep what it was given, on disk and in memory."""
+        """See `RecordStore.check`: Redis must keep what it was given, and take what comes."""
+        try:
+            self._check_settings()
+            self._check_access()
+        except RecordStoreUnavailableError as exc:
+            refusal = exc.__cause__
+            if not isinstance(refusal, redis.ResponseError):
+                raise
+            raise RecordStoreConfigurationError(
+                f"the job store's Redis must {explain(refusal, self._prefix)} at {self._place}"
+            ) from refusal
+
+    def close(self) -> None:
+        """See `RecordStore.close`."""
+        self._redis.close()
+
+    def _check_settings(self) -> None:
         with self._errors():
             persistence = self._redis.info("persistence")
             memory = self._redis.info("memory")
@@ -124,9 +138,18 @@ class RedisRecordStore:
                 f"at {self._place}"
             )
 
-    def close(self) -> None:
-        """See `RecordStore.close`."""
-        self._redis.close()
+    def _check_access(self) -> None:
+        # Under a name that nobody else has, so that no other router's check or job is met.
+        name = f"check-{secrets.token_hex(8)}"
+        record = Record(name, "", version=1, guard=name, indexes={name: self.now()})
+        try:
+            self.insert(record)
+            self.put_outcome(name, name, "", guard=name)
+            self.append_event(name, "", keep=1, guard=name)
+            self.first(name, until=float("inf"), limit=1)
+            self.read(name)
+        finally:
+            self.delete(record)
 
     def _change(self, script: str, record: Record, last: object) -> Any:
         indexes = " ".join(f"{name} {score!r}" for name, score in record.indexes.items())
@@ -161,8 +184,3 @@ class RedisRecordStore:
             raise RecordStoreUnavailableError(
                 f"the job store {self._place} failed: {type(exc).__name__}"
             ) from exc
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

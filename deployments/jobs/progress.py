@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, Final
 
-from cluster.errors import RecordStoreUnavailableError
+from cluster.errors import RecordStoreError
 from cluster.jobs.job import Job
 from cluster.jobs.job_store import JobStore
 from deployments.jobs.threads import StoreThreads
@@ -44,5 +44,5 @@ class ProgressLog:
         while (body := await self._waiting.get()) is not None:
             try:
                 await self._threads.call(self._store.append_event, self._job, body)
-            except RecordStoreUnavailableError as exc:
+            except RecordStoreError as exc:
                 logger.warning("job %s: an event was left out: %s", self._job.id, exc)

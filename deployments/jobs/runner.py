@@ -5,7 +5,7 @@ import time
 from functools import partial
 from typing import Final
 
-from cluster.errors import ClusterError, LeaseLostError
+from cluster.errors import ClusterError, LeaseLostError, RecordStoreError
 from cluster.jobs.job import Job, JobFailure, Lane
 from cluster.jobs.job_store import JobStore
 from deployments.error_mapping import to_api_error
@@ -115,7 +115,7 @@ class JobRunner:
             return failure
         except BaseExceptionGroup as group:
             cause = _first_of(group)
-            if isinstance(cause, LeaseLostError):
+            if isinstance(cause, LeaseLostError | RecordStoreError):
                 raise cause from group
             error = to_api_error(cause, request_id=job.request_id)
             return StoredOutcome.of_error(error).to_failure()
@@ -179,9 +179,12 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """Return the error of a group that began it; a lost lease explains all others."""
-    lost, rest = group.split(LeaseLostError)
-    error: BaseException = lost if lost is not None else rest if rest is not None else group
+    """Return the error of a group that began it.
+
+    A lost lease explains all others; where the store failed, none of them may end the job.
+    """
+    subgroups = (group.subgroup(kind) for kind in (LeaseLostError, RecordStoreError))
+    error: BaseException = next((each for each in subgroups if each is not None), group)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if not isinstance(error, Exception):

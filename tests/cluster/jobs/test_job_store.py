@@ -1,6 +1,6 @@
 """The queue over every record store: leases, retries, cancellation, lists, deliveries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,20 @@ import pytest
 from record_stores import KINDS, OpenStore
 
 from cluster.errors import JobFinishedError, JobNotFoundError, LeaseLostError
-from cluster.jobs.job import Job, JobFailure, JobKind, JobStatus, Lane
+from cluster.jobs.job import (
+    WEBHOOK_INDEX,
+    Job,
+    JobFailure,
+    JobKind,
+    JobStatus,
+    Lane,
+    lease_index,
+    owner_index,
+    queue_index,
+)
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import DEADLINE, EXHAUSTED, JobPolicy
+from cluster.records import Record
 
 LASTING = JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0)
 SILENT = replace(LASTING, lease_s=0.0)
@@ -47,6 +58,12 @@ def accept(store: JobStore, id: str = "job-1", **changes: object) -> Job:
         estimate_s=1.0,
     )
     return store.accept(replace(job, **changes), "payload")  # type: ignore[arg-type]
+
+
+def insert_unreadable(store: JobStore, index: str, scores: Iterable[float]) -> None:
+    """Put jobs of another version into an index."""
+    for score in scores:
+        store.records.insert(Record(f"unreadable-{score}", "{}", indexes={index: score}))
 
 
 def claim(store: JobStore, lane: Lane = Lane.INTERACTIVE) -> Job:
@@ -285,3 +302,56 @@ def test_a_failed_delivery_waits(store: JobStore) -> None:
 
     assert store.settle_delivery(taken, retry_in_s=60.0).deliveries == taken.deliveries
     assert store.take_delivery(within_s=60.0) is None
+
+
+def test_any_number_of_jobs_of_another_version_hold_up_no_lane(store: JobStore) -> None:
+    insert_unreadable(store, queue_index(Lane.INTERACTIVE), range(40))
+    accept(store)
+
+    assert claim(store).id == "job-1"
+    assert store.claim(Lane.INTERACTIVE) is None
+
+
+def test_a_silent_job_behind_many_of_another_version_is_claimed_before_those_that_wait(
+    store: JobStore,
+) -> None:
+    insert_unreadable(store, lease_index(Lane.INTERACTIVE), range(40))
+    accept(store, "silent")
+    claim(silent(store))
+    accept(store, "waiting")
+
+    assert claim(store).id == "silent"
+
+
+def test_jobs_past_their_deadline_do_not_hide_the_one_that_waits_longest(store: JobStore) -> None:
+    now = store.records.now()
+    for number in range(8):
+        accept(store, f"late-{number}", created_at=now + number, deadline_at=now)
+    for number in range(10, 20):
+        accept(store, f"job-{number}", created_at=now + number)
+
+    assert claim(store).id == "job-10"
+
+
+def test_jobs_of_another_version_hold_up_no_webhook(store: JobStore) -> None:
+    insert_unreadable(store, WEBHOOK_INDEX, range(40))
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+
+    taken = store.take_delivery(within_s=60.0)
+    assert taken is not None
+    assert taken.id == "job-1"
+
+
+def test_a_list_passes_over_jobs_of_another_version(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = store.records.now()
+    accept(store, "early", created_at=now)
+    insert_unreadable(store, owner_index("anonymous"), [now + 1 + number for number in range(5)])
+    accept(store, "late", created_at=now + 9)
+
+    assert [job.id for job in store.list_of("anonymous", after=None, limit=2)] == ["late", "early"]
+    assert [each.getMessage() for each in caplog.records] == [
+        "5 jobs of another version were left out of a list"
+    ]

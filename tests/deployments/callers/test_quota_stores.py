@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from redis_server import RedisServer, run_redis
+from redis_failover import run_pair
+from redis_server import DURABLE, RedisServer, run_redis
 
 from deployments.errors import DependencyError
 from deployments.quota_stores import MemoryQuotaStore, QuotaStore, RedisQuotaStore
@@ -100,4 +101,27 @@ async def test_nothing_is_let_in_while_redis_is_away(tmp_path: Path) -> None:
         server.kill()
         with pytest.raises(DependencyError, match="quotas could not be counted"):
             await admit(store, 1.0)
+        await store.close()
+
+
+async def test_calls_are_counted_again_after_a_failover(tmp_path: Path) -> None:
+    with run_pair(tmp_path, DURABLE) as pair:
+        store = RedisQuotaStore(pair.url)
+        await admit(store, 1.0)
+        pair.fail_over()
+        with pytest.raises(DependencyError, match="quotas could not be counted"):
+            await admit(store, 1.0)
+
+        assert await admit(store, 1.0) is None
+        await store.close()
+
+
+async def test_what_is_given_back_after_a_failover_lets_the_next_call_in(tmp_path: Path) -> None:
+    with run_pair(tmp_path, DURABLE) as pair:
+        store = RedisQuotaStore(pair.url)
+        await store.charge("alice", LIMITS, 1.0, call_id="one", lease_s=60.0)
+        pair.fail_over()
+        await store.finish("alice", LIMITS, 1.0, call_id="one")
+
+        assert await admit(store, 1.0) is None
         await store.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis_failover import run_pair
 from redis_server import RedisServer, run_redis
 
 from deployments.config_file import ConfigurationError, validate_config
@@ -84,6 +85,51 @@ def test_a_redis_that_is_away_looks_empty_and_is_tried_again_later(tmp_path: Pat
         assert cache.num_failures == 1
         assert cache.get(["b"]) == [b"2"]
         cache.close()
+
+
+def test_after_a_failover_the_new_primary_is_used(tmp_path: Path) -> None:
+    clock = HandClock()
+    bounded = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
+    with run_pair(tmp_path, bounded) as pair:
+        cache = SharedCache(pair.url, lifetime_s=60, clock=clock)
+        cache.put("a", b"1")
+        pair.fail_over()
+        cache.put("b", b"2")
+        clock.now_s = 6.0
+        cache.put("c", b"3")
+
+        assert cache.get(["b", "c"]) == [None, b"3"]
+        assert cache.num_failures == 1
+        cache.close()
+
+
+def test_the_new_primary_must_be_bounded_too(tmp_path: Path) -> None:
+    clock = HandClock()
+    bounded = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
+    with run_pair(tmp_path, bounded) as pair:
+        cache = SharedCache(pair.url, lifetime_s=60, clock=clock)
+        cache.put("a", b"1")
+        with redis.Redis.from_url(pair.new.url) as client:
+            client.config_set("maxmemory", "0")
+        pair.fail_over()
+        cache.put("b", b"2")
+        clock.now_s = 6.0
+        cache.put("c", b"3")
+
+        assert cache.num_failures == 2
+        cache.close()
+
+
+def test_a_server_that_tells_no_bound_is_not_used(
+    cache_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis.Redis, "info", lambda *_: {"used_memory": 1})
+    cache = open_cache(cache_server)
+    cache.put("a", b"1")
+
+    assert cache.get(["a"]) == [None]
+    assert cache.num_failures == 1
+    cache.close()
 
 
 def test_cache_and_quotas_cannot_share_a_redis() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ import pytest
 from job_orders import accept_job, answer_of
 from jobs_app import LoadedModel, wait_until
 
-from cluster.jobs.job import Job, JobStatus, Lane
+from cluster.errors import RecordStoreConfigurationError
+from cluster.jobs.job import Job, JobFailure, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy
 from cluster.records import SqliteRecordStore
@@ -25,6 +26,7 @@ from deployments.schemas import ImagesResponse
 from deployments.validation import RequestRules
 
 LEASE_S: Final = 60.0
+REFUSED: Final = RecordStoreConfigurationError("the job store refused the password")
 
 
 class JumpingClock(SqliteRecordStore):
@@ -65,10 +67,22 @@ class Drawing:
         return answer_of(order, "here")
 
 
+class StoreFails(JobExecution):
+    """An execution that the store's failure ends, along with another one's."""
+
+    async def run(
+        self, job: Job, seconds_left: float, on_progress: Callable[[], None]
+    ) -> JobFailure | None:
+        """Raise both."""
+        raise ExceptionGroup("both", [RuntimeError("unexpected"), REFUSED])
+
+
 @contextlib.asynccontextmanager
-async def run_jobs(store: JobStore) -> AsyncIterator[Drawing]:
+async def run_jobs(
+    store: JobStore, kind: type[JobExecution] = JobExecution
+) -> AsyncIterator[Drawing]:
     drawing, threads = Drawing(), StoreThreads()
-    execution = JobExecution(drawing, store, threads, MeasuredEstimate(), max_batch_concurrency=1)
+    execution = kind(drawing, store, threads, MeasuredEstimate(), max_batch_concurrency=1)
     runner = JobRunner(execution, store, threads, num_slots={Lane.INTERACTIVE: 2}, poll_s=0.02)
     runner.start()
     try:
@@ -82,8 +96,10 @@ async def wait_for_success(store: JobStore, job: Job) -> None:
     await wait_until(lambda: store.read(job.id).status is JobStatus.SUCCEEDED)
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, store: JobStore, name: str) -> None:
-    method, failures = getattr(store, name), [RuntimeError("unexpected")]
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch, store: JobStore, name: str, failure: Exception
+) -> None:
+    method, failures = getattr(store, name), [failure]
 
     def fail(*args: Any) -> Any:
         if failures:
@@ -114,9 +130,30 @@ async def test_an_unexpected_error_of_the_store_does_not_end_the_runner(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    fail_once(monkeypatch, store, name)
+    fail_once(monkeypatch, store, name, RuntimeError("unexpected"))
     accept_job(store, rules, 0)
     async with run_jobs(store) as drawing:
         drawing.gate.set()
         await wait_until(lambda: "unexpected" in caplog.text)
         await wait_for_success(store, accept_job(store, rules, 1))
+
+
+@pytest.mark.parametrize("name", ["read_payload", "append_event", "put_outcome", "finish"])
+async def test_a_store_that_refuses_the_password_for_a_while_costs_a_job_nothing(
+    store: JobStore, rules: RequestRules, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fail_once(monkeypatch, store, name, REFUSED)
+    job = accept_job(store, rules, 0)
+    async with run_jobs(store) as drawing:
+        drawing.gate.set()
+        await wait_for_success(store, job)
+
+
+async def test_a_job_is_left_to_its_lease_where_the_store_failed(
+    store: JobStore, rules: RequestRules, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = accept_job(store, rules, 0)
+    async with run_jobs(store, StoreFails):
+        await wait_until(lambda: f"{job.id} is left to its lease" in caplog.text)
+
+    assert store.read(job.id).status is JobStatus.RUNNING
