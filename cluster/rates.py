@@ -14,6 +14,9 @@ from cluster.errors import CapacityError
 SMOOTHING: Final = 0.1
 """Weight of a report once ten have come; before, all weigh the same."""
 
+TRUST_HALF_LIFE_S: Final = 30.0
+"""After so long without a measurement, a slow one turns away only what needs twice the speed."""
+
 MAX_LOG_RATIO: Final = math.log(8.0)
 """How far a report after the first may seem off: a page fault is no change of speed."""
 
@@ -27,6 +30,8 @@ class SmoothedRate:
 
     units_per_s: float
     num_reports: int = 0
+    age_s: float = 0.0
+    """Seconds since the last of them."""
 
     def observe(self, units_per_s: float) -> "SmoothedRate":
         """Take in one more rate."""
@@ -71,6 +76,23 @@ class ReplicaRate:
         rate = self.by_size.get(size_class(units, num_forwards), self.overall)
         return units / rate.units_per_s
 
+    def least_s(self, units: float, num_forwards: int) -> float:
+        """Return the seconds below which so much work cannot be done, as far as is known for sure.
+
+        That is little of what was not drawn for long, and nothing of a size that never was: whoever
+        is turned away by a slow moment leaves nobody to measure the next one by.
+        """
+        known = self.by_size.get(size_class(units, num_forwards))
+        rate = self.overall if known is None and not self.by_size else known
+        if rate is None or not rate.num_reports:
+            return 0.0
+        return trusted_s(units / rate.units_per_s, rate.age_s)
+
+
+def trusted_s(seconds: float, age_s: float) -> float:
+    """Return what is still believed of a time that was measured `age_s` ago."""
+    return seconds * math.exp2(-age_s / TRUST_HALF_LIFE_S)
+
 
 def guess_rate(units_per_s: float) -> ReplicaRate:
     """Start from the accelerator type's rate, before any report."""
@@ -93,7 +115,11 @@ def typical_rate(rates: Sequence[ReplicaRate], guess: ReplicaRate) -> ReplicaRat
 
 def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
     mean = sum(math.log(rate.units_per_s) for rate in rates) / len(rates)
-    return SmoothedRate(math.exp(mean), sum(rate.num_reports for rate in rates))
+    return SmoothedRate(
+        math.exp(mean),
+        sum(rate.num_reports for rate in rates),
+        min(rate.age_s for rate in rates),
+    )
 
 
 def size_class(units: float, num_forwards: int) -> int:

@@ -87,11 +87,12 @@ class ImagesOrder:
         return self.num_images * self.size.height * self.size.width
 
     def to_facts(self) -> RequestFacts:
-        """Say what the choice of a pool depends on; several pictures count as their steps."""
+        """Say what the choice of a pool depends on."""
         return RequestFacts(
             height=self.size.height,
             width=self.size.width,
-            num_inference_steps=self.num_inference_steps * self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            num_images=self.num_images,
             priority=self.priority,
             timeout_s=self.timeout_s,
             pinned_path=self.pinned_path,

@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from deployments.backlog import GONE_AFTER_S, AgedReport, ReplicaReport, is_newer
+from deployments.backlog import (
+    GONE_AFTER_S,
+    SILENT_AFTER_S,
+    AgedReport,
+    ReplicaReport,
+    is_newer,
+)
 from deployments.demand import AskedOfPool, DemandReport, sum_demand
 
 
@@ -42,7 +48,10 @@ class Ledger:
         return self.read()
 
     def read(self) -> LedgerView:
-        """Return what is known; whoever has been silent for long is forgotten."""
+        """Return what is known; whoever has been silent for long is forgotten.
+
+        A router sooner than a replica: what it was asked for is asked of its successor meanwhile.
+        """
         now_s = self._clock()
         self._reports = {
             replica: (report, at_s)
@@ -52,7 +61,7 @@ class Ledger:
         self._demand = {
             key: (report, at_s)
             for key, (report, at_s) in self._demand.items()
-            if now_s - at_s <= GONE_AFTER_S
+            if now_s - at_s <= SILENT_AFTER_S
         }
         demand = [report for report, _ in self._demand.values()]
         return LedgerView(

@@ -195,7 +195,8 @@ class LedgerPoolChooser:
             self._meters[wished.traits.name].count_refused(wished.work.units, now_s)
 
     def _count_refused(self, refusal: Refusal) -> None:
-        if refusal.nearest is not None:
+        # However many replicas there were, none would do in time what takes too long alone.
+        if refusal.nearest is not None and refusal.own_s is None:
             meter = self._meters[refusal.nearest.traits.name]
             meter.count_refused(refusal.nearest.work.units, self._clock())
 
@@ -234,14 +235,12 @@ def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:
     """Turn a refusal into what the caller is told: whether to come again, or to ask otherwise."""
     if refusal.kind is RefusalKind.TOO_LARGE:
         return InvalidFieldError(f"size: {refusal.message}", "size")
-    if refusal.kind is RefusalKind.DEADLINE and refusal.nearest is not None:
-        own_s = refusal.nearest.own_s
-        if facts.timeout_s is not None and own_s > facts.timeout_s:
-            return UnmeetableDeadlineError(
-                f"timeout_s must be at least {_round_up(own_s):.2f} for this picture, "
-                f"got {facts.timeout_s:g}",
-                "timeout_s",
-            )
+    if refusal.own_s is not None:
+        return UnmeetableDeadlineError(
+            f"timeout_s must be at least {_round_up(refusal.own_s):.2f} for this picture, "
+            f"got {facts.timeout_s or 0.0:g}",
+            "timeout_s",
+        )
     return OverloadedError(refusal.message, None, refusal.retry_after_s)
 
 

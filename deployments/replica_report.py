@@ -37,11 +37,11 @@ def to_rate(backlog: Backlog, guess: ReplicaRate) -> ReplicaRate:
     if backlog.rate_units_s is None:
         return guess
     steps = sum(timing.num_steps for timing in backlog.forward_times.values())
-    overall = SmoothedRate(backlog.rate_units_s, max(1, steps))
+    overall = SmoothedRate(backlog.rate_units_s, max(1, steps), backlog.rate_age_s)
     by_size: dict[int, SmoothedRate] = {}
     for size, timing in backlog.forward_times.items():
         units = full_image_units(size.height, size.width, 1)
-        rate = SmoothedRate(units / timing.seconds, timing.num_steps)
+        rate = SmoothedRate(units / timing.seconds, timing.num_steps, timing.age_s)
         key = size_class(units, 1)
         if key not in by_size or by_size[key].num_reports < rate.num_reports:
             by_size[key] = rate

@@ -21,6 +21,8 @@ class RequestFacts:
     is_job: bool = False
     """A job is stored: it may wait for room, for a cold pool, and past what its deadline hopes."""
     pinned_path: RenderPath | None = None
+    num_images: int = 1
+    """Alike; they can go on at once, as tiles can."""
     forwards_per_step: int = 1
     other_stages_s: float = 0.0
     """Encoding the prompt, decoding, storing."""
@@ -28,10 +30,11 @@ class RequestFacts:
 
 @dataclass(frozen=True)
 class PassWork:
-    """Steps of a picture on one canvas: tiles of a step can go on at once, steps cannot."""
+    """Steps of a call on one canvas: tiles of a step can go on at once, steps cannot."""
 
     num_steps: int
     num_tiles: int
+    """Of all pictures."""
     tile_units: float
     """Of one forward."""
 
@@ -92,6 +95,8 @@ class Option:
     wait_s: float
     own_s: float
     """Denoising and the other stages."""
+    least_own_s: float
+    """What is certain of it."""
     busy_share: float
     """Of the pool's replicas, those that hold work."""
     is_cold: bool
@@ -103,6 +108,11 @@ class Option:
     def completion_s(self) -> float:
         """Seconds until the answer."""
         return self.wait_s + self.own_s
+
+    @property
+    def least_completion_s(self) -> float:
+        """What is certain of it."""
+        return self.wait_s + self.least_own_s
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,8 @@ class Refusal:
     message: str
     nearest: Option | None = None
     """What came nearest to taking it: the demand that was refused counts for that pool."""
+    own_s: float | None = None
+    """Seconds that it takes alone where that is least, if even that is too long."""
 
 
 Decision = Choice | Refusal

@@ -71,12 +71,18 @@ def choose_path(
         nearest = min(options, key=lambda option: option.room_after_s)
         message = "every pool that can draw it is full"
         return _refuse(RefusalKind.BUSY, nearest.room_after_s, message, nearest)
-    timely = [option for option in roomy if _is_timely(facts, option)]
+    # Estimates tell pools apart; only what is certain turns a caller away.
+    timely = [option for option in roomy if _is_timely(facts, option.completion_s)] or [
+        option for option in roomy if _is_timely(facts, option.least_completion_s)
+    ]
     if not timely:
         nearest = min(roomy, key=lambda option: option.completion_s)
         left_s = facts.timeout_s or 0.0
         message = f"the picture would take {nearest.completion_s:.1f} s, {left_s:.1f} s are left"
-        return _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
+        refusal = _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
+        if all(option.least_own_s > left_s for option in options):
+            return replace(refusal, own_s=min(option.own_s for option in options))
+        return refusal
     choice = _choose(facts, timely, policy, previous)
     if not any(option.is_cold for option in options):
         return choice
@@ -97,8 +103,8 @@ def _is_present(pool: PoolStatus) -> bool:
     return pool.is_healthy and (pool.num_replicas > 0 or pool.traits.max_replicas > 0)
 
 
-def _is_timely(facts: RequestFacts, option: Option) -> bool:
-    return facts.is_job or facts.timeout_s is None or option.completion_s <= facts.timeout_s
+def _is_timely(facts: RequestFacts, completion_s: float) -> bool:
+    return facts.is_job or facts.timeout_s is None or completion_s <= facts.timeout_s
 
 
 def _refuse_size(facts: RequestFacts, pools: Sequence[PoolStatus]) -> Refusal:

@@ -3,11 +3,11 @@
 Work ahead that a higher priority overtakes is not waited for.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil
 
 from cluster.cost import full_image_units
-from cluster.rates import ReplicaRate
 from deployments.routing.decisions import Option, PassWork, RequestFacts, Work
 from deployments.routing.pools import PoolStatus, PoolTraits
 from pipeline.request import LATENT_SCALE, ImageSize, Priority, RenderPath
@@ -19,14 +19,22 @@ from pipeline.tiling import TilePlan
 def estimate_work(facts: RequestFacts, traits: PoolTraits) -> Work:
     """Return what the picture costs in a pool."""
     return _work_of(
-        traits, facts.height, facts.width, facts.num_inference_steps, facts.forwards_per_step
+        traits,
+        facts.height,
+        facts.width,
+        facts.num_inference_steps,
+        facts.num_images,
+        facts.forwards_per_step,
     )
 
 
 @lru_cache(maxsize=65536)
-def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: int) -> Work:
+def _work_of(
+    traits: PoolTraits, height: int, width: int, steps: int, num_images: int, per_step: int
+) -> Work:
     if traits.path is RenderPath.FULL_IMAGE:
-        return Work((PassWork(steps * per_step, 1, full_image_units(height, width, 1)),))
+        units = full_image_units(height, width, 1)
+        return Work((PassWork(steps * per_step, num_images, units),))
     options = TilingOptions(
         tile_size=traits.tile_size // LATENT_SCALE,
         overlap=traits.overlap // LATENT_SCALE,
@@ -37,7 +45,11 @@ def _work_of(traits: PoolTraits, height: int, width: int, steps: int, per_step: 
     passes = plan_passes(ImageSize(height, width), build_schedule(steps), options)
     return Work(
         tuple(
-            PassWork(per_step * len(one.steps), len(one.plan.tiles), _tile_units(one.plan))
+            PassWork(
+                per_step * len(one.steps),
+                num_images * len(one.plan.tiles),
+                _tile_units(one.plan),
+            )
             for one in passes
         )
     )
@@ -59,7 +71,8 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     is_cold = pool.num_replicas == 0
     is_interactive = facts.priority is Priority.INTERACTIVE
     warm_wait_s = pool.interactive_wait_s if is_interactive else pool.wait_s
-    own_s = _run_s(work, pool.rate, max(1, pool.num_replicas)) + facts.other_stages_s
+    num_replicas = max(1, pool.num_replicas)
+    own_s = _run_s(work, pool.rate.estimate_s, num_replicas) + facts.other_stages_s
     may_wait = pool.traits.max_held_units * pool.traits.max_replicas
     most = may_wait if is_cold else pool.max_backlog_units
     excess = pool.backlog_units + work.units - most
@@ -68,6 +81,7 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
         work=work,
         wait_s=_cold_wait_s(pool) if is_cold else warm_wait_s,
         own_s=own_s,
+        least_own_s=_run_s(work, pool.rate.least_s, num_replicas),
         busy_share=1.0 if is_cold else 1 - pool.num_idle_replicas / pool.num_replicas,
         is_cold=is_cold,
         is_full=pool.backlog_units > 0 and excess > 0,
@@ -75,13 +89,14 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     )
 
 
-def _run_s(work: Work, rate: ReplicaRate, num_replicas: int) -> float:
+def _run_s(work: Work, forward_s: Callable[[float, int], float], num_replicas: int) -> float:
     """Return how long so many replicas take that do nothing else.
 
-    Tiles go to all replicas of a pool, idle or not; what those hold is waited for anyway.
+    Tiles go to all replicas of a pool, idle or not, and so do a call's pictures; what those hold
+    is waited for anyway.
     """
     return sum(
-        one.num_steps * ceil(one.num_tiles / num_replicas) * rate.estimate_s(one.tile_units, 1)
+        one.num_steps * ceil(one.num_tiles / num_replicas) * forward_s(one.tile_units, 1)
         for one in work.passes
     )
 

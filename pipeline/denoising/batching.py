@@ -89,6 +89,13 @@ class Demand:
     num_steps: int
     priority: Priority
     timeout_s: float | None
+    step_s: float = 0.0
+    """Seconds that a step takes at least, as far as is known for sure."""
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that all its steps take at least."""
+        return self.step_s * self.num_steps
 
     @property
     def units(self) -> float:
@@ -104,6 +111,8 @@ class HeldWork:
     """Cost of its remaining steps."""
     priority: Priority
     due_s: float
+    least_s: float = 0.0
+    """Seconds that they take at least."""
 
 
 def admit(
@@ -121,7 +130,7 @@ def admit(
 
     Raises:
         ReplicaFullError: If it does not fit beside what is held.
-        DeadlineError: If what goes before it leaves too little time.
+        DeadlineError: If what goes before it surely leaves too little time.
     """
     held_units = sum(work.units for work in held)
     if held and held_units + demand.units > limits.held_units:
@@ -131,12 +140,13 @@ def admit(
         )
     if not rate_units_s:
         return None
-    estimate_s = (_units_before(demand, held, rate_units_s, now_s, limits)) / rate_units_s
-    if demand.timeout_s is not None and estimate_s > demand.timeout_s:
+    ahead = _find_ahead(demand, held, rate_units_s, now_s, limits)
+    least_s = demand.least_s + sum(work.least_s for work in ahead)
+    if demand.timeout_s is not None and least_s > demand.timeout_s:
         raise DeadlineError(
-            f"estimated {estimate_s:.2f} s must be within the {demand.timeout_s:.2f} s left"
+            f"estimated {least_s:.2f} s must be within the {demand.timeout_s:.2f} s left"
         )
-    return estimate_s
+    return (demand.units + sum(work.units for work in ahead)) / rate_units_s
 
 
 def due_time(
@@ -149,17 +159,16 @@ def due_time(
     return now_s + min(timeout_s, patience_s)
 
 
-def _units_before(
+def _find_ahead(
     demand: Demand,
     held: Sequence[HeldWork],
     rate_units_s: float,
     now_s: float,
     limits: BatchingLimits,
-) -> float:
+) -> list[HeldWork]:
     due_s = due_time(demand, rate_units_s=rate_units_s, now_s=now_s, limits=limits)
     rank = (demand.priority is Priority.BATCH, due_s)
-    ahead = (work.units for work in held if (work.priority is Priority.BATCH, work.due_s) <= rank)
-    return demand.units + sum(ahead)
+    return [work for work in held if (work.priority is Priority.BATCH, work.due_s) <= rank]
 
 
 def choose_offloads(

@@ -170,7 +170,7 @@ class StepLoop:
         def build(admission: Admission) -> Work:
             return DenoisingRun(admission, request, schedule, self._preview)
 
-        return self._roster.let_in(request.id, demand, embeds, listener, build)
+        return self._roster.let_in(request.id, request.size, demand, embeds, listener, build)
 
     def submit_velocity(self, request: VelocityRequest, listener: Listener) -> Ticket:
         """Let one forward in; the listener is told a `VelocityResult` or a `PipelineError`.
@@ -187,7 +187,7 @@ class StepLoop:
         def build(admission: Admission) -> Work:
             return VelocityCall(admission, request)
 
-        return self._roster.let_in(request.id, demand, embeds, listener, build)
+        return self._roster.let_in(request.id, size, demand, embeds, listener, build)
 
     def cancel(self, request_id: str) -> bool:
         """Let go of a request before the next step; its listener is told `CancelledError`.

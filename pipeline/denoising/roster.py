@@ -6,7 +6,7 @@ The loop's thread reads the roster between steps; every other thread writes to i
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
@@ -18,6 +18,10 @@ from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFull
 from pipeline.request import ImageSize, Priority
 
 _RATE_WEIGHT: Final = 0.2
+_MAX_SLOWER: Final = 4.0
+"""How much slower than before a step may seem: a stalled machine is no change of speed."""
+_TRUST_HALF_LIFE_S: Final = 30.0
+"""As `cluster.rates` has it."""
 """How much the last step moves the live rate."""
 
 _MAX_WARM_SIZES: Final = 256
@@ -42,6 +46,8 @@ class ForwardTime:
     seconds: float
     """Smoothed over the last steps."""
     num_steps: int
+    age_s: float = 0.0
+    """Seconds since the last of them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Backlog:
     """The part of both that is interactive."""
     rate_units_s: float | None
     """Cost units a second, smoothed over the last steps of warm sizes."""
+    rate_age_s: float
+    """Seconds since the last of them."""
     num_held: int
     warm_sizes: frozenset[ImageSize]
     forward_times: Mapping[ImageSize, ForwardTime]
@@ -75,7 +83,9 @@ class Roster:
         self._cancelled: set[str] = set()
         self._num_arrived = 0
         self._rate_units_s: float | None = None
-        self._forward_times: dict[ImageSize, ForwardTime] = {}
+        self._rated_s = -math.inf
+        self._forward_times: dict[ImageSize, tuple[ForwardTime, float]] = {}
+        """With the moment of the last step."""
         self._warm_sizes: dict[ImageSize, None] = {}  # in the order of their last step
         self._is_closing = False
         self._is_stopping = False
@@ -94,6 +104,7 @@ class Roster:
     def let_in(
         self,
         request_id: str,
+        size: ImageSize,
         demand: Demand,
         prompt_embeds: Tensor,
         listener: Listener,
@@ -113,6 +124,7 @@ class Roster:
             self._check_open(request_id)
             now_s, rate = self._clock(), self._rate_units_s
             held = [work.to_held() for work in self._held.values()]
+            demand = replace(demand, step_s=self._least_step_s(size, demand.step_units, now_s))
             estimate_s = admit(demand, held, rate_units_s=rate, now_s=now_s, limits=self._limits)
             self._num_arrived += 1
             self._held[request_id] = build(
@@ -130,6 +142,19 @@ class Roster:
             )
             self._condition.notify_all()
         return Ticket(request_id, demand.units, estimate_s)
+
+    def _least_step_s(self, size: ImageSize, step_units: float, now_s: float) -> float:
+        """Return what a step takes at least: as routers see it, so nothing of an unknown size.
+
+        A size that a slow moment turned away would never be measured again, so the measurement is
+        believed ever less.
+        """
+        if size in self._forward_times:
+            timing, at_s = self._forward_times[size]
+            return _trust(timing.seconds, now_s - at_s)
+        if self._forward_times or self._rate_units_s is None:
+            return 0.0
+        return _trust(step_units / self._rate_units_s, now_s - self._rated_s)
 
     def _check_open(self, request_id: str) -> None:
         if self._failure is not None:
@@ -180,7 +205,7 @@ class Roster:
             if is_warm and elapsed_s > 0:
                 sample, rate = units / elapsed_s, self._rate_units_s
                 smoothed = sample if rate is None else rate + _RATE_WEIGHT * (sample - rate)
-                self._rate_units_s = smoothed
+                self._rate_units_s, self._rated_s = smoothed, self._clock()
                 if len(sizes) == 1:
                     self._time_forward(items[0], elapsed_s / len(items))
 
@@ -195,15 +220,17 @@ class Roster:
             self._forward_times.pop(oldest, None)
 
     def _time_forward(self, size: ImageSize, seconds: float) -> None:
-        known = self._forward_times.get(size, ForwardTime(seconds, 0))
+        known, _ = self._forward_times.get(size, (ForwardTime(seconds, 0), 0.0))
         weight = max(_RATE_WEIGHT, 1 / (known.num_steps + 1))
-        smoothed = known.seconds + weight * (seconds - known.seconds)
-        self._forward_times[size] = ForwardTime(smoothed, known.num_steps + 1)
+        bounded = min(seconds, _MAX_SLOWER * known.seconds)
+        smoothed = known.seconds + weight * (bounded - known.seconds)
+        timing = ForwardTime(smoothed, known.num_steps + 1)
+        self._forward_times[size] = timing, self._clock()
 
     def backlog(self) -> Backlog:
         """Say what is held and how fast it goes."""
         with self._condition:
-            held = list(self._held.values())
+            now_s, held = self._clock(), list(self._held.values())
             waiting = [work.admission for work in held if work.started_s is None]
             return Backlog(
                 waiting_units=sum(work.backlog_units for work in held if work.started_s is None),
@@ -216,10 +243,14 @@ class Roster:
                     if work.admission.demand.priority is Priority.INTERACTIVE
                 ),
                 rate_units_s=self._rate_units_s,
+                rate_age_s=now_s - self._rated_s,
                 num_held=len(held),
                 warm_sizes=frozenset(self._warm_sizes),
-                forward_times=dict(self._forward_times),
-                oldest_wait_s=self._clock() - waiting[0].arrived_s if waiting else 0.0,
+                forward_times={
+                    size: replace(timing, age_s=now_s - at_s)
+                    for size, (timing, at_s) in self._forward_times.items()
+                },
+                oldest_wait_s=now_s - waiting[0].arrived_s if waiting else 0.0,
             )
 
     def close(self) -> None:
@@ -237,3 +268,7 @@ class Roster:
         """Let nothing more in, for good."""
         with self._condition:
             self._failure = failure
+
+
+def _trust(seconds: float, age_s: float) -> float:
+    return seconds * math.exp2(-age_s / _TRUST_HALF_LIFE_S)

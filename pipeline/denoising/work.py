@@ -131,7 +131,12 @@ class Work(ABC):
     def to_held(self) -> HeldWork:
         """Describe this work to `admit`."""
         demand = self.admission.demand
-        return HeldWork(demand.step_units * self.steps_left, demand.priority, self.admission.due_s)
+        return HeldWork(
+            demand.step_units * self.steps_left,
+            demand.priority,
+            self.admission.due_s,
+            demand.step_s * self.steps_left,
+        )
 
 
 class DenoisingRun(Work):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hand_clock import HandClock
 
 from cluster.rates import guess_rate
-from deployments.backlog import GONE_AFTER_S, ReplicaReport
+from deployments.backlog import GONE_AFTER_S, SILENT_AFTER_S, ReplicaReport
 from deployments.demand import AskedOfPool, DemandReport
 from deployments.ledger import Ledger
 
@@ -50,6 +50,17 @@ def test_a_replica_that_is_silent_is_forgotten() -> None:
     clock.advance(GONE_AFTER_S + 1)
 
     assert ledger.read().reports == ()
+
+
+def test_the_demand_of_a_router_that_was_replaced_is_soon_forgotten() -> None:
+    clock = HandClock()
+    ledger = Ledger(clock)
+    ledger.ask([DemandReport("cards", "old", 1, AskedOfPool(3.0))])
+    clock.advance(SILENT_AFTER_S + 1)
+
+    view = ledger.ask([DemandReport("cards", "new", 1, AskedOfPool(3.0))])
+
+    assert view.asked["cards"].arriving_units_per_s == 3.0
 
 
 def test_the_demand_of_all_routers_is_summed() -> None:

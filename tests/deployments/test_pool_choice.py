@@ -1,11 +1,12 @@
 """A router chooses by the ledger's view and by what it has sent since."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hand_clock import HandClock
 
-from cluster.rates import ReplicaRate, SmoothedRate, guess_rate
+from cluster.rates import ReplicaRate, SmoothedRate, guess_rate, size_class
 from deployments.backlog import GONE_AFTER_S, AgedReport, ReplicaReport
 from deployments.errors import InvalidFieldError, OverloadedError, UnmeetableDeadlineError
 from deployments.ledger import LedgerView
@@ -31,11 +32,15 @@ def _pool(name: str, memory_gib: float, max_pixels: int = 2048 * 2048) -> KnownP
 
 
 def _report(
-    pool: str, backlog_units: float = 0.0, *, rate: ReplicaRate | None = None
+    pool: str,
+    backlog_units: float = 0.0,
+    *,
+    rate: ReplicaRate | None = None,
+    replica_id: str | None = None,
 ) -> AgedReport:
     report = ReplicaReport(
         pool=pool,
-        replica_id=f"{pool}-1",
+        replica_id=replica_id or f"{pool}-1",
         sequence=1,
         backlog_units=backlog_units,
         interactive_backlog_units=backlog_units,
@@ -98,6 +103,64 @@ def test_what_nobody_finishes_in_time_is_refused_with_the_time_it_takes() -> Non
 
     with pytest.raises(UnmeetableDeadlineError, match=r"timeout_s must be at least 0\.80 "):
         chooser.choose(hurried)
+
+
+def test_a_size_that_was_never_drawn_turns_nobody_away() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    slow = ReplicaRate(SmoothedRate(0.1, 5), {size_class(1 / 64, 1): SmoothedRate(0.1, 5)})
+    chooser.update(LedgerView((_report("consumer", rate=slow),)))
+
+    assert chooser.choose(replace(SMALL, timeout_s=1.0)).estimate_s == pytest.approx(80.0)
+
+
+def test_a_measurement_of_long_ago_turns_nobody_away() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    slow = {size_class(1.0, 1): SmoothedRate(0.1, 5, age_s=300.0)}
+    rate = ReplicaRate(SmoothedRate(0.1, 5), slow)
+    chooser.update(LedgerView((_report("consumer", rate=rate),)))
+
+    assert chooser.choose(replace(SMALL, timeout_s=1.0)).pool == "consumer"
+
+
+def test_a_busy_pool_that_would_be_in_time_is_a_matter_of_waiting() -> None:
+    slow, fast = CONSUMER, _pool("fast", 15.0)
+    chooser = _chooser(HandClock(), slow, fast)
+    hurried = replace(SMALL, timeout_s=5.0)
+    rates = [ReplicaRate(SmoothedRate(units_per_s, 5)) for units_per_s in (0.8, 10.0)]
+    chooser.update(
+        LedgerView(
+            (
+                _report("consumer", rate=rates[0]),
+                _report("fast", backlog_units=90.0, rate=rates[1]),
+            )
+        )
+    )
+
+    with pytest.raises(OverloadedError):
+        chooser.choose(hurried)
+
+    [_, demand] = chooser.read_demand()
+    assert demand.asked.refused_units_per_s > 0
+
+
+def test_what_no_replica_could_do_in_time_asks_for_no_more_of_them() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer"),)))
+
+    with pytest.raises(UnmeetableDeadlineError):
+        chooser.choose(replace(SMALL, timeout_s=0.1))
+
+    [demand] = chooser.read_demand()
+    assert demand.asked.refused_units_per_s == 0
+
+
+def test_pictures_of_one_call_are_drawn_side_by_side() -> None:
+    chooser = _chooser(HandClock(), CONSUMER)
+    chooser.update(LedgerView((_report("consumer"), _report("consumer", replica_id="other"))))
+
+    estimates = [chooser.choose(replace(SMALL, num_images=n)).estimate_s for n in (1, 2)]
+
+    assert estimates == pytest.approx([0.8, 0.8])
 
 
 def test_a_guess_turns_nobody_away() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cluster.rates import guess_rate
+from cluster.rates import ReplicaRate, SmoothedRate
 from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, RequestFacts
 from deployments.routing.paths import RoutingPolicy, choose_path, cost_s, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits
@@ -15,7 +15,7 @@ from pipeline.request import Priority, RenderPath
 POLICY = RoutingPolicy()
 BIG = PoolState(
     traits=PoolTraits("h800", RenderPath.FULL_IMAGE, 76.0, 2048 * 2048, 180.0, 8),
-    rate=guess_rate(43.7),
+    rate=ReplicaRate(SmoothedRate(43.7, 20)),
     num_replicas=4,
     num_idle_replicas=4,
     backlog_units=0.0,
@@ -28,7 +28,7 @@ SMALL = PoolState(
     traits=PoolTraits(
         "consumer", RenderPath.TILED, 15.0, 4096 * 4096, 60.0, 8, tile_size=1024, overlap=256
     ),
-    rate=guess_rate(5.0),
+    rate=ReplicaRate(SmoothedRate(5.0, 20)),
     num_replicas=8,
     num_idle_replicas=8,
     backlog_units=0.0,

@@ -145,12 +145,19 @@ def test_nobody_is_passed_over_beyond_the_bound(
     assert longest <= LIMITS.max_passed_over + 2 * num_held
 
 
-def _demand(units: float = 1.0, timeout_s: float | None = None) -> Demand:
-    return Demand(units, num_steps=8, priority=Priority.INTERACTIVE, timeout_s=timeout_s)
+def _demand(units: float = 1.0, timeout_s: float | None = None, step_s: float = 0.0) -> Demand:
+    return Demand(
+        units, num_steps=8, priority=Priority.INTERACTIVE, timeout_s=timeout_s, step_s=step_s
+    )
 
 
-def _held(units: float, due_s: float = 0.0, priority: Priority = Priority.INTERACTIVE) -> HeldWork:
-    return HeldWork(units, priority, due_s)
+def _held(
+    units: float,
+    due_s: float = 0.0,
+    priority: Priority = Priority.INTERACTIVE,
+    least_s: float = 0.0,
+) -> HeldWork:
+    return HeldWork(units, priority, due_s, least_s)
 
 
 def test_a_loop_that_is_full_refuses_at_once() -> None:
@@ -170,15 +177,27 @@ def test_the_estimate_counts_what_goes_before() -> None:
     assert admit(_demand(), held, rate_units_s=4.0, now_s=0.0, limits=LIMITS) == 7.0
 
 
-def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate() -> None:
+def test_a_deadline_that_surely_cannot_be_met_is_refused_with_the_time() -> None:
     with pytest.raises(DeadlineError, match=r"estimated 7.00 s must be within the 6.50 s left"):
         admit(
-            _demand(timeout_s=6.5),
-            [_held(20.0, due_s=1.0)],
+            _demand(timeout_s=6.5, step_s=0.25),
+            [_held(20.0, due_s=1.0, least_s=5.0)],
             rate_units_s=4.0,
             now_s=0.0,
             limits=LIMITS,
         )
+
+
+def test_an_estimate_that_is_not_sure_turns_nobody_away() -> None:
+    estimate_s = admit(
+        _demand(timeout_s=6.5),
+        [_held(20.0, due_s=1.0)],
+        rate_units_s=4.0,
+        now_s=0.0,
+        limits=LIMITS,
+    )
+
+    assert estimate_s == 7.0
 
 
 def test_without_a_measured_rate_there_is_no_estimate() -> None:

@@ -1,10 +1,79 @@
-"""What a roster remembers is bounded."""
+"""What a roster remembers is bounded, and what it lets in by that."""
 
 import time
 
-from pipeline.denoising.batching import BatchingLimits
+import pytest
+import torch
+from hand_clock import HandClock
+
+from pipeline.denoising.batching import BatchingLimits, Demand
 from pipeline.denoising.roster import Roster
-from pipeline.request import ImageSize
+from pipeline.denoising.work import Admission, Work
+from pipeline.errors import DeadlineError
+from pipeline.request import ImageSize, Priority
+
+SMALL, LARGE = ImageSize(64, 64), ImageSize(512, 512)
+
+
+class LetInError(Exception):
+    """The roster lets a request in."""
+
+
+def ask(roster: Roster, size: ImageSize, *, timeout_s: float) -> None:
+    """Ask for eight steps; `LetInError` is raised if they are let in."""
+
+    def build(admission: Admission) -> Work:
+        raise LetInError
+
+    demand = Demand(1.0, 8, Priority.INTERACTIVE, timeout_s)
+    roster.let_in("a", size, demand, torch.zeros(1, 1), lambda outcome: None, build)
+
+
+def measured(clock: HandClock, *seconds: float, size: ImageSize = LARGE) -> Roster:
+    roster = Roster(BatchingLimits(), clock)
+    for each in (1.0, *seconds):  # the first of a size says nothing
+        roster.measure([size], 1.0, each)
+    return roster
+
+
+def test_what_takes_too_long_is_refused() -> None:
+    with pytest.raises(DeadlineError, match=r"estimated 8\.00 s"):
+        ask(measured(HandClock(), 1.0), LARGE, timeout_s=7.0)
+
+
+def test_a_slow_moment_does_not_refuse_a_size_for_good() -> None:
+    clock = HandClock()
+    roster = measured(clock, *[0.1] * 20, *[40.0] * 3)
+    with pytest.raises(DeadlineError):
+        ask(roster, LARGE, timeout_s=1.0)
+
+    clock.advance(300)
+
+    with pytest.raises(LetInError):
+        ask(roster, LARGE, timeout_s=1.0)
+
+
+def test_one_slow_step_says_little() -> None:
+    roster = measured(HandClock(), *[0.1] * 20, 40.0)
+
+    assert roster.backlog().forward_times[LARGE].seconds == pytest.approx(0.16)
+
+
+def test_other_sizes_say_nothing_sure_of_one() -> None:
+    roster = measured(HandClock(), 1.0, size=SMALL)
+
+    with pytest.raises(LetInError):
+        ask(roster, LARGE, timeout_s=0.1)
+
+
+def test_a_measurement_says_how_old_it_is() -> None:
+    clock = HandClock()
+    roster = measured(clock, 1.0)
+    clock.advance(7)
+
+    backlog = roster.backlog()
+
+    assert (backlog.rate_age_s, backlog.forward_times[LARGE].age_s) == (7, 7)
 
 
 def test_the_sizes_that_were_drawn_last_are_remembered() -> None:
