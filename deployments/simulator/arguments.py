@@ -2,9 +2,10 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cluster.accelerators import Precision
 from cluster.errors import ClusterError
@@ -13,6 +14,16 @@ from cluster.scaling import ScalingPolicy
 from deployments.routing.decisions import RequestFacts
 from deployments.simulator.errors import PlanError
 from deployments.simulator.plans import PoolPlan, ServicePlan, plan_pool
+from deployments.simulator.rules import (
+    MAX_REQUESTS,
+    read_count,
+    read_duration,
+    read_number,
+    read_positive,
+    read_share,
+    read_side,
+    read_steps,
+)
 from deployments.simulator.stage_sizes import plan_stages
 from deployments.simulator.trace_file import read_trace
 from deployments.simulator.traces import Rate, Trace, burst, diurnal, draw_trace, steady
@@ -66,7 +77,7 @@ def parse_mix(text: str) -> dict[tuple[int, int], float]:
     """Read `WIDTHxHEIGHT[:WEIGHT],...` into weights by height and width.
 
     Raises:
-        ArgumentTypeError: If it is not of that form, or a side does not divide by 16.
+        ArgumentTypeError: If it is not of that form, or no such picture can be drawn.
     """
     mix: dict[tuple[int, int], float] = {}
     for item in text.split(","):
@@ -75,11 +86,28 @@ def parse_mix(text: str) -> dict[tuple[int, int], float]:
             raise argparse.ArgumentTypeError(
                 f"sizes must be WIDTHxHEIGHT[:WEIGHT],..., got {item!r}"
             )
-        width, height = int(found[1]), int(found[2])
-        if width % 16 or height % 16:
-            raise argparse.ArgumentTypeError(f"a side must divide by 16, got {item!r}")
-        mix[height, width] = float(found[3] or 1.0)
+        width, height = _read_side(found[1]), _read_side(found[2])
+        mix[height, width] = _read_weight(found[3] or "1")
     return mix
+
+
+_T = TypeVar("_T")
+
+
+def to_argument(read: Callable[[str], _T], subject: str = "") -> Callable[[str], _T]:
+    """Have argparse say which rule a value breaks: of a plain ValueError it drops the message."""
+
+    def read_argument(text: str) -> _T:
+        try:
+            return read(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(f"{subject}{exc}") from exc
+
+    return read_argument
+
+
+_read_side = to_argument(read_side, "a side ")
+_read_weight = to_argument(read_positive, "a weight ")
 
 
 def parse_tile(text: str) -> TilingOptions:
@@ -96,26 +124,39 @@ def parse_tile(text: str) -> TilingOptions:
     return TilingOptions(int(text) // LATENT_SCALE, overlap // LATENT_SCALE)
 
 
+_NUMBER: Final = to_argument(read_number)
+_POSITIVE: Final = to_argument(read_positive)
+_SHARE: Final = to_argument(read_share)
+
+
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what `zimage-serve plan` can be asked."""
     load = parser.add_argument_group("the load")
     load.add_argument("--trace", type=Path, help="requests from a .csv or .jsonl file")
-    load.add_argument("--rate", type=float, default=10.0, help="requests a second (%(default)s)")
+    load.add_argument("--rate", type=_NUMBER, default=10.0, help="requests a second (%(default)s)")
     load.add_argument(
         "--size",
         type=parse_mix,
         default="1024x1024",
         help="WIDTHxHEIGHT[:WEIGHT],... (%(default)s)",
     )
-    load.add_argument("--steps", type=int, default=8, help="num_inference_steps (%(default)s)")
-    load.add_argument("--timeout", type=float, default=60.0, help="deadline, s (%(default)s)")
-    load.add_argument("--duration", type=float, default=300.0, help="seconds (%(default)s)")
-    load.add_argument("--burst", type=float, help="for a fifth of the time, so many times the rate")
-    load.add_argument("--diurnal", type=float, help="swing of one wave over the time, 0 to 1")
-    load.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
+    load.add_argument(
+        "--steps", type=to_argument(read_steps), default=8, help="num_inference_steps (%(default)s)"
+    )
+    load.add_argument("--timeout", type=_POSITIVE, default=60.0, help="deadline, s (%(default)s)")
+    load.add_argument(
+        "--duration", type=to_argument(read_duration), default=300.0, help="seconds (%(default)s)"
+    )
+    load.add_argument(
+        "--burst", type=_NUMBER, help="for a fifth of the time, so many times the rate"
+    )
+    load.add_argument("--diurnal", type=_SHARE, help="swing of one wave over the time, 0 to 1")
+    load.add_argument(
+        "--seed", type=to_argument(read_count), default=0, help="of the arrivals (%(default)s)"
+    )
     _add_pool_arguments(parser)
-    parser.add_argument("--p95", type=float, default=3.0, help="target, s (%(default)s)")
-    parser.add_argument("--within", type=float, default=0.99, help="target within deadline, share")
+    parser.add_argument("--p95", type=_POSITIVE, default=3.0, help="target, s (%(default)s)")
+    parser.add_argument("--within", type=_SHARE, default=0.99, help="target within deadline, share")
     parser.add_argument("--plot", type=Path, help="write a PNG")
 
 
@@ -131,7 +172,7 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
         "--offer", type=parse_pool, action="append", default=[], help="search over these; repeat"
     )
     pools.add_argument(
-        "--start-up", type=float, default=180.0, help="of a replica, s (%(default)s)"
+        "--start-up", type=_NUMBER, default=180.0, help="of a replica, s (%(default)s)"
     )
     pools.add_argument(
         "--tile",
@@ -145,7 +186,7 @@ def build_trace(options: argparse.Namespace) -> Trace:
     """Make or read the trace.
 
     Raises:
-        PlanError: If the file is wrong, or there is no request.
+        PlanError: If the file is wrong, or there is no request, or there are too many.
     """
     trace = _read_or_draw(options)
     if not len(trace):
@@ -156,6 +197,9 @@ def build_trace(options: argparse.Namespace) -> Trace:
 def _read_or_draw(options: argparse.Namespace) -> Trace:
     if options.trace is not None:
         return read_trace(options.trace)
+    expected = options.rate * max(1.0, options.burst or 0.0) * options.duration
+    if expected > MAX_REQUESTS:
+        raise PlanError(f"--rate for --duration must be at most {MAX_REQUESTS}, got {expected:g}")
     mix = {
         RequestFacts(height, width, options.steps, timeout_s=options.timeout): weight
         for (height, width), weight in options.size.items()

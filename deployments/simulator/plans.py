@@ -1,15 +1,18 @@
 """What is simulated: pools of denoisers, the stages around them, prices and start-up times."""
 
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import Final
 
 from cluster.accelerators import Precision, get_accelerator
+from cluster.cost import UNIT_TOKENS, Z_IMAGE
 from cluster.memory import max_denoiser_pixels
 from cluster.profiles import CONSUMER_16GB, GpuProfile
 from cluster.scaling import ScalingPolicy
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
 from deployments.simulator.errors import PlanError
+from pipeline.denoising.transformer import SharingLimits
 from pipeline.request import LATENT_SCALE, RenderPath
 from pipeline.tiled_passes import TilingOptions
 
@@ -28,6 +31,10 @@ EXAMPLE_PRICES: Final = {
 FORWARD_OVERHEAD_S: Final = {Precision.BF16: 0.0034, Precision.FP8: 0.0054, Precision.FP32: 0.0}
 """Of each forward, whatever its size: fitted to one H200 at 512 and 1024 px."""
 
+GPU_SHARING: Final = SharingLimits(solo_rows=1024, max_rows=4096)
+CPU_SHARING: Final = SharingLimits(solo_rows=512, max_rows=1024)
+"""Which pictures of a step share a forward: those of `PackedTransformer`."""
+
 _REFERENCE_UNITS: Final = 4.31
 """Units of a 1024x1024 forward, at which accelerators' rates were taken."""
 
@@ -43,12 +50,30 @@ class PoolPlan:
     scaling: ScalingPolicy
     forward_overhead_s: float = 0.0
     step_units: float = 8.0
-    """Cost units of one step of the step loop, that is how much shares a forward."""
+    """Cost units of one step of the step loop."""
+    sharing: SharingLimits = GPU_SHARING
+    shared_overhead_s: float | None = None
+    """What of a forward is paid once by all that share it; None is `forward_overhead_s`."""
 
     def forward_s(self, units: float) -> float:
         """Return how long one forward takes."""
         unit_s = 1 / self.units_per_s - self.forward_overhead_s / _REFERENCE_UNITS
         return units * unit_s + self.forward_overhead_s
+
+    def overhead_s(self, units: float) -> float:
+        """Return what a forward pays once for all that share it: 0 if it is never shared."""
+        if count_rows(units) >= self.sharing.solo_rows:
+            return 0.0
+        overhead_s = self.shared_overhead_s
+        overhead_s = self.forward_overhead_s if overhead_s is None else overhead_s
+        return min(overhead_s, self.forward_s(units))
+
+
+def count_rows(units: float) -> int:
+    """Return the tokens, a usual prompt's among them, of a forward that costs so many units."""
+    tflop = units * Z_IMAGE.tflop(UNIT_TOKENS)
+    linear, quadratic = Z_IMAGE.linear_tflop, Z_IMAGE.quadratic_tflop
+    return round((sqrt(linear**2 + 4 * quadratic * tflop) - linear) / (2 * quadratic))
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class SimulatedPool:
     def start(self, now_s: float) -> float:
         """Ask for one more replica and return when it takes work."""
         self._serial += 1
-        replica = SimulatedReplica(self._serial, self.plan.step_units, now_s)
+        replica = SimulatedReplica(self._serial, self.plan, now_s)
         ready_s = now_s + self.traits.start_up_s
         self.starting.append((ready_s, replica))
         return ready_s
@@ -164,7 +164,7 @@ class SimulatedPool:
     def join_warm(self, now_s: float) -> None:
         """Add a replica that is there from the beginning."""
         self._serial += 1
-        self._join(SimulatedReplica(self._serial, self.plan.step_units, now_s))
+        self._join(SimulatedReplica(self._serial, self.plan, now_s))
 
     def _join(self, replica: SimulatedReplica) -> SimulatedReplica:
         self.replicas.append(replica)
@@ -259,6 +259,20 @@ class SimulatedPool:
         replica.num_interactive += 1
         replica.interactive_free_s += own_s
         self._sum_interactive_free_s += own_s
+
+    def settle(self, replica: SimulatedReplica) -> None:
+        """Take off what pictures that shared forwards did not cost: they were charged as alone."""
+        interactive_s, batch_s = replica.loop.take_saved_s()
+        saved_s = interactive_s + batch_s
+        if not saved_s:
+            return
+        replica.free_s -= saved_s
+        self._sum_free_s -= saved_s
+        self.busy_s -= saved_s
+        replica.interactive_free_s -= interactive_s
+        self._sum_interactive_free_s -= interactive_s
+        if self._keeps_order:
+            self._put_in_order(replica)
 
     def release(self, replica: SimulatedReplica, now_s: float, *, is_batch: bool) -> None:
         """Account for work that a replica has done."""

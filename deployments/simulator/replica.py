@@ -1,5 +1,6 @@
 """One simulated replica of a denoiser pool."""
 
+from deployments.simulator.plans import PoolPlan
 from deployments.simulator.step_loop import StepLoop
 
 
@@ -17,11 +18,11 @@ class SimulatedReplica:
         "version",
     )
 
-    def __init__(self, serial: int, step_units: float, started_s: float) -> None:
+    def __init__(self, serial: int, plan: PoolPlan, started_s: float) -> None:
         self.serial = serial
         self.started_s = started_s
         """When its node was asked for: from then on it is paid."""
-        self.loop = StepLoop(step_units)
+        self.loop = StepLoop(plan.step_units, plan.sharing)
         self.free_s = 0.0
         """When it will have done all it holds, if nothing more comes."""
         self.interactive_free_s = 0.0

@@ -39,6 +39,13 @@ class Target:
     max_utilization: float = 0.92
     """Of the denoisers' capacity: above, a queue that a longer trace would show may be growing."""
 
+    def for_trace(self, trace: Trace) -> "Target":
+        """Return it without a bound on utilization if no queue can grow past `p95_s`.
+
+        That is so if all requests come within it: such a trace is not part of a longer one.
+        """
+        return replace(self, max_utilization=1.0) if trace.duration_s <= self.p95_s else self
+
     def is_met(self, report: Report) -> bool:
         """Whether it does."""
         is_fast = report.worst_p95_s <= self.p95_s and report.attainment >= self.attainment
@@ -84,9 +91,11 @@ def search_mix(plan: ServicePlan, trace: Trace, target: Target, tell: Callable[[
     Raises:
         PlanError: If no mix of up to four times the bare load meets the target.
     """
+    target = target.for_trace(trace)
     best: Mix | None = None
     for first, second, share in _directions(plan.pools):
-        least = {second.traits.name: ceil(share * bare_load(second, trace))} if share else {}
+        load = bare_load(second, trace, target.p95_s)
+        least = {second.traits.name: ceil(share * load)} if share else {}
         mix = _find_smallest(plan, trace, target, first, least, share, best)
         if mix is not None:
             best = mix
@@ -99,12 +108,18 @@ def search_mix(plan: ServicePlan, trace: Trace, target: Target, tell: Callable[[
     return best
 
 
-def bare_load(pool: PoolPlan, trace: Trace) -> float:
-    """Return how many replicas of the pool the trace would keep busy, if it drew everything."""
+def bare_load(pool: PoolPlan, trace: Trace, least_s: float = 0.0) -> float:
+    """Return how many replicas of the pool the trace would keep busy, if it drew everything.
+
+    Args:
+        pool: One of the pools.
+        trace: The load.
+        least_s: Time that the work may take where the trace is shorter.
+    """
     counts = np.bincount(trace.kind_of, minlength=len(trace.kinds))
     works = [estimate_work(facts, pool.traits) for facts in trace.kinds]
     busy_s = [work.num_forwards * pool.forward_s(work.units / work.num_forwards) for work in works]
-    return float(np.dot(counts, busy_s)) / trace.duration_s
+    return float(np.dot(counts, busy_s)) / max(trace.duration_s, least_s)
 
 
 def _directions(pools: Sequence[PoolPlan]) -> Iterator[tuple[PoolPlan, PoolPlan, float]]:
@@ -125,14 +140,14 @@ def _find_smallest(
     best: Mix | None,
 ) -> Mix | None:
     """Bisect on the size of one pool beside the others, below the price of the best mix."""
-    load = bare_load(pool, trace)
+    load = bare_load(pool, trace, target.p95_s)
     # The others are sized for their share of the bare load; the rest must stay below the target's
     # utilization. A little less is tried too: tiles and full images do not cost the same.
     rest = max(0.0, 1 / target.max_utilization - share)
     low, high = int(0.95 * rest * load), ceil(MAX_FACTOR * load) + 1
     if best is not None:
         left = best.price_per_hour - _price(plan, others)
-        high = min(high, ceil(left / pool.price_per_hour) - 1)
+        high = min(high, _count_below(left, pool, most=high))
     found: Mix | None = None
     while low <= high:
         # The answer is near the load: bisect from there, not from the middle.
@@ -145,6 +160,13 @@ def _find_smallest(
         else:
             low = middle + 1
     return found
+
+
+def _count_below(price: float, pool: PoolPlan, *, most: int) -> int:
+    """Return how many replicas cost less than that; of a pool that costs nothing, the most."""
+    if price <= 0:
+        return -1
+    return ceil(price / pool.price_per_hour) - 1 if pool.price_per_hour else most
 
 
 def _price(plan: ServicePlan, counts: Counts) -> float:

@@ -11,7 +11,7 @@ from deployments.routing.decisions import PassWork, Refusal, RefusalKind
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.dispatch import Assignment, Dispatcher, plan_turns
 from deployments.simulator.outcome import Outcome, PartBill
-from deployments.simulator.plans import ServicePlan
+from deployments.simulator.plans import ServicePlan, count_rows
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
 from deployments.simulator.scaler import Scaler
@@ -201,13 +201,23 @@ class Simulation:
         due_s, is_batch = now_s + min(PATIENCE * own_s, timeout_s), self._is_batch(request)
         pool.charge(replica, own_s, now_s, is_batch=is_batch)
         part = HeldPart(
-            request, turn.num_steps, turn.tile_units, forward_s, due_s, is_batch=is_batch
+            request,
+            turn.num_steps,
+            turn.tile_units,
+            forward_s,
+            due_s,
+            is_batch=is_batch,
+            num_rows=count_rows(turn.tile_units),
+            overhead_s=pool.plan.overhead_s(turn.tile_units) * self._slowness[request],
         )
         replica.version += 1
-        self._push(replica.loop.add(part, now_s), pool, replica, replica.version)
+        next_s = replica.loop.add(part, now_s)
+        pool.settle(replica)
+        self._push(next_s, pool, replica, replica.version)
 
     def _finish(self, pool: SimulatedPool, replica: SimulatedReplica, now_s: float) -> None:
         part = replica.loop.finish()
+        pool.settle(replica)
         replica.version += 1
         if part is not None:
             pool.release(replica, now_s, is_batch=part.is_batch)
@@ -229,7 +239,7 @@ class Simulation:
         self._answer(request, now_s)
         facts = self._kinds[self._kind_of[request]]
         num_forwards = facts.num_inference_steps * facts.forwards_per_step
-        pool.learn(part.forward_units * num_forwards, num_forwards, part.forward_s * num_forwards)
+        pool.learn(part.forward_units * num_forwards, num_forwards, num_forwards * part.took_s)
 
     def _go_on(self, request: int, now_s: float) -> None:
         pool, turns = self._later_turns[request]

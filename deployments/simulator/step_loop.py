@@ -4,16 +4,25 @@ Who shares a step is chosen as the engine chooses (`pipeline.denoising.batching`
 passed over too often, then interactive work, then by due time, as many as the budget of a step
 allows. Whoever comes while a step runs joins the next one. Between two changes of company all that
 run advance one forward a step, so a change is the only event.
+
+Of those that run, small ones share a forward as the transformer groups them
+(`pipeline.denoising.packing`), and pay its overhead once.
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from math import ceil
 from operator import attrgetter
 from typing import Final
 
 from pipeline.denoising.batching import BatchingLimits
+from pipeline.denoising.packing import group_forwards
+from pipeline.denoising.transformer import SharingLimits
 
 _LIMITS: Final = BatchingLimits()
+
+NEVER_SHARED: Final = SharingLimits(solo_rows=0, max_rows=0)
+"""Each item has a forward of its own."""
 
 
 class HeldPart:
@@ -24,9 +33,14 @@ class HeldPart:
         "forward_units",
         "forwards_left",
         "is_batch",
+        "num_forwards",
+        "num_rows",
+        "overhead_s",
         "passed_over",
         "rank",
         "request",
+        "saved_s",
+        "step_saved_s",
     )
 
     def __init__(
@@ -38,15 +52,30 @@ class HeldPart:
         due_s: float,
         *,
         is_batch: bool,
+        num_rows: int = 0,
+        overhead_s: float = 0.0,
     ) -> None:
         self.request = request
-        self.forwards_left = num_forwards
+        self.num_forwards = self.forwards_left = num_forwards
         self.forward_units = forward_units
         self.forward_s = forward_s
+        """Of one that it has to itself."""
         self.is_batch = is_batch
+        self.num_rows = num_rows
+        """Tokens of a forward."""
+        self.overhead_s = overhead_s
+        """What of a forward is paid once by all that share it."""
+        self.step_saved_s = 0.0
+        """By its present company, a step."""
+        self.saved_s = 0.0
         self.passed_over = 0
         """Steps taken by others since its own last step, or since it came."""
         self.rank = (is_batch, due_s, request)
+
+    @property
+    def took_s(self) -> float:
+        """What one forward has taken in the mean, once all are done."""
+        return self.forward_s - self.saved_s / self.num_forwards
 
 
 _RANK = attrgetter("rank")
@@ -56,13 +85,24 @@ _ROUNDING = 1e-9
 class StepLoop:
     """What one replica holds, and how far it is."""
 
-    __slots__ = ("_begun_s", "_num_steps", "_running", "_step_s", "_step_units", "held")
+    __slots__ = (
+        "_begun_s",
+        "_num_steps",
+        "_running",
+        "_saved_s",
+        "_sharing",
+        "_step_s",
+        "_step_units",
+        "held",
+    )
 
-    def __init__(self, step_units: float) -> None:
+    def __init__(self, step_units: float, sharing: SharingLimits = NEVER_SHARED) -> None:
         self.held: list[HeldPart] = []
         """Most urgent first."""
         self._running: list[HeldPart] = []
         self._step_units = step_units
+        self._sharing = sharing
+        self._saved_s = [0.0, 0.0]
         self._step_s = 1.0
         self._num_steps = 0.0
         """That this company takes, unless somebody comes."""
@@ -97,6 +137,12 @@ class StepLoop:
             self._rearrange()
         return self._begun_s + self._num_steps * self._step_s
 
+    def take_saved_s(self) -> tuple[float, float]:
+        """Return what sharing has saved interactive and batch work since it was last asked."""
+        interactive_s, batch_s = self._saved_s
+        self._saved_s = [0.0, 0.0]
+        return interactive_s, batch_s
+
     def _advance(self, num_steps: float) -> None:
         num_steps = min(num_steps, self._num_steps)
         if num_steps <= 0:
@@ -109,16 +155,22 @@ class StepLoop:
         for part in self._running:
             part.forwards_left -= num_steps
             part.passed_over = 0
+            if part.step_saved_s:
+                saved_s = num_steps * part.step_saved_s
+                part.saved_s += saved_s
+                self._saved_s[part.is_batch] += saved_s
 
     def _rearrange(self) -> None:
         held = self.held
         if len(held) == 1:
             self._running = held[:]
+            held[0].step_saved_s = 0.0
             self._step_s = held[0].forward_s
             self._num_steps = held[0].forwards_left
             return
         self._running = running = choose_step(held, self._step_units)
-        self._step_s = sum(part.forward_s for part in running)
+        share_overheads(running, self._sharing)
+        self._step_s = sum(part.forward_s - part.step_saved_s for part in running)
         self._num_steps = min(part.forwards_left for part in running)
         if len(running) < len(held):
             self._num_steps = min(self._num_steps, self._count_steps_to_a_turn())
@@ -127,6 +179,21 @@ class StepLoop:
         """Return the steps until somebody has been passed over too often, or has had its turn."""
         longest = max(part.passed_over for part in self.held)
         return max(1, _LIMITS.steps_to_a_turn(len(self.held)) - longest)
+
+
+def share_overheads(running: Sequence[HeldPart], sharing: SharingLimits) -> None:
+    """Say of each what the company in its forward saves it: all pay the longest overhead once."""
+    for part in running:
+        part.step_saved_s = 0.0
+    sharers = [part for part in running if part.overhead_s]
+    if len(sharers) < 2:
+        return
+    rows = [part.num_rows for part in sharers]
+    for group in group_forwards(rows, solo_rows=sharing.solo_rows, max_rows=sharing.max_rows):
+        overheads_s = [sharers[index].overhead_s for index in group]
+        saved_s = (sum(overheads_s) - max(overheads_s)) / len(group)
+        for index in group:
+            sharers[index].step_saved_s = saved_s
 
 
 def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:

@@ -5,7 +5,8 @@
 One Poisson trace is sent to the service and to the simulator. The plan's times are those that the
 stages took meanwhile, by size, without any wait: for the denoiser what its replica had measured of
 its own forwards when a request came. So the machine may be slower then than at another time, and
-what is compared is what the simulator makes of these times. Also: how far the answers' estimates
+what is compared is what the simulator makes of these times. What pictures save that share a forward
+is measured before, with the model alone. Also: how far the answers' estimates
 are off, of pictures that are drawn alone after the first twenty. The pictures are the embedded
 model's, each stage on one thread, so that two cores hold the denoiser and the stages around it.
 Ends with 1 if a mean, a median or an estimate is off by more than `--bound`.
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
 from service import run_service
+from shared_forwards import measure_overhead_share
 
 from cluster.cost import full_image_units
 from cluster.scaling import ScalingPolicy
@@ -40,7 +42,7 @@ from deployments.routing.decisions import RequestFacts
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
 from deployments.simulator.dispatch import CostDispatcher
-from deployments.simulator.plans import PoolPlan, ServicePlan, StagePlan
+from deployments.simulator.plans import CPU_SHARING, PoolPlan, ServicePlan, StagePlan
 from deployments.simulator.simulation import Simulation
 from deployments.simulator.traces import Trace, draw_trace, steady
 from pipeline.request import RenderPath
@@ -120,6 +122,10 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=1, help="denoisers")
     parser.add_argument("--bound", type=float, default=0.15)
     options = parser.parse_args()
+    overhead_share = measure_overhead_share(sorted(MIX))
+    print(
+        f"each further picture in a forward saves {overhead_share:.0%} of the smallest one's time"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = folder / "zimage.yaml"
@@ -135,7 +141,8 @@ def main() -> int:
     alone += after
     _print_times("alone", alone)
     _print_times("in the trace", sent)
-    foretold_s = _simulate(_build_plan(sent, alone, options.replicas), trace, sent)
+    plan = _build_plan(sent, alone, options.replicas, overhead_share)
+    foretold_s = _simulate(plan, trace, sent)
     return _report(np.array([each.wall_s for each in sent]), foretold_s, alone, options.bound)
 
 
@@ -184,7 +191,9 @@ def _mean_by_size(timings: Sequence[Timing], name: str) -> dict[tuple[int, int],
     }
 
 
-def _build_plan(sent: Sequence[Timing], alone: Sequence[Timing], num_replicas: int) -> ServicePlan:
+def _build_plan(
+    sent: Sequence[Timing], alone: Sequence[Timing], num_replicas: int, overhead_share: float
+) -> ServicePlan:
     # Of logarithms, since the simulator draws a picture's time around its median.
     denoise_s = {
         size: statistics.geometric_mean(each.own_s for each in sent if each.size == size)
@@ -202,6 +211,9 @@ def _build_plan(sent: Sequence[Timing], alone: Sequence[Timing], num_replicas: i
         price_per_hour=0.0,
         scaling=bounds,
         forward_overhead_s=overhead_s,
+        sharing=CPU_SHARING,
+        # Not the line's intercept: units count more of a prompt than these pictures have.
+        shared_overhead_s=overhead_share * min(forward_s.values()),
     )
     encode_s = statistics.fmean(each.encode_s for each in sent)
     one = ScalingPolicy(1, 1)

@@ -100,9 +100,65 @@ def test_a_plot_is_a_png_of_four_panels(tmp_path: Path) -> None:
         (["--offer", "H100:fp8", "--p95", "0.01"], "error: a mix must reach p95 0.01 s"),
         (["--duration", "0", "--pool", "H100:bf16x1"], "error: a trace must have requests"),
         (["--pool", "H100:bf16x0"], "error: a pool must have replicas"),
+        (["--rate", "1e30"], "error: --rate for --duration must be at most 100000000, got 4e+31"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(arguments: list[str], message: str) -> None:
     exit_code, lines = plan(*arguments)
     assert exit_code == 1
     assert lines[-1].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "-1"], "argument --rate: must be a number of at least 0, got '-1'"),
+        (["--rate", "nan"], "argument --rate: must be a number of at least 0, got 'nan'"),
+        (["--steps", "0"], "argument --steps: must be a whole number in [1, 50], got '0'"),
+        (["--size", "1024x0"], "argument --size: a side must be positive and divide by 16"),
+        (["--size", "512x512:0"], "argument --size: a weight must be a number above 0, got '0'"),
+        (["--timeout", "0"], "argument --timeout: must be a number above 0, got '0'"),
+        (["--duration", "1e9"], "argument --duration: must be a number in [0, 2.6784e+06]"),
+        (["--burst", "-2"], "argument --burst: must be a number of at least 0, got '-2'"),
+        (["--diurnal", "2"], "argument --diurnal: must be a number in [0, 1], got '2'"),
+        (["--seed", "-1"], "argument --seed: must be a whole number of at least 0, got '-1'"),
+        (["--p95", "nan"], "argument --p95: must be a number above 0, got 'nan'"),
+        (["--within", "99"], "argument --within: must be a number in [0, 1], got '99'"),
+        (["--start-up", "inf"], "argument --start-up: must be a number of at least 0, got 'inf'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_by_its_name(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        plan(*arguments)
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["5,1024,1024\n", "5,1024,1024\n" * 40, "1750000000,512,512\n1750000001,512,512\n"],
+    ids=["one request", "all at once", "times of the epoch"],
+)
+def test_a_mix_is_found_for_a_trace_that_is_no_queue(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"time_s,height,width\n{rows}", encoding="utf-8")
+    exit_code, lines = plan("--trace", str(path), "--offer", "H100:fp8")
+    assert exit_code == 0, lines
+    assert any(line.startswith("cheapest: ") for line in lines)
+
+
+def test_one_request_takes_one_card(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time_s,height,width\n0,2048,2048\n", encoding="utf-8")
+    _, lines = plan("--trace", str(path), "--offer", "H100:fp8", "--p95", "10")
+    assert "cheapest: 1 x h100-fp8" in lines
+
+
+@pytest.mark.parametrize("offers", [("H100:fp8=2", "H200:fp8=0"), ("H200:fp8=0", "H100:fp8=2")])
+def test_an_offer_that_costs_nothing_is_the_cheapest(offers: tuple[str, str]) -> None:
+    exit_code, lines = plan("--offer", offers[0], "--offer", offers[1])
+    cheapest = [line for line in lines if line.startswith("cheapest: ")]
+    assert exit_code == 0
+    assert cheapest[0].endswith(" x h200-fp8")
+    assert "h100" not in cheapest[0]

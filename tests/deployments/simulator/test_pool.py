@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -6,6 +9,7 @@ from deployments.backlog import ReplicaReport
 from deployments.routing.decisions import PassWork, Work
 from deployments.routing.pools import share_of_mean_wait
 from deployments.routing.replicas import choose_replica
+from deployments.simulator.plans import CPU_SHARING
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
 from deployments.simulator.step_loop import HeldPart
@@ -94,3 +98,24 @@ def test_a_replica_that_has_not_started_is_retired_first() -> None:
     pool.start(10.0)
     pool.retire(14.0)
     assert (pool.num_replicas, len(pool.starting), pool.paid_s) == (1, 0, 4.0)
+
+
+def test_a_backlog_does_not_keep_what_shared_forwards_saved() -> None:
+    pool = SimulatedPool(replace(big_pool(1, 1), sharing=CPU_SHARING))
+    pool.join_warm(0.0)
+    replica = pool.replicas[0]
+    next_s = 0.0
+    for request, num_forwards in enumerate((10, 20)):
+        pool.charge(replica, 0.1 * num_forwards, 0.0, is_batch=False)
+        held = HeldPart(
+            request, num_forwards, 1.0, 0.1, 9.0, is_batch=False, num_rows=96, overhead_s=0.02
+        )
+        next_s = replica.loop.add(held, 0.0)
+    assert next_s == pytest.approx(1.8)
+    replica.loop.finish()
+    pool.settle(replica)
+    pool.release(replica, next_s, is_batch=False)
+    pool.refresh(next_s)
+    assert pool.backlog_units == pytest.approx(1.0 * BIG_UNITS_PER_S)
+    assert pool.interactive_wait_s == pytest.approx(1.0)
+    assert pool.busy_s == pytest.approx(2.8)

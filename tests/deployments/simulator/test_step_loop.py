@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.simulator.step_loop import HeldPart, StepLoop, choose_step
+from deployments.simulator.plans import CPU_SHARING
+from deployments.simulator.step_loop import HeldPart, StepLoop, choose_step, share_overheads
 from pipeline.request import Priority
 
 
@@ -16,8 +17,19 @@ def part(
     forward_s: float = 0.1,
     due_s: float = 10.0,
     is_batch: bool = False,
+    num_rows: int = 96,
+    overhead_s: float = 0.0,
 ) -> HeldPart:
-    return HeldPart(request, num_forwards, forward_units, forward_s, due_s, is_batch=is_batch)
+    return HeldPart(
+        request,
+        num_forwards,
+        forward_units,
+        forward_s,
+        due_s,
+        is_batch=is_batch,
+        num_rows=num_rows,
+        overhead_s=overhead_s,
+    )
 
 
 def run_out(loop: StepLoop, next_s: float) -> list[tuple[int, float]]:
@@ -38,6 +50,34 @@ def test_small_requests_share_every_step() -> None:
     loop = StepLoop(8.0)
     loop.add(part(1), 0.0)
     assert run_out(loop, loop.add(part(2), 0.4)) == [(1, 1.2), (2, 1.6)]
+
+
+def test_small_requests_pay_the_overhead_of_a_forward_once() -> None:
+    loop = StepLoop(8.0, CPU_SHARING)
+    loop.add(part(1, overhead_s=0.02), 0.0)
+    next_s = loop.add(part(2, overhead_s=0.03), 0.0)
+    assert run_out(loop, next_s) == [(1, 1.44), (2, 1.44)]
+    assert loop.take_saved_s() == pytest.approx((8 * 0.02, 0.0))
+
+
+def test_what_leaves_its_company_pays_its_own_overhead_again() -> None:
+    loop = StepLoop(8.0, CPU_SHARING)
+    loop.add(part(1, num_forwards=1, overhead_s=0.02), 0.0)
+    next_s = loop.add(part(2, num_forwards=2, overhead_s=0.02), 0.0)
+    assert run_out(loop, next_s) == [(1, 0.18), (2, 0.28)]
+
+
+def test_a_request_that_fills_the_device_saves_nobody_its_overhead() -> None:
+    loop = StepLoop(8.0, CPU_SHARING)
+    loop.add(part(1, overhead_s=0.02, num_rows=512), 0.0)
+    next_s = loop.add(part(2, overhead_s=0.02), 0.0)
+    assert run_out(loop, next_s) == [(1, 1.6), (2, 1.6)]
+
+
+def test_a_forward_is_shared_up_to_its_most_rows() -> None:
+    parts = [part(number, overhead_s=0.03, num_rows=400) for number in range(3)]
+    share_overheads(parts, CPU_SHARING)
+    assert [each.step_saved_s for each in parts] == pytest.approx([0.015, 0.015, 0.0])
 
 
 def test_requests_too_large_for_one_step_run_one_after_another() -> None:
