@@ -1,11 +1,12 @@
 """The cheapest mix of pools that meets a target, by simulating mixes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import permutations
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.scaling import ScalingPolicy
 from deployments.routing.predictions import estimate_work
@@ -16,8 +17,12 @@ from deployments.simulator.report import Report, summarise
 from deployments.simulator.simulation import Simulation
 from deployments.simulator.traces import Trace
 
-SHARES = (0.0, 0.25, 0.5, 0.75)
-"""How much of the load the second pool of a pair is sized for; 0 is the first pool alone."""
+SHARES = (0.05, 0.25, 0.5, 0.75)
+"""How much of the load the second pool of a pair is sized for, in either order."""
+
+MAX_DESCENTS = 8
+"""So often is one replica added to or taken from the cheapest mix, and the other pool sized again:
+in a large cluster more would save little for their time."""
 
 MAX_FACTOR = 4.0
 """No mix of more than so many times the bare load is tried."""
@@ -91,15 +96,15 @@ def search_mix(plan: ServicePlan, trace: Trace, target: Target, tell: Callable[[
     Raises:
         PlanError: If no mix of up to four times the bare load meets the target.
     """
-    target = target.for_trace(trace)
-    best: Mix | None = None
-    for first, second, share in _directions(plan.pools):
+    search = _Search(plan, trace, target.for_trace(trace), tell)
+    for pool in plan.pools:
+        search.size(pool, {})
+    for first, second in permutations(plan.pools, 2):
         load = bare_load(second, trace, target.p95_s)
-        least = {second.traits.name: ceil(share * load)} if share else {}
-        mix = _find_smallest(plan, trace, target, first, least, share, best)
-        if mix is not None:
-            best = mix
-            tell(f"{format_counts(mix.counts)}: {mix.price_per_hour:,.2f} an hour")
+        for share in SHARES:
+            search.size(first, {second.traits.name: ceil(share * load)})
+    search.descend()
+    best = search.best
     if best is None:
         raise PlanError(
             f"a mix must reach p95 {target.p95_s} s and {target.attainment:.0%} in time, "
@@ -116,50 +121,119 @@ def bare_load(pool: PoolPlan, trace: Trace, least_s: float = 0.0) -> float:
         trace: The load.
         least_s: Time that the work may take where the trace is shorter.
     """
+    return float(busy_by_kind(pool, trace).sum()) / max(trace.duration_s, least_s)
+
+
+def busy_by_kind(pool: PoolPlan, trace: Trace) -> NDArray[np.float64]:
+    """Return how long a replica is busy with each kind of request.
+
+    Small pictures that share forwards do so without end: it is a lower bound.
+    """
     counts = np.bincount(trace.kind_of, minlength=len(trace.kinds))
     works = [estimate_work(facts, pool.traits) for facts in trace.kinds]
-    busy_s = [work.num_forwards * pool.forward_s(work.units / work.num_forwards) for work in works]
-    return float(np.dot(counts, busy_s)) / max(trace.duration_s, least_s)
+    units = [work.units / work.num_forwards for work in works]
+    busy_s = [
+        work.num_forwards * (pool.forward_s(each) - pool.overhead_s(each))
+        for work, each in zip(works, units, strict=True)
+    ]
+    return np.multiply(counts, busy_s, dtype=np.float64)
 
 
-def _directions(pools: Sequence[PoolPlan]) -> Iterator[tuple[PoolPlan, PoolPlan, float]]:
-    for pool in pools:
-        yield pool, pool, 0.0
-    for one, other in combinations(pools, 2):
-        for share in SHARES[1:]:
-            yield one, other, share
+class _Search:
+    """The cheapest mix so far, and how one is made cheaper."""
 
+    def __init__(
+        self, plan: ServicePlan, trace: Trace, target: Target, tell: Callable[[str], None]
+    ) -> None:
+        self.best: Mix | None = None
+        self._plan = plan
+        self._trace = trace
+        self._target = target
+        self._tell = tell
+        self._span_s = max(trace.duration_s, target.p95_s)
+        self._busy_s = {pool.traits.name: busy_by_kind(pool, trace) for pool in plan.pools}
+        self._tried: dict[frozenset[tuple[str, int]], Mix | None] = {}
 
-def _find_smallest(
-    plan: ServicePlan,
-    trace: Trace,
-    target: Target,
-    pool: PoolPlan,
-    others: Counts,
-    share: float,
-    best: Mix | None,
-) -> Mix | None:
-    """Bisect on the size of one pool beside the others, below the price of the best mix."""
-    load = bare_load(pool, trace, target.p95_s)
-    # The others are sized for their share of the bare load; the rest must stay below the target's
-    # utilization. A little less is tried too: tiles and full images do not cost the same.
-    rest = max(0.0, 1 / target.max_utilization - share)
-    low, high = int(0.95 * rest * load), ceil(MAX_FACTOR * load) + 1
-    if best is not None:
-        left = best.price_per_hour - _price(plan, others)
-        high = min(high, _count_below(left, pool, most=high))
-    found: Mix | None = None
-    while low <= high:
-        # The answer is near the load: bisect from there, not from the middle.
-        middle = min((low + high) // 2, ceil(low * 1.1))
-        counts = {**others, pool.traits.name: middle}
-        report = simulate_counts(plan, counts, trace) if sum(counts.values()) else None
-        if report is not None and target.is_met(report):
-            found = Mix(counts, report, _price(plan, counts))
-            high = middle - 1
-        else:
-            low = middle + 1
-    return found
+    def size(self, pool: PoolPlan, others: Counts) -> bool:
+        """Find how few of a pool will do beside the others; return whether that is the cheapest."""
+        mix = self._find_smallest(pool, others)
+        if mix is None:
+            return False
+        self.best = mix
+        self._tell(f"{format_counts(mix.counts)}: {mix.price_per_hour:,.2f} an hour")
+        return True
+
+    def descend(self) -> None:
+        """Go from the cheapest mix to its neighbours, as long as one is cheaper."""
+        for _ in range(MAX_DESCENTS):
+            if not any(self.size(pool, others) for pool, others in self._neighbours()):
+                return
+
+    def _neighbours(self) -> Iterator[tuple[PoolPlan, Counts]]:
+        counts = self.best.counts if self.best is not None else {}
+        present = {name for name, count in counts.items() if count}
+        for resized, other in permutations(self._plan.pools, 2):
+            name = other.traits.name
+            # A mix is of two pools at most.
+            if present and present <= {resized.traits.name, name}:
+                count = counts.get(name, 0)
+                yield from ((resized, {name: near}) for near in (count + 1, count - 1) if near > 0)
+
+    def _find_smallest(self, pool: PoolPlan, others: Counts) -> Mix | None:
+        """Bisect on the size of one pool beside the others, below the price of the best mix."""
+        low, high = self._bounds(pool, others)
+        if low > high:
+            return None
+        found: Mix | None = None
+        if self.best is not None:
+            # Most mixes are no cheaper: the largest one below the best price tells.
+            found = self._try(pool, others, high)
+            if found is None:
+                return None
+            high -= 1
+        while low <= high:
+            # The answer is near the load: bisect from there, not from the middle.
+            middle = min((low + high) // 2, ceil(low * 1.1))
+            mix = self._try(pool, others, middle)
+            if mix is None:
+                low = middle + 1
+            else:
+                found, high = mix, middle - 1
+        return found
+
+    def _bounds(self, pool: PoolPlan, others: Counts) -> tuple[int, int]:
+        # Arrivals come in no even stream, so a little less than must be busy in the mean is tried.
+        low = int(0.95 * self._count_beside(pool, others))
+        high = ceil(MAX_FACTOR * self._busy_s[pool.traits.name].sum() / self._span_s) + 1
+        if self.best is not None:
+            left = self.best.price_per_hour - _price(self._plan, others)
+            high = min(high, _count_below(left, pool, most=high))
+        return low, high
+
+    def _count_beside(self, pool: PoolPlan, others: Counts) -> float:
+        """Return how many of a pool are busy if the others draw what saves it most."""
+        left_s = self._busy_s[pool.traits.name].copy()
+        for name, count in others.items():
+            other_s = self._busy_s[name]
+            room_s = count * self._span_s * self._target.max_utilization
+            drawn = np.flatnonzero(other_s)
+            for kind in drawn[np.argsort(-left_s[drawn] / other_s[drawn])]:
+                share = min(1.0, room_s / other_s[kind])
+                left_s[kind] *= 1 - share
+                room_s -= share * other_s[kind]
+        return float(left_s.sum()) / self._span_s / self._target.max_utilization
+
+    def _try(self, pool: PoolPlan, others: Counts, count: int) -> Mix | None:
+        counts = {**others, pool.traits.name: count}
+        present = frozenset((name, number) for name, number in counts.items() if number)
+        if present not in self._tried:
+            self._tried[present] = self._simulate(counts) if present else None
+        return self._tried[present]
+
+    def _simulate(self, counts: Counts) -> Mix | None:
+        report = simulate_counts(self._plan, counts, self._trace)
+        is_met = self._target.is_met(report)
+        return Mix(counts, report, _price(self._plan, counts)) if is_met else None
 
 
 def _count_below(price: float, pool: PoolPlan, *, most: int) -> int:

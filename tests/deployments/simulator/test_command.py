@@ -162,3 +162,14 @@ def test_an_offer_that_costs_nothing_is_the_cheapest(offers: tuple[str, str]) ->
     assert exit_code == 0
     assert cheapest[0].endswith(" x h200-fp8")
     assert "h100" not in cheapest[0]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_card_of_another_kind_is_added_where_that_is_cheapest(order: int) -> None:
+    offers = ["H100:bf16=1.5", "GeForce-RTX-4090:fp8=0.9"][::order]
+    sizes = "512x512:0.5,2048x2048:0.5"
+    load = ("--rate", "6", "--duration", "60", "--size", sizes, "--p95", "6")
+    _, lines = plan(*load, "--offer", offers[0], "--offer", offers[1])
+    cheapest = next(line for line in lines if line.startswith("cheapest: "))
+    assert "1 x h100-bf16" in cheapest
+    assert "19 x geforce-rtx-4090-fp8" in cheapest

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from deployments.routing.decisions import RequestFacts
@@ -47,6 +49,14 @@ def test_small_cards_join_where_they_are_cheaper() -> None:
     mix = search_mix(plan, trace, Target(p95_s=3.0), lambda _: None)
     assert mix.counts["small"] > 0
     assert mix.counts["big"] > 0
+
+
+def test_a_size_that_a_trace_never_asks_for_is_nothing_to_a_search() -> None:
+    short = draw_trace(steady(4.0), 15.0, {RequestFacts(1024, 1024, 8): 1.0}, seed=4)
+    with_another = replace(short, kinds=(*short.kinds, RequestFacts(512, 512, 8)))
+    plan = service(big_pool(0, 0), small_pool(0, 0))
+    one, other = (search_mix(plan, each, TARGET, lambda _: None) for each in (short, with_another))
+    assert one.counts == other.counts
 
 
 def test_a_target_that_no_card_meets_is_said_to_be_one() -> None:
