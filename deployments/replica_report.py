@@ -33,11 +33,18 @@ def to_report(
 
 
 def to_rate(backlog: Backlog, guess: ReplicaRate) -> ReplicaRate:
-    """Express what was measured in the router's cost units."""
+    """Express what was measured in the router's cost units.
+
+    Small pictures make a GPU seem many times slower than large ones do, so what was measured of
+    other sizes does not say more than the guess how long an unknown one keeps the replica.
+    """
     if backlog.rate_units_s is None:
         return guess
     steps = sum(timing.num_steps for timing in backlog.forward_times.values())
-    overall = SmoothedRate(backlog.rate_units_s, max(1, steps), backlog.rate_age_s)
+    units_per_s = backlog.rate_units_s
+    if backlog.holds_unknown:
+        units_per_s = max(units_per_s, guess.overall.units_per_s)
+    overall = SmoothedRate(units_per_s, max(1, steps), backlog.rate_age_s)
     by_size: dict[int, SmoothedRate] = {}
     for size, timing in backlog.forward_times.items():
         units = full_image_units(size.height, size.width, 1)

@@ -64,6 +64,8 @@ class Backlog:
     """Cost units a second, smoothed over the last steps of warm sizes."""
     rate_age_s: float
     """Seconds since the last of them."""
+    holds_unknown: bool
+    """Whether something is held of whose size no speed was known when it came."""
     num_held: int
     warm_sizes: frozenset[ImageSize]
     forward_times: Mapping[ImageSize, ForwardTime]
@@ -244,6 +246,7 @@ class Roster:
                 ),
                 rate_units_s=self._rate_units_s,
                 rate_age_s=now_s - self._rated_s,
+                holds_unknown=any(work.admission.demand.step_s == 0 for work in held),
                 num_held=len(held),
                 warm_sizes=frozenset(self._warm_sizes),
                 forward_times={

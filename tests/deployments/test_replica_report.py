@@ -1,0 +1,36 @@
+from dataclasses import replace
+
+from cluster.rates import guess_rate
+from deployments.replica_report import to_rate
+from pipeline.denoising.roster import Backlog, ForwardTime
+from pipeline.request import ImageSize
+
+SMALL = ImageSize(64, 64)
+MEASURED = Backlog(
+    waiting_units=0.0,
+    running_units=200.0,
+    interactive_units=200.0,
+    rate_units_s=0.25,
+    rate_age_s=1.0,
+    holds_unknown=False,
+    num_held=1,
+    warm_sizes=frozenset({SMALL}),
+    forward_times={SMALL: ForwardTime(1 / 16, 8, age_s=2.0)},
+)
+GUESS = guess_rate(40.0)
+
+
+def test_what_was_measured_is_told_with_its_age() -> None:
+    rate = to_rate(MEASURED, GUESS)
+
+    [small] = rate.by_size.values()
+    assert (rate.overall.units_per_s, rate.overall.age_s) == (0.25, 1.0)
+    assert (small.units_per_s, small.age_s) == (0.25, 2.0)
+
+
+def test_small_pictures_say_little_of_how_long_large_ones_take() -> None:
+    assert to_rate(replace(MEASURED, holds_unknown=True), GUESS).overall.units_per_s == 40.0
+
+
+def test_until_something_is_measured_the_rate_is_the_guess() -> None:
+    assert to_rate(replace(MEASURED, rate_units_s=None), GUESS) is GUESS
