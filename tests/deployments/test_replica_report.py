@@ -1,5 +1,8 @@
 from dataclasses import replace
 
+import pytest
+
+from cluster.cost import full_image_units
 from cluster.rates import guess_rate
 from deployments.replica_report import to_rate
 from pipeline.denoising.roster import Backlog, ForwardTime
@@ -25,7 +28,8 @@ def test_what_was_measured_is_told_with_its_age() -> None:
 
     [small] = rate.by_size.values()
     assert (rate.overall.units_per_s, rate.overall.age_s) == (0.25, 1.0)
-    assert (small.units_per_s, small.age_s) == (0.25, 2.0)
+    assert small.units_per_s == pytest.approx(16 * full_image_units(64, 64, 1))
+    assert (small.num_reports, small.age_s) == (8, 2.0)
 
 
 def test_small_pictures_say_little_of_how_long_large_ones_take() -> None:
