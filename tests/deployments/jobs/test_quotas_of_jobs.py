@@ -82,13 +82,16 @@ async def test_a_key_without_batch_priority_gets_no_batch(
     assert answer.json()["error"]["param"] == "requests.0.priority"
 
 
-@pytest.mark.parametrize(("path", "body"), [("jobs", BODY), ("batches", BATCH)])
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [("jobs", BODY, "model"), ("batches", BATCH, "requests.0.model")],
+)
 async def test_a_model_that_a_key_may_not_use_is_not_found(
-    keyed_api: RunningApi, keys: dict[str, str], path: str, body: dict[str, Any]
+    keyed_api: RunningApi, keys: dict[str, str], path: str, body: dict[str, Any], param: str
 ) -> None:
     answer = await ask(keyed_api, keys["other"], path, body)
 
-    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, param)
 
 
 async def test_a_jobs_picture_is_below_its_keys_prefix(keyed_api: RunningApi) -> None:
