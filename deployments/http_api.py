@@ -97,7 +97,6 @@ class ImagesApi:
             telemetry={"tracing": False},
             # A redirect would be to the scheme that a gateway speaks here, and lose the key.
             redirect_slashes=False,
-            asks_for_keys=self._keys is not None,
         )
         app.post(
             GENERATIONS,

@@ -38,6 +38,7 @@ OPERATIONS = [
     ("/v1/images/jobs/{id}/events", "GET"),
     ("/v1/images/batches", "POST"),
     ("/v1/models", "GET"),
+    ("/v1/models/{id}", "GET"),
 ]
 TAKE_INPUT = [
     ("/v1/files/{key}", "GET"),

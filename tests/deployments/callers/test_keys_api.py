@@ -98,20 +98,6 @@ async def test_health_and_description_need_no_key(app: FastAPI, path: str) -> No
         assert (await client.get(path)).status_code == 200
 
 
-async def test_the_document_says_which_routes_want_a_key(app: FastAPI) -> None:
-    document = app.openapi()
-
-    wanting = {
-        path
-        for path, operations in document["paths"].items()
-        if all("security" in operation for operation in operations.values())
-    }
-    assert wanting == set(document["paths"]) - {"/healthz", "/readyz", "/v1/files/{key}"}
-    assert document["components"]["securitySchemes"] == {
-        "bearer": {"type": "http", "scheme": "bearer"}
-    }
-
-
 async def test_a_model_that_a_key_may_not_use_does_not_exist(
     app: FastAPI, keys: dict[str, str]
 ) -> None:
