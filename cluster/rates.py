@@ -14,9 +14,6 @@ from cluster.errors import CapacityError
 SMOOTHING: Final = 0.1
 """Weight of a report once ten have come; before, all weigh the same."""
 
-TRUST_HALF_LIFE_S: Final = 30.0
-"""After so long without a measurement, a slow one turns away only what needs twice the speed."""
-
 MAX_LOG_RATIO: Final = math.log(8.0)
 """How far a report after the first may seem off: a page fault is no change of speed."""
 
@@ -30,8 +27,8 @@ class SmoothedRate:
 
     units_per_s: float
     num_reports: int = 0
-    age_s: float = 0.0
-    """Seconds since the last of them."""
+    trust: float = 1.0
+    """How much of a time that they say is still believed; less the longer ago the last one is."""
 
     def observe(self, units_per_s: float) -> "SmoothedRate":
         """Take in one more rate."""
@@ -86,12 +83,7 @@ class ReplicaRate:
         rate = self.overall if known is None and not self.by_size else known
         if rate is None or not rate.num_reports:
             return 0.0
-        return trusted_s(units / rate.units_per_s, rate.age_s)
-
-
-def trusted_s(seconds: float, age_s: float) -> float:
-    """Return what is still believed of a time that was measured `age_s` ago."""
-    return seconds * math.exp2(-age_s / TRUST_HALF_LIFE_S)
+        return rate.trust * units / rate.units_per_s
 
 
 def guess_rate(units_per_s: float) -> ReplicaRate:
@@ -118,7 +110,7 @@ def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
     return SmoothedRate(
         math.exp(mean),
         sum(rate.num_reports for rate in rates),
-        min(rate.age_s for rate in rates),
+        max(rate.trust for rate in rates),
     )
 
 

@@ -195,7 +195,8 @@ class Generation:
         started: float,
         on_event: EventListener | None,
     ) -> DrawnImage:
-        seconds_left = order.timeout_s - (time.monotonic() - started)
+        deadline = started + order.timeout_s
+        seconds_left = deadline - time.monotonic()
         request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
         # A call's own pictures can fill a replica, and so can all that waited for its start.
         denoised = await try_again(
@@ -208,7 +209,7 @@ class Generation:
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         decoded = replace(provenance, fingerprint=file.fingerprint)
-        seconds_left = order.timeout_s - (time.monotonic() - started)
+        seconds_left = deadline - time.monotonic()
         key, store_s = await self._store_file(order, index, decoded, file, seconds_left)
         return DrawnImage(
             key=key,

@@ -44,11 +44,11 @@ def to_rate(backlog: Backlog, guess: ReplicaRate) -> ReplicaRate:
     units_per_s = backlog.rate_units_s
     if backlog.holds_unknown:
         units_per_s = max(units_per_s, guess.overall.units_per_s)
-    overall = SmoothedRate(units_per_s, max(1, steps), backlog.rate_age_s)
+    overall = SmoothedRate(units_per_s, max(1, steps), backlog.rate_trust)
     by_size: dict[int, SmoothedRate] = {}
     for size, timing in backlog.forward_times.items():
         units = full_image_units(size.height, size.width, 1)
-        rate = SmoothedRate(units / timing.seconds, timing.num_steps, timing.age_s)
+        rate = SmoothedRate(units / timing.seconds, timing.num_steps, timing.trust)
         key = size_class(units, 1)
         if key not in by_size or by_size[key].num_reports < rate.num_reports:
             by_size[key] = rate

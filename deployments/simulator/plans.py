@@ -12,7 +12,7 @@ from cluster.scaling import ScalingPolicy
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
 from deployments.simulator.errors import PlanError
-from pipeline.denoising.transformer import SharingLimits
+from pipeline.denoising.transformer import SHARING_LIMITS, SharingLimits
 from pipeline.request import LATENT_SCALE, RenderPath
 from pipeline.tiled_passes import TilingOptions
 
@@ -31,9 +31,9 @@ EXAMPLE_PRICES: Final = {
 FORWARD_OVERHEAD_S: Final = {Precision.BF16: 0.0034, Precision.FP8: 0.0054, Precision.FP32: 0.0}
 """Of each forward, whatever its size: fitted to one H200 at 512 and 1024 px."""
 
-GPU_SHARING: Final = SharingLimits(solo_rows=1024, max_rows=4096)
-CPU_SHARING: Final = SharingLimits(solo_rows=512, max_rows=1024)
-"""Which pictures of a step share a forward: those of `PackedTransformer`."""
+GPU_SHARING: Final = SHARING_LIMITS["cuda"]
+CPU_SHARING: Final = SHARING_LIMITS["cpu"]
+"""Which pictures of a step share a forward."""
 
 _REFERENCE_UNITS: Final = 4.31
 """Units of a 1024x1024 forward, at which accelerators' rates were taken."""

@@ -18,11 +18,13 @@ from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFull
 from pipeline.request import ImageSize, Priority
 
 _RATE_WEIGHT: Final = 0.2
+"""How much the last step moves the live rate."""
+
 _MAX_SLOWER: Final = 4.0
 """How much slower than before a step may seem: a stalled machine is no change of speed."""
+
 _TRUST_HALF_LIFE_S: Final = 30.0
-"""As `cluster.rates` has it."""
-"""How much the last step moves the live rate."""
+"""After so long without a step, a slow one turns away only what needs twice the speed."""
 
 _MAX_WARM_SIZES: Final = 256
 """More than a device keeps recorded forwards of."""
@@ -46,8 +48,8 @@ class ForwardTime:
     seconds: float
     """Smoothed over the last steps."""
     num_steps: int
-    age_s: float = 0.0
-    """Seconds since the last of them."""
+    trust: float = 1.0
+    """How much of `seconds` is still believed; less the longer ago the last step is."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Backlog:
     """The part of both that is interactive."""
     rate_units_s: float | None
     """Cost units a second, smoothed over the last steps of warm sizes."""
-    rate_age_s: float
-    """Seconds since the last of them."""
+    rate_trust: float
+    """How much of the times that it says is still believed, as `ForwardTime.trust`."""
     holds_unknown: bool
     """Whether something is held of whose size no speed was known when it came."""
     num_held: int
@@ -153,10 +155,10 @@ class Roster:
         """
         if size in self._forward_times:
             timing, at_s = self._forward_times[size]
-            return _trust(timing.seconds, now_s - at_s)
+            return timing.seconds * _trust(now_s - at_s)
         if self._forward_times or self._rate_units_s is None:
             return 0.0
-        return _trust(step_units / self._rate_units_s, now_s - self._rated_s)
+        return step_units / self._rate_units_s * _trust(now_s - self._rated_s)
 
     def _check_open(self, request_id: str) -> None:
         if self._failure is not None:
@@ -245,12 +247,12 @@ class Roster:
                     if work.admission.demand.priority is Priority.INTERACTIVE
                 ),
                 rate_units_s=self._rate_units_s,
-                rate_age_s=now_s - self._rated_s,
+                rate_trust=_trust(now_s - self._rated_s),
                 holds_unknown=any(work.admission.demand.step_s == 0 for work in held),
                 num_held=len(held),
                 warm_sizes=frozenset(self._warm_sizes),
                 forward_times={
-                    size: replace(timing, age_s=now_s - at_s)
+                    size: replace(timing, trust=_trust(now_s - at_s))
                     for size, (timing, at_s) in self._forward_times.items()
                 },
                 oldest_wait_s=now_s - waiting[0].arrived_s if waiting else 0.0,
@@ -273,5 +275,5 @@ class Roster:
             self._failure = failure
 
 
-def _trust(seconds: float, age_s: float) -> float:
-    return seconds * math.exp2(-age_s / _TRUST_HALF_LIFE_S)
+def _trust(age_s: float) -> float:
+    return math.exp2(-age_s / _TRUST_HALF_LIFE_S)

@@ -31,7 +31,7 @@ from pipeline.denoising.sameness import (
     projections_pack_exactly,
 )
 
-__all__ = ["PackedItem", "PackedTransformer", "SharingLimits"]
+__all__ = ["SHARING_LIMITS", "PackedItem", "PackedTransformer", "SharingLimits"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SharingLimits:
 # Recorded, a GPU is as fast with a picture of 512x512 alone as with several. A CPU gains while what
 # a block makes of the rows stays in its cache: with the embedded model 2,000 rows at once were
 # slower than one item after another.
-_LIMITS: Final = {"cuda": SharingLimits(1024, 4096), "cpu": SharingLimits(512, 1024)}
+SHARING_LIMITS: Final = {"cuda": SharingLimits(1024, 4096), "cpu": SharingLimits(512, 1024)}
 _BUCKETS: Final = {"cuda": BucketGrid(image_rows=256, caption_rows=128), "cpu": BucketGrid()}
 
 _EXACT: Final = BucketGrid()
@@ -99,7 +99,7 @@ class PackedTransformer:
         self._model = model
         self._device = device or model.device
         self._assembler = Assembler(model, self._device, model.dtype)
-        self._limits = limits or _LIMITS[self.device.type]
+        self._limits = limits or SHARING_LIMITS[self.device.type]
         self._buckets = buckets or _BUCKETS[self.device.type]
         solo_attention = solo_attention or attention
         if acceleration is None or acceleration.kernels is BlockKernels.MODULES:

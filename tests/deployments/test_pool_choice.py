@@ -115,7 +115,7 @@ def test_a_size_that_was_never_drawn_turns_nobody_away() -> None:
 
 def test_a_measurement_of_long_ago_turns_nobody_away() -> None:
     chooser = _chooser(HandClock(), CONSUMER)
-    slow = {size_class(1.0, 1): SmoothedRate(0.1, 5, age_s=300.0)}
+    slow = {size_class(1.0, 1): SmoothedRate(0.1, 5, trust=2**-10)}
     rate = ReplicaRate(SmoothedRate(0.1, 5), slow)
     chooser.update(LedgerView((_report("consumer", rate=rate),)))
 

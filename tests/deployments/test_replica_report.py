@@ -14,22 +14,22 @@ MEASURED = Backlog(
     running_units=200.0,
     interactive_units=200.0,
     rate_units_s=0.25,
-    rate_age_s=1.0,
+    rate_trust=0.9,
     holds_unknown=False,
     num_held=1,
     warm_sizes=frozenset({SMALL}),
-    forward_times={SMALL: ForwardTime(1 / 16, 8, age_s=2.0)},
+    forward_times={SMALL: ForwardTime(1 / 16, 8, trust=0.8)},
 )
 GUESS = guess_rate(40.0)
 
 
-def test_what_was_measured_is_told_with_its_age() -> None:
+def test_what_was_measured_is_told_with_how_far_it_is_believed() -> None:
     rate = to_rate(MEASURED, GUESS)
 
     [small] = rate.by_size.values()
-    assert (rate.overall.units_per_s, rate.overall.age_s) == (0.25, 1.0)
+    assert (rate.overall.units_per_s, rate.overall.trust) == (0.25, 0.9)
     assert small.units_per_s == pytest.approx(16 * full_image_units(64, 64, 1))
-    assert (small.num_reports, small.age_s) == (8, 2.0)
+    assert (small.num_reports, small.trust) == (8, 0.8)
 
 
 def test_small_pictures_say_little_of_how_long_large_ones_take() -> None:

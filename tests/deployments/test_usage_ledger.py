@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from aws_credentials import without_credentials
 from jobs_app import wait_until
 from usage_records import CollectingExporter, make_record
 
@@ -79,14 +80,11 @@ def test_an_export_finds_credentials_that_came_after_the_last(
     config = UsageS3Config(kind="s3", bucket="usage", endpoint_url=bucket_url, region="us-east-1")
     record = make_record("a", outcome=Outcome.SUCCEEDED)
     exporter = build_exporter(config)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    with monkeypatch.context() as early:
-        early.delenv("AWS_ACCESS_KEY_ID")
-        early.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(StoreConfigurationError, match="bucket usage: boto3 finds no cred"):
-            exporter.export([record])
+    no_credentials = pytest.raises(
+        StoreConfigurationError, match="bucket usage: boto3 finds no cred"
+    )
+    with without_credentials(monkeypatch), no_credentials:
+        exporter.export([record])
 
     exporter.export([record])
 

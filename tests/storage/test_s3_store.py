@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from aws_credentials import without_credentials
 from s3_server import READER, WRITER, S3Server
 
 from cluster.errors import (
@@ -186,11 +187,8 @@ def test_no_credentials_at_all_are_told(
     s3_server: S3Server, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(s3_server)
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    with pytest.raises(StoreConfigurationError, match="boto3 finds no credentials"):
+    no_credentials = pytest.raises(StoreConfigurationError, match="boto3 finds no credentials")
+    with without_credentials(monkeypatch), no_credentials:
         store.check()
 
 
@@ -198,13 +196,9 @@ def test_credentials_that_come_late_are_found_by_the_next_call(
     s3_server: S3Server, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     store = open_store(s3_server)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    with monkeypatch.context() as early:
-        early.delenv("AWS_ACCESS_KEY_ID")
-        early.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(StoreConfigurationError, match="boto3 finds no credentials"):
-            put(store, key)
+    no_credentials = pytest.raises(StoreConfigurationError, match="boto3 finds no credentials")
+    with without_credentials(monkeypatch), no_credentials:
+        put(store, key)
 
     put(store, key)
 

@@ -11,6 +11,8 @@ from redis_server import RedisServer, run_redis
 from deployments.config_file import ConfigurationError, validate_config
 from deployments.shared_cache import SharedCache
 
+BOUNDED = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
+
 
 class HandClock:
     """A clock that is set by hand."""
@@ -71,8 +73,7 @@ def test_a_redis_without_bound_is_not_used(redis_server: RedisServer) -> None:
 
 def test_a_redis_that_is_away_looks_empty_and_is_tried_again_later(tmp_path: Path) -> None:
     clock = HandClock()
-    bounded = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
-    with run_redis(tmp_path, bounded) as server:
+    with run_redis(tmp_path, BOUNDED) as server:
         cache = open_cache(server, clock)
         cache.put("a", b"1")
         server.kill()
@@ -89,8 +90,7 @@ def test_a_redis_that_is_away_looks_empty_and_is_tried_again_later(tmp_path: Pat
 
 def test_after_a_failover_the_new_primary_is_used(tmp_path: Path) -> None:
     clock = HandClock()
-    bounded = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
-    with run_pair(tmp_path, bounded) as pair:
+    with run_pair(tmp_path, BOUNDED) as pair:
         cache = SharedCache(pair.url, lifetime_s=60, clock=clock)
         cache.put("a", b"1")
         pair.fail_over()
@@ -105,8 +105,7 @@ def test_after_a_failover_the_new_primary_is_used(tmp_path: Path) -> None:
 
 def test_the_new_primary_must_be_bounded_too(tmp_path: Path) -> None:
     clock = HandClock()
-    bounded = {"maxmemory": "8mb", "maxmemory-policy": "allkeys-lru"}
-    with run_pair(tmp_path, bounded) as pair:
+    with run_pair(tmp_path, BOUNDED) as pair:
         cache = SharedCache(pair.url, lifetime_s=60, clock=clock)
         cache.put("a", b"1")
         with redis.Redis.from_url(pair.new.url) as client:

@@ -14,7 +14,7 @@ from deployments.simulator.plans import CPU_SHARING, GPU_SHARING, PoolPlan, coun
 from deployments.simulator.simulation import Simulation
 from deployments.simulator.step_loop import NEVER_SHARED
 from deployments.simulator.traces import Trace, draw_trace, steady
-from pipeline.denoising.transformer import _LIMITS
+from pipeline.denoising.transformer import SHARING_LIMITS
 from tests.deployments.simulator.plans import big_pool, service
 
 OVERHEAD_S = 0.01
@@ -32,7 +32,7 @@ def requests_at_once(count: int) -> Trace:
 
 
 def test_limits_are_the_transformers_own() -> None:
-    assert {"cuda": GPU_SHARING, "cpu": CPU_SHARING} == _LIMITS
+    assert {"cuda": GPU_SHARING, "cpu": CPU_SHARING} == SHARING_LIMITS
 
 
 @pytest.mark.parametrize("size", [(128, 128), (192, 256), (512, 512), (2048, 2048)])

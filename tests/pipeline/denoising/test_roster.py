@@ -66,14 +66,14 @@ def test_other_sizes_say_nothing_sure_of_one() -> None:
         ask(roster, LARGE, timeout_s=0.1)
 
 
-def test_a_measurement_says_how_old_it_is() -> None:
+def test_a_measurement_says_how_far_it_is_believed() -> None:
     clock = HandClock()
     roster = measured(clock, 1.0)
-    clock.advance(7)
+    clock.advance(60)
 
     backlog = roster.backlog()
 
-    assert (backlog.rate_age_s, backlog.forward_times[LARGE].age_s) == (7, 7)
+    assert (backlog.rate_trust, backlog.forward_times[LARGE].trust) == (0.25, 0.25)
 
 
 def test_the_sizes_that_were_drawn_last_are_remembered() -> None:
