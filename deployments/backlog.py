@@ -4,12 +4,14 @@ Pure data: ages are in seconds and no clock is read here. A report says what a r
 was made; what a router has sent since is added by the router that sent it.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Final
 
-from cluster.rates import ReplicaRate
+from cluster.rates import ReplicaRate, typical_rate
 
 REPORT_PERIOD_S: Final = 0.25
 STALE_AFTER_S: Final = 4 * REPORT_PERIOD_S
@@ -21,9 +23,6 @@ GONE_AFTER_S: Final = 30.0
 TRANSIT_S: Final = 0.02
 """What was sent this much before a report was made may not have arrived yet: it counts twice
 rather than never."""
-
-Size = tuple[int, int]
-"""Height and width in image pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class ReplicaReport:
     max_backlog_units: float
     """Beyond this it refuses."""
     rate: ReplicaRate
-    warm_sizes: frozenset[Size]
     is_healthy: bool = True
     is_draining: bool = False
     fingerprint: str = ""
@@ -68,23 +66,21 @@ class AgedReport:
 
 @dataclass(frozen=True)
 class SentWork:
-    """What a router itself has sent and cannot have read about yet."""
+    """What a router itself has sent to a pool. Ray chose the replica, so it may be on any."""
 
-    pool: str
     units: float
     is_interactive: bool
     age_s: float
-    replica_id: str | None = None
-    """None where Ray's request router chose the replica."""
+    """0 of what is still in the router, which no report can tell of."""
 
 
 @dataclass(frozen=True)
 class PoolBacklog:
     """The sums over the replicas of one pool that take work."""
 
-    pool: str
     num_replicas: int = 0
-    num_idle_replicas: int = 0
+    num_idle_replicas: float = 0.0
+    """As many as may be expected, since what was sent lately may be on any of them."""
     num_stale: int = 0
     num_unhealthy: int = 0
     backlog_units: float = 0.0
@@ -94,16 +90,104 @@ class PoolBacklog:
     wait_s: float = 0.0
     """Until its replicas together have done what is left of it; infinite where there is none."""
     interactive_wait_s: float = 0.0
-    least_wait_s: float = 0.0
-    """Until the replica with the least work has done it."""
-    least_interactive_wait_s: float = 0.0
-    rates: tuple[ReplicaRate, ...] = ()
-    """Of the replicas that take work."""
 
     @property
     def is_healthy(self) -> bool:
         """False if replicas are there and none of them is healthy; an empty pool is only cold."""
         return self.num_replicas > 0 or self.num_unhealthy == 0
+
+
+@dataclass(frozen=True)
+class PoolReports:
+    """The reports of one pool, summed once for every choice until the next ones come.
+
+    It holds for as long as nobody falls silent meanwhile: see `valid_for_s`.
+    """
+
+    takers: tuple[AgedReport, ...] = ()
+    """Of the replicas that take work."""
+    num_stale: int = 0
+    num_unhealthy: int = 0
+
+    def to_backlog(self, sent: Sequence[SentWork] = (), *, after_s: float = 0.0) -> PoolBacklog:
+        """Return how the pool stands.
+
+        Args:
+            sent: What came on top, as far as it is known; what all reports tell of counts nothing.
+            after_s: How long ago the reports had the ages that they have here.
+        """
+        since = [
+            SentWork(share * work.units, work.is_interactive, work.age_s)
+            for work in sent
+            if (share := self._unreported_share(work.age_s - after_s))
+        ]
+        num_sent = sum(self._unreported_share(work.age_s - after_s) for work in sent)
+        interactive = [work for work in since if work.is_interactive]
+        units, interactive_units, max_units, units_per_s = self._sums
+        age_s = self._mean_age_s + after_s
+        return PoolBacklog(
+            num_replicas=len(self.takers),
+            num_idle_replicas=max(0.0, bisect_right(self._idle_after_s, after_s) - num_sent),
+            num_stale=self.num_stale,
+            num_unhealthy=self.num_unhealthy,
+            backlog_units=units + _sum_units(since),
+            interactive_backlog_units=interactive_units + _sum_units(interactive),
+            max_backlog_units=max_units,
+            units_per_s=units_per_s,
+            wait_s=left_s(units, age_s, since, units_per_s),
+            interactive_wait_s=left_s(interactive_units, age_s, interactive, units_per_s),
+        )
+
+    @property
+    def unreported_for_s(self) -> float:
+        """For how long what is sent to the pool may be in no report."""
+        return (self._ages_s[-1] if self.takers else GONE_AFTER_S) + TRANSIT_S
+
+    def typical_rate(self, guess: ReplicaRate) -> ReplicaRate:
+        """Return the rate of one of its replicas, which is a guess where there is none."""
+        return self._typical_rate or guess
+
+    def _unreported_share(self, age_s: float) -> float:
+        """Return the share of replicas whose report may not tell yet of what was sent so long ago.
+
+        That is how much of it is to be added: where most reports are younger, they tell of it.
+        """
+        if not self.takers:
+            return float(age_s < self.unreported_for_s)
+        num_younger = bisect_right(self._ages_s, age_s - TRANSIT_S)
+        return 1 - num_younger / len(self.takers)
+
+    @cached_property
+    def _typical_rate(self) -> ReplicaRate | None:
+        rates = [aged.report.rate for aged in self.takers]
+        return typical_rate(rates, rates[0]) if rates else None
+
+    @cached_property
+    def _ages_s(self) -> list[float]:
+        return sorted(aged.age_s for aged in self.takers)
+
+    @cached_property
+    def _mean_age_s(self) -> float:
+        return sum(self._ages_s) / max(1, len(self.takers))
+
+    @cached_property
+    def _idle_after_s(self) -> list[float]:
+        """When each will have done what it told of."""
+        return sorted(
+            _seconds(aged.report.backlog_units, aged.report.rate.overall.units_per_s) - aged.age_s
+            for aged in self.takers
+        )
+
+    @cached_property
+    def _sums(self) -> tuple[float, float, float, float]:
+        """Units held, interactive ones of them, the most it holds, and units a second."""
+        told = [aged.report for aged in self.takers]
+        return (
+            sum(report.backlog_units for report in told),
+            sum(report.interactive_backlog_units for report in told),
+            sum(report.max_backlog_units for report in told),
+            sum(report.rate.overall.units_per_s for report in told),
+        )
 
 
 def _seconds(units: float, units_per_s: float) -> float:
@@ -112,9 +196,37 @@ def _seconds(units: float, units_per_s: float) -> float:
     return units / units_per_s if units_per_s else inf
 
 
+def _sum_units(sent: Iterable[SentWork]) -> float:
+    return sum(work.units for work in sent)
+
+
 def is_newer(report: ReplicaReport, known: ReplicaReport | None) -> bool:
     """Whether the report replaces what is known of its replica."""
     return known is None or report.sequence > known.sequence
+
+
+def read_pools(reports: Sequence[AgedReport]) -> dict[str, PoolReports]:
+    """Read the reports of every pool that has some, out of those of all."""
+    is_ledger_heard = any(not aged.is_stale for aged in reports)
+    by_pool: dict[str, list[AgedReport]] = {}
+    for aged in reports:
+        if not aged.is_gone:
+            by_pool.setdefault(aged.report.pool, []).append(aged)
+    return {
+        pool: PoolReports(
+            takers=tuple(find_takers(of_pool, is_ledger_heard=is_ledger_heard)),
+            num_stale=sum(aged.is_stale for aged in of_pool),
+            num_unhealthy=sum(not aged.report.is_healthy for aged in of_pool),
+        )
+        for pool, of_pool in by_pool.items()
+    }
+
+
+def valid_for_s(reports: Iterable[AgedReport]) -> float:
+    """Return for how long reports can be read as they are: until one of them counts otherwise."""
+    borders = (STALE_AFTER_S, SILENT_AFTER_S, GONE_AFTER_S)
+    lefts = (border - aged.age_s for aged in reports for border in borders)
+    return min((left for left in lefts if left >= 0), default=inf)
 
 
 def find_takers(
@@ -141,84 +253,6 @@ def _takes_work(report: ReplicaReport) -> bool:
     return report.is_healthy and not report.is_draining
 
 
-def add_sent(aged: AgedReport, sent: Iterable[SentWork]) -> ReplicaReport:
-    """Return the report with what was sent to the replica since it was made."""
-    report = aged.report
-    since = [
-        work
-        for work in sent
-        if work.replica_id == report.replica_id and _is_unreported(work, aged.age_s)
-    ]
-    if not since:
-        return report
-    return replace(
-        report,
-        backlog_units=report.backlog_units + _sum_units(since),
-        interactive_backlog_units=report.interactive_backlog_units + _sum_interactive(since),
-    )
-
-
-def _is_unreported(work: SentWork, report_age_s: float) -> bool:
-    return work.age_s < report_age_s + TRANSIT_S
-
-
-def _sum_units(sent: Iterable[SentWork]) -> float:
-    return sum(work.units for work in sent)
-
-
-def _sum_interactive(sent: Iterable[SentWork]) -> float:
-    return sum(work.units for work in sent if work.is_interactive)
-
-
-def summarise_pool(
-    pool: str, reports: Sequence[AgedReport], sent: Sequence[SentWork] = ()
-) -> PoolBacklog:
-    """Sum the reports of one pool, out of those of all, and what was sent to it since."""
-    of_pool = [aged for aged in reports if aged.report.pool == pool and not aged.is_gone]
-    takers = find_takers(of_pool, is_ledger_heard=_is_any_fresh(reports))
-    since = _find_since(pool, takers, sent)
-    charged = [add_sent(aged, since) for aged in takers]
-    # What went to the pool by Ray's choice may be on any of them.
-    adrift = [work for work in since if work.replica_id is None]
-    units_per_s = sum(report.rate.overall.units_per_s for report in charged)
-    is_lost = bool(since) and not takers
-    told = [aged.report for aged in takers]
-    interactive = [work for work in since if work.is_interactive]
-    age_s = sum(aged.age_s for aged in takers) / max(1, len(takers))
-    return PoolBacklog(
-        pool=pool,
-        num_replicas=len(takers),
-        num_idle_replicas=max(0, sum(not r.backlog_units for r in charged) - len(adrift)),
-        num_stale=sum(aged.is_stale for aged in of_pool),
-        num_unhealthy=sum(not aged.report.is_healthy for aged in of_pool),
-        backlog_units=sum(aged.report.backlog_units for aged in takers) + _sum_units(since),
-        interactive_backlog_units=sum(aged.report.interactive_backlog_units for aged in takers)
-        + _sum_interactive(since),
-        max_backlog_units=sum(aged.report.max_backlog_units for aged in takers),
-        units_per_s=units_per_s,
-        wait_s=left_s(sum(r.backlog_units for r in told), age_s, since, units_per_s),
-        interactive_wait_s=left_s(
-            sum(r.interactive_backlog_units for r in told), age_s, interactive, units_per_s
-        ),
-        least_wait_s=inf if is_lost else _least_wait_s(charged, adrift, units_per_s),
-        least_interactive_wait_s=(
-            inf if is_lost else _least_interactive_wait_s(charged, adrift, units_per_s)
-        ),
-        rates=tuple(aged.report.rate for aged in takers),
-    )
-
-
-def unreported_for_s(pool: str, reports: Sequence[AgedReport]) -> float:
-    """Return for how long what is sent to a pool may be in no report yet."""
-    of_pool = [aged for aged in reports if aged.report.pool == pool]
-    takers = find_takers(of_pool, is_ledger_heard=_is_any_fresh(reports))
-    return max((aged.age_s for aged in takers), default=GONE_AFTER_S) + TRANSIT_S
-
-
-def _is_any_fresh(reports: Iterable[AgedReport]) -> bool:
-    return any(not aged.is_stale for aged in reports)
-
-
 def left_s(units: float, age_s: float, sent: Iterable[SentWork], units_per_s: float) -> float:
     """Return the seconds that are left of a backlog, whose owner went on working since.
 
@@ -234,33 +268,3 @@ def left_s(units: float, age_s: float, sent: Iterable[SentWork], units_per_s: fl
         left = max(0.0, left - units_per_s * (at_s - since_s)) + work.units
         at_s = since_s
     return _seconds(max(0.0, left - units_per_s * at_s), units_per_s)
-
-
-def _find_since(
-    pool: str, takers: Sequence[AgedReport], sent: Sequence[SentWork]
-) -> list[SentWork]:
-    ages = {aged.report.replica_id: aged.age_s for aged in takers}
-    oldest_s = max(ages.values(), default=GONE_AFTER_S)
-    return [
-        work
-        for work in sent
-        if work.pool == pool and _is_unreported(work, _age_for(work, ages, oldest_s))
-    ]
-
-
-def _least_wait_s(
-    charged: Sequence[ReplicaReport], adrift: Sequence[SentWork], units_per_s: float
-) -> float:
-    waits = (_seconds(r.backlog_units, r.rate.overall.units_per_s) for r in charged)
-    return min(waits, default=0.0) + _seconds(_sum_units(adrift), units_per_s)
-
-
-def _least_interactive_wait_s(
-    charged: Sequence[ReplicaReport], adrift: Sequence[SentWork], units_per_s: float
-) -> float:
-    waits = (_seconds(r.interactive_backlog_units, r.rate.overall.units_per_s) for r in charged)
-    return min(waits, default=0.0) + _seconds(_sum_interactive(adrift), units_per_s)
-
-
-def _age_for(work: SentWork, ages: dict[str, float], oldest_s: float) -> float:
-    return oldest_s if work.replica_id is None else ages.get(work.replica_id, 0.0)

@@ -150,22 +150,12 @@ class Generation:
         """
         started = time.monotonic()
         route = self._choose(order)
-        if on_route is not None:
-            await on_route(route)
         try:
-            async with asyncio.timeout(order.timeout_s):
-                encoded = await try_again(partial(self._stages.encode, order.prompt))
-                await self._chooser.await_replica(route)
-                images = await gather_or_cancel(
-                    [
-                        self._draw_one(order, route, index, encoded, started, on_event)
-                        for index in range(order.num_images)
-                    ]
-                )
-        except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
-            ) from exc
+            if on_route is not None:
+                await on_route(route)
+            encoded, images = await self._draw_all(order, route, started, on_event)
+        finally:
+            self._chooser.drop(route)
         if not route.is_cold:
             last = max((image.times for image in images), key=lambda times: times.total_s)
             self._other_stages.observe(order.num_pixels, last.other_s)
@@ -185,6 +175,26 @@ class Generation:
         route = self._chooser.choose(order.to_facts())
         other_s = self._other_stages.estimate_s(order.num_pixels)
         return replace(route, estimate_s=route.estimate_s + other_s)
+
+    async def _draw_all(
+        self, order: ImagesOrder, route: Route, started: float, on_event: EventListener | None
+    ) -> tuple[Encoded, list[DrawnImage]]:
+        try:
+            async with asyncio.timeout(order.timeout_s):
+                encoded = await try_again(partial(self._stages.encode, order.prompt))
+                await self._chooser.await_replica(route)
+                self._chooser.send(route)
+                images = await gather_or_cancel(
+                    [
+                        self._draw_one(order, route, index, encoded, started, on_event)
+                        for index in range(order.num_images)
+                    ]
+                )
+        except TimeoutError as exc:
+            raise DeadlineExceededError(
+                f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
+            ) from exc
+        return encoded, images
 
     async def _draw_one(
         self,

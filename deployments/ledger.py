@@ -6,13 +6,18 @@ It is rebuilt within a period after it dies, since everyone tells it anew what s
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
 
 from deployments.backlog import (
     GONE_AFTER_S,
     SILENT_AFTER_S,
     AgedReport,
+    PoolReports,
     ReplicaReport,
     is_newer,
+    read_pools,
+    valid_for_s,
 )
 from deployments.demand import AskedOfPool, DemandReport, sum_demand
 
@@ -24,6 +29,27 @@ class LedgerView:
     reports: tuple[AgedReport, ...] = ()
     asked: dict[str, AskedOfPool] = field(default_factory=dict)
     """By pool, summed over routers."""
+
+    def pool(self, name: str) -> PoolReports:
+        """Return the reports of one pool, which are none if it has no replica."""
+        return self._pools.get(name, _NO_REPORTS)
+
+    def age(self, seconds: float) -> "LedgerView":
+        """Return the same so much later, if nothing has been heard since."""
+        reports = tuple(AgedReport(aged.report, aged.age_s + seconds) for aged in self.reports)
+        return LedgerView(reports, self.asked)
+
+    @cached_property
+    def valid_for_s(self) -> float:
+        """For how long no replica falls silent, so that sums over pools hold."""
+        return valid_for_s(self.reports)
+
+    @cached_property
+    def _pools(self) -> dict[str, PoolReports]:
+        return read_pools(self.reports)
+
+
+_NO_REPORTS: Final = PoolReports()
 
 
 class Ledger:

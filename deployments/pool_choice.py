@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,11 +14,9 @@ from deployments.backlog import (
     GONE_AFTER_S,
     REPORT_PERIOD_S,
     STALE_AFTER_S,
-    AgedReport,
+    PoolReports,
     SentWork,
     find_takers,
-    summarise_pool,
-    unreported_for_s,
 )
 from deployments.demand import DemandReport, PoolMeter
 from deployments.errors import (
@@ -47,6 +45,8 @@ class Route:
     is_cold: bool = False
     """Whether the pool had no replica when it was chosen."""
     reason: Reason = Reason.ONLY
+    serial: int = 0
+    """Of a router's choices."""
 
 
 class PoolChooser(Protocol):
@@ -64,6 +64,14 @@ class PoolChooser(Protocol):
         """Wait until the pool of a route has a replica."""
         ...
 
+    def send(self, route: Route) -> None:
+        """Note that a route's work leaves for its pool, whose reports will tell of it."""
+        ...
+
+    def drop(self, route: Route) -> None:
+        """Note that a route's work will not leave any more, if it has not yet."""
+        ...
+
 
 @dataclass(frozen=True)
 class KnownPool:
@@ -74,8 +82,8 @@ class KnownPool:
 
 
 @dataclass(frozen=True)
-class _Sent:
-    at_s: float
+class _Work:
+    pool: str
     units: float
     is_interactive: bool
 
@@ -97,14 +105,21 @@ class LedgerPoolChooser:
         self._clock = clock
         self._view = LedgerView()
         self._viewed_s = clock()
-        self._sent: dict[str, deque[_Sent]] = {pool.traits.name: deque() for pool in pools}
+        self._heard_s = clock()
+        self._held: dict[int, _Work] = {}
+        """By the serial of its route: chosen, and in this router yet, its prompt being encoded."""
+        self._sent: dict[str, deque[tuple[float, _Work]]] = {
+            pool.traits.name: deque() for pool in pools
+        }
         self._meters = {pool.traits.name: PoolMeter(clock()) for pool in pools}
         self._previous: dict[tuple[bool, Priority], str] = {}
         self._sequence = 0
+        self._serial = 0
 
     def update(self, view: LedgerView) -> None:
         """Take the ledger's view."""
-        self._view, self._viewed_s = view, self._clock()
+        self._view = view
+        self._viewed_s = self._heard_s = self._clock()
 
     def read_demand(self) -> list[DemandReport]:
         """Return what this router was asked for, for the ledger."""
@@ -117,26 +132,32 @@ class LedgerPoolChooser:
 
     def states(self) -> list[PoolState]:
         """Return how every pool stands now."""
-        age_s = self._clock() - self._viewed_s
-        reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
-        return [
-            build_state(
-                pool.traits,
-                summarise_pool(
-                    pool.traits.name, reports, self._unreported_work(pool.traits.name, reports)
-                ),
-                pool.guess,
-                is_least_loaded=False,
-                waiting_units=self._meters[pool.traits.name].read(self._clock()).waiting_units,
-            )
-            for pool in self._pools
-        ]
+        now_s = self._clock()
+        view = self._read_view(now_s)
+        return [self._to_state(pool, view, now_s) for pool in self._pools]
+
+    def _to_state(self, pool: KnownPool, view: LedgerView, now_s: float) -> PoolState:
+        name = pool.traits.name
+        reports, after_s = view.pool(name), now_s - self._viewed_s
+        sent = [*self._list_held(name), *self._list_sent(name, reports, now_s)]
+        return build_state(
+            pool.traits,
+            reports.to_backlog(sent, after_s=after_s),
+            reports.typical_rate(pool.guess),
+            waiting_units=self._meters[name].read(now_s).waiting_units,
+        )
 
     def fingerprints(self) -> frozenset[str]:
         """Return the fingerprints of the replicas that take work now."""
-        age_s = self._clock() - self._viewed_s
-        reports = [AgedReport(aged.report, aged.age_s + age_s) for aged in self._view.reports]
-        return frozenset(aged.report.fingerprint for aged in find_takers(reports)) - {""}
+        takers = find_takers(self._read_view(self._clock()).reports)
+        return frozenset(aged.report.fingerprint for aged in takers) - {""}
+
+    def _read_view(self, now_s: float) -> LedgerView:
+        """Return the ledger's view, whose sums over pools are kept for as long as they hold."""
+        after_s = now_s - self._viewed_s
+        if after_s > self._view.valid_for_s:
+            self._view, self._viewed_s = self._view.age(after_s), now_s
+        return self._view
 
     def choose(self, facts: RequestFacts) -> Route:
         """Choose a pool, and remember that the work went there."""
@@ -150,7 +171,11 @@ class LedgerPoolChooser:
             self._count_refused(decision)
             raise to_refusal_error(decision, facts)
         self._previous[traffic] = decision.pool
-        self._count_sent(decision, facts)
+        self._count_asked(decision)
+        self._serial += 1
+        self._held[self._serial] = _Work(
+            decision.pool, decision.option.work.units, facts.priority is Priority.INTERACTIVE
+        )
         return Route(
             decision.pool,
             decision.path,
@@ -159,7 +184,17 @@ class LedgerPoolChooser:
             decision.option.work.units,
             decision.option.is_cold,
             decision.reason,
+            self._serial,
         )
+
+    def send(self, route: Route) -> None:
+        """Note that a route's work leaves for its pool, whose reports will tell of it."""
+        work = self._held.pop(route.serial)
+        self._sent[work.pool].append((self._clock(), work))
+
+    def drop(self, route: Route) -> None:
+        """Note that a route's work will not leave any more, if it has not yet."""
+        self._held.pop(route.serial, None)
 
     async def await_replica(self, route: Route) -> None:
         """Wait until a cold pool has a replica, and let the ledger know what waits.
@@ -172,23 +207,17 @@ class LedgerPoolChooser:
         meter = self._meters[route.pool]
         meter.count_waiting(route.units)
         try:
-            while self._is_fresh() and not self._has_replica(route.pool):
+            while self._is_fresh() and not self._view.pool(route.pool).takers:
                 await asyncio.sleep(REPORT_PERIOD_S)
         finally:
             meter.count_waiting(-route.units)
 
     def _is_fresh(self) -> bool:
-        return self._clock() - self._viewed_s <= STALE_AFTER_S
+        return self._clock() - self._heard_s <= STALE_AFTER_S
 
-    def _has_replica(self, pool: str) -> bool:
-        return summarise_pool(pool, self._view.reports).num_replicas > 0
-
-    def _count_sent(self, choice: Choice, facts: RequestFacts) -> None:
+    def _count_asked(self, choice: Choice) -> None:
         now_s = self._clock()
-        units = choice.option.work.units
-        is_interactive = facts.priority is Priority.INTERACTIVE
-        self._sent[choice.pool].append(_Sent(now_s, units, is_interactive))
-        self._meters[choice.pool].count_sent(units, now_s)
+        self._meters[choice.pool].count_sent(choice.option.work.units, now_s)
         if choice.wished is not None:
             # A cold pool that would have been preferred: its demand is what wakes it.
             wished = choice.wished
@@ -200,16 +229,20 @@ class LedgerPoolChooser:
             meter = self._meters[refusal.nearest.traits.name]
             meter.count_refused(refusal.nearest.work.units, self._clock())
 
-    def _unreported_work(self, pool: str, reports: Sequence[AgedReport]) -> list[SentWork]:
-        """Return what was sent to a pool since its replicas reported, the latest first."""
-        now_s, sent = self._clock(), self._sent[pool]
-        while sent and now_s - sent[0].at_s > GONE_AFTER_S:
+    def _list_held(self, pool: str) -> Iterator[SentWork]:
+        for work in self._held.values():
+            if work.pool == pool:
+                yield SentWork(work.units, work.is_interactive, age_s=0.0)
+
+    def _list_sent(self, pool: str, reports: PoolReports, now_s: float) -> Iterator[SentWork]:
+        """List what was sent to a pool since its replicas reported, the latest first."""
+        sent = self._sent[pool]
+        while sent and now_s - sent[0][0] > GONE_AFTER_S:
             sent.popleft()
-        since_s = now_s - unreported_for_s(pool, reports)
-        recent = itertools.takewhile(lambda work: work.at_s > since_s, reversed(sent))
-        return [
-            SentWork(pool, work.units, work.is_interactive, now_s - work.at_s) for work in recent
-        ]
+        since_s = self._viewed_s - reports.unreported_for_s
+        recent = itertools.takewhile(lambda one: one[0] > since_s, reversed(sent))
+        for at_s, work in recent:
+            yield SentWork(work.units, work.is_interactive, now_s - at_s)
 
 
 class FirstPoolChooser:
@@ -229,6 +262,12 @@ class FirstPoolChooser:
 
     async def await_replica(self, route: Route) -> None:
         """Return at once: the pool is in this process."""
+
+    def send(self, route: Route) -> None:
+        """Do nothing: nobody asks how much is on its way."""
+
+    def drop(self, route: Route) -> None:
+        """Do nothing: nobody asks how much is on its way."""
 
 
 def to_refusal_error(refusal: Refusal, facts: RequestFacts) -> ApiError:

@@ -26,7 +26,6 @@ def to_report(
         interactive_backlog_units=backlog.interactive_units,
         max_backlog_units=max_backlog_units,
         rate=to_rate(backlog, guess),
-        warm_sizes=frozenset((size.height, size.width) for size in backlog.warm_sizes),
         is_healthy=is_healthy,
         fingerprint=fingerprint,
     )

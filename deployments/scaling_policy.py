@@ -22,7 +22,6 @@ from cluster.scaling import (
     desired_replicas,
     follow,
 )
-from deployments.backlog import summarise_pool
 from deployments.demand import AskedOfPool
 from deployments.ledger import LedgerView
 from deployments.ledger_actor import ACTOR_NAME, NAMESPACE
@@ -137,14 +136,14 @@ class FollowerScalingPolicy:
         return LeadPool(
             policy=ScalingPolicy(**settings["policy"]),
             demand=to_demand(view, pool, settings["guess_units_per_s"]),
-            num_replicas=summarise_pool(pool, view.reports).num_replicas,
+            num_replicas=len(view.pool(pool).takers),
             units_per_picture=self._units_per_picture,
         )
 
 
 def to_demand(view: LedgerView, pool: str, guess_units_per_s: float) -> PoolDemand:
     """Sum what the ledger knows of one pool."""
-    backlog = summarise_pool(pool, view.reports)
+    backlog = view.pool(pool).to_backlog()
     asked = view.asked.get(pool, AskedOfPool())
     is_known = backlog.num_replicas > 0 and backlog.units_per_s > 0
     return PoolDemand(

@@ -1,1 +1,1 @@
-"""Which pool draws a picture, and which of its replicas: decisions over plain data, no Ray."""
+"""Which pool draws a picture: decisions over plain data, no Ray."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.rates import ReplicaRate, typical_rate
+from cluster.rates import ReplicaRate
 from deployments.backlog import PoolBacklog
 from pipeline.request import RenderPath
 
@@ -46,8 +46,8 @@ class PoolStatus(Protocol):
         """Those that take work."""
 
     @property
-    def num_idle_replicas(self) -> int:
-        """Those of them that hold none."""
+    def num_idle_replicas(self) -> float:
+        """Those of them that hold none, as many as may be expected."""
 
     @property
     def num_starting(self) -> int:
@@ -93,7 +93,7 @@ class PoolState:
     traits: PoolTraits
     rate: ReplicaRate
     num_replicas: int
-    num_idle_replicas: int
+    num_idle_replicas: float
     backlog_units: float
     wait_s: float
     interactive_wait_s: float
@@ -107,47 +107,35 @@ class PoolState:
 def build_state(
     traits: PoolTraits,
     backlog: PoolBacklog,
-    guess: ReplicaRate,
+    rate: ReplicaRate,
     *,
-    is_least_loaded: bool,
     waiting_units: float = 0.0,
-    num_starting: int = 0,
-    start_left_s: float = 0.0,
 ) -> PoolState:
     """Put together what a router knows of a pool.
 
     Args:
         traits: From the configuration.
         backlog: From the ledger.
-        guess: The accelerator type's rate, for a pool without replicas.
-        is_least_loaded: Whether replicas are chosen by their backlog, and not as the service does.
+        rate: Of one of its replicas, or the accelerator type's.
         waiting_units: What waits for a first replica.
-        num_starting: Replicas that were asked for and do not take work yet.
-        start_left_s: Seconds until the next of them does.
     """
     share = share_of_mean_wait(backlog.num_replicas, backlog.num_idle_replicas)
     return PoolState(
         traits=traits,
-        rate=typical_rate(backlog.rates, guess),
+        rate=rate,
         num_replicas=backlog.num_replicas,
         num_idle_replicas=backlog.num_idle_replicas,
         # What waits for a first replica has been sent, and is counted so for a while.
         backlog_units=max(backlog.backlog_units, waiting_units),
-        wait_s=backlog.least_wait_s if is_least_loaded else share * backlog.wait_s,
-        interactive_wait_s=(
-            backlog.least_interactive_wait_s
-            if is_least_loaded
-            else share * backlog.interactive_wait_s
-        ),
+        wait_s=share * backlog.wait_s,
+        interactive_wait_s=share * backlog.interactive_wait_s,
         max_backlog_units=backlog.max_backlog_units,
         units_per_s=backlog.units_per_s,
-        num_starting=num_starting,
-        start_left_s=start_left_s,
         is_healthy=backlog.is_healthy,
     )
 
 
-def share_of_mean_wait(num_replicas: int, num_idle_replicas: int) -> float:
+def share_of_mean_wait(num_replicas: int, num_idle_replicas: float) -> float:
     """Return how much of its replicas' mean wait a pool lets a request wait.
 
     A whole picture goes to the one with fewer requests of two replicas at random, so it waits only
@@ -155,4 +143,4 @@ def share_of_mean_wait(num_replicas: int, num_idle_replicas: int) -> float:
     """
     if num_replicas < 2:
         return 1.0
-    return max(0, num_replicas - num_idle_replicas - 1) / (num_replicas - 1)
+    return max(0.0, num_replicas - num_idle_replicas - 1) / (num_replicas - 1)

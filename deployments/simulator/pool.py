@@ -71,7 +71,7 @@ class SimulatedPool:
 
         Args:
             now_s: The time.
-            is_least_loaded: Whether replicas are chosen by their backlog, as in `build_state`.
+            is_least_loaded: Whether replicas are chosen by their backlog, unlike in the service.
         """
         units_per_s = self.rate.overall.units_per_s
         busy_s = max(0.0, self._sum_free_s - self.num_busy * now_s)
@@ -204,7 +204,7 @@ class SimulatedPool:
         return self.replicas[self._turn % self.num_replicas]
 
     def find_least_loaded(self, *, is_batch: bool) -> SimulatedReplica | None:
-        """Return the replica that would begin first, as `choose_replica` would."""
+        """Return the replica that would begin first, or None if there is none."""
         if not self._keeps_order:
             self._keeps_order = True
             for replica in self.replicas:

@@ -6,8 +6,9 @@
 Calls of the two alternate, in the order A B B A, so that whatever else the machine does hits both
 alike. "With" has every trace sampled and a tenth of them detailed (`--detail`), sent to a receiver
 in a process of its own, OpenTelemetry's metrics off and Ray's on, and a usage record a call;
-"without" has nothing on. By default the model is a random one whose calls take milliseconds, so
-that one more shows: `--model embedded --size 256x256 --steps 8` asks for pictures.
+"without" has nothing on. `--parts` with no name tells how far two equal services are apart. By
+default the model is a random one whose calls take milliseconds, so that one more shows: `--model
+embedded --size 256x256 --steps 8` asks for pictures.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20, help="pairs of blocks of 16 calls")
     parser.add_argument("--seconds", type=float, default=120, help="most for the single calls")
     parser.add_argument("--detail", type=float, default=0.1, help="traces that get an event a step")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is on")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what is on")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--size", default="64x64")
     parser.add_argument("--steps", type=int, default=1)

@@ -17,7 +17,6 @@ REPORT = ReplicaReport(
     interactive_backlog_units=3.0,
     max_backlog_units=512.0,
     rate=guess_rate(30.0),
-    warm_sizes=frozenset(),
 )
 
 

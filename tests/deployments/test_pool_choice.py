@@ -7,7 +7,7 @@ import pytest
 from hand_clock import HandClock
 
 from cluster.rates import ReplicaRate, SmoothedRate, guess_rate, size_class
-from deployments.backlog import GONE_AFTER_S, AgedReport, ReplicaReport
+from deployments.backlog import GONE_AFTER_S, STALE_AFTER_S, AgedReport, ReplicaReport
 from deployments.errors import InvalidFieldError, OverloadedError, UnmeetableDeadlineError
 from deployments.ledger import LedgerView
 from deployments.pool_choice import FirstPoolChooser, KnownPool, LedgerPoolChooser
@@ -46,7 +46,6 @@ def _report(
         interactive_backlog_units=backlog_units,
         max_backlog_units=100.0,
         rate=rate or ReplicaRate(SmoothedRate(10.0, num_reports=5)),
-        warm_sizes=frozenset(),
     )
     return AgedReport(report, age_s=0.0)
 
@@ -78,12 +77,46 @@ def test_what_was_sent_before_the_view_counts_no_more() -> None:
     clock = HandClock()
     chooser = _chooser(clock, CONSUMER)
     chooser.update(LedgerView((_report("consumer"),)))
-    chooser.choose(SMALL)
+    chooser.send(chooser.choose(SMALL))
 
     clock.advance(1.0)
     chooser.update(LedgerView((_report("consumer"),)))
 
     assert chooser.states()[0].backlog_units == 0.0
+
+
+def test_what_is_in_the_router_yet_counts_however_long_its_prompt_takes() -> None:
+    clock = HandClock()
+    chooser = _chooser(clock, CONSUMER)
+    chooser.update(LedgerView((_report("consumer"),)))
+    route, other = chooser.choose(SMALL), chooser.choose(SMALL)
+
+    def backlog_after(seconds: float) -> float:
+        clock.advance(seconds)
+        chooser.update(LedgerView((_report("consumer"),)))
+        return chooser.states()[0].backlog_units
+
+    held = backlog_after(1.0)
+    chooser.send(route)
+    chooser.drop(route)
+    just_sent = backlog_after(0.0)
+    chooser.drop(other)
+    arrived = backlog_after(1.0)
+
+    assert (held, just_sent, arrived) == (2 * route.units, 2 * route.units, 0.0)
+
+
+def test_a_replica_that_falls_silent_between_two_views_is_not_counted_on() -> None:
+    clock = HandClock()
+    chooser = _chooser(clock, BIG)
+    late = replace(_report("h800", replica_id="late"), age_s=STALE_AFTER_S - 0.1)
+    chooser.update(LedgerView((_report("h800"), late)))
+
+    num_replicas = [chooser.states()[0].num_replicas]
+    clock.advance(0.2)
+    num_replicas.append(chooser.states()[0].num_replicas)
+
+    assert num_replicas == [2, 1]
 
 
 def test_a_full_service_says_when_to_come_again() -> None:

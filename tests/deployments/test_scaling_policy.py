@@ -39,7 +39,6 @@ def _report(backlog_units: float) -> AgedReport:
         interactive_backlog_units=backlog_units,
         max_backlog_units=512.0,
         rate=ReplicaRate(SmoothedRate(10.0, 9)),
-        warm_sizes=frozenset(),
     )
     return AgedReport(report, 0.0)
 

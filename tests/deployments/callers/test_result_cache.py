@@ -204,7 +204,6 @@ def test_only_replicas_that_take_work_vouch_for_their_fingerprint(
             "interactive_backlog_units": 0.0,
             "max_backlog_units": 1.0,
             "rate": rate,
-            "warm_sizes": frozenset(),
             "fingerprint": "one",
             **report,
         }
