@@ -1,12 +1,20 @@
 """The service's metrics in Ray's exporter, beside Serve's own."""
 
+import threading
+import time
+from collections import defaultdict
 from typing import Any, Final
 
 from ray.serve import metrics
 
 from cluster.telemetry import METRICS, Metric, MetricKind
+from deployments.log import logger
 
 _Instrument = metrics.Counter | metrics.Gauge | metrics.Histogram
+
+
+SUM_S: Final = 1.0
+"""For how long counts are added up before Ray is told: to tell it takes many times as long."""
 
 
 class RayMeter:
@@ -14,16 +22,38 @@ class RayMeter:
 
     def __init__(self) -> None:
         self._instruments = {metric.name: _build(metric) for metric in METRICS}
+        self._sums: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="ray-meter", daemon=True).start()
 
     def record(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
-        """Give a value to its instrument."""
+        """Give a value to its instrument, or add it to what Ray is told within `SUM_S`."""
+        if metric.kind is MetricKind.COUNTER:
+            with self._lock:
+                self._sums[metric.name, tuple(labels.items())] += value
+            return
         instrument = self._instruments[metric.name]
         if isinstance(instrument, metrics.Histogram):
             instrument.observe(value, labels)
         elif isinstance(instrument, metrics.Gauge):
             instrument.set(value, labels)
-        elif value:
-            instrument.inc(value, labels)
+
+    def flush(self) -> None:
+        """Tell Ray of all counts so far."""
+        with self._lock:
+            sums, self._sums = self._sums, defaultdict(float)
+        for (name, labels), value in sums.items():
+            instrument = self._instruments[name]
+            if value and isinstance(instrument, metrics.Counter):
+                instrument.inc(value, dict(labels))
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(SUM_S)
+            try:
+                self.flush()
+            except Exception:  # noqa: BLE001 - a process whose counts stand still looks idle
+                logger.exception("Ray could not be told of counts")
 
 
 _SUFFIX: Final = {"s": "_seconds", "By": "_bytes"}

@@ -4,10 +4,12 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from cluster.errors import TelemetryError
 from cluster.telemetry import Outcome
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class UsageRecord:
         values = {name: value for name, value in vars(self).items() if value is not None}
         if self.stage_ms is not None:
             values["stage_ms"] = vars(self.stage_ms)
-        return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
+        return _ENCODER.encode(values) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Self:
