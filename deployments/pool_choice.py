@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from cluster.rates import ReplicaRate
 from deployments.backlog import (
@@ -30,6 +30,9 @@ from deployments.routing.decisions import Choice, Reason, Refusal, RefusalKind, 
 from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.pools import PoolState, PoolTraits, build_state
 from pipeline.request import Priority, RenderPath
+
+_AT_ONCE_S: Final = REPORT_PERIOD_S / 5
+"""What is sent within this is remembered as sent at the time of its last."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,17 @@ class _Work:
     is_interactive: bool
 
 
+@dataclass
+class _Sent:
+    """What went to a pool at about one time, so that a silent ledger makes no long list."""
+
+    begun_s: float
+    at_s: float
+    """Of the last of it."""
+    units: float
+    num_requests: int = 1
+
+
 class LedgerPoolChooser:
     """Chooses by the ledger's last view and by what this router has sent since."""
 
@@ -108,8 +122,10 @@ class LedgerPoolChooser:
         self._heard_s = clock()
         self._held: dict[int, _Work] = {}
         """By the serial of its route: chosen, and in this router yet, its prompt being encoded."""
-        self._sent: dict[str, deque[tuple[float, _Work]]] = {
-            pool.traits.name: deque() for pool in pools
+        self._sent: dict[tuple[str, bool], deque[_Sent]] = {
+            (pool.traits.name, is_interactive): deque()
+            for pool in pools
+            for is_interactive in (True, False)
         }
         self._meters = {pool.traits.name: PoolMeter(clock()) for pool in pools}
         self._previous: dict[tuple[bool, Priority], str] = {}
@@ -189,8 +205,14 @@ class LedgerPoolChooser:
 
     def send(self, route: Route) -> None:
         """Note that a route's work leaves for its pool, whose reports will tell of it."""
-        work = self._held.pop(route.serial)
-        self._sent[work.pool].append((self._clock(), work))
+        work, now_s = self._held.pop(route.serial), self._clock()
+        sent = self._sent[work.pool, work.is_interactive]
+        if sent and now_s - sent[-1].begun_s < _AT_ONCE_S:
+            last = sent[-1]
+            last.at_s, last.units = now_s, last.units + work.units
+            last.num_requests += 1
+        else:
+            sent.append(_Sent(now_s, now_s, work.units))
 
     def drop(self, route: Route) -> None:
         """Note that a route's work will not leave any more, if it has not yet."""
@@ -235,14 +257,14 @@ class LedgerPoolChooser:
                 yield SentWork(work.units, work.is_interactive, age_s=0.0)
 
     def _list_sent(self, pool: str, reports: PoolReports, now_s: float) -> Iterator[SentWork]:
-        """List what was sent to a pool since its replicas reported, the latest first."""
-        sent = self._sent[pool]
-        while sent and now_s - sent[0][0] > GONE_AFTER_S:
-            sent.popleft()
+        """List what was sent to a pool since its replicas reported."""
         since_s = self._viewed_s - reports.unreported_for_s
-        recent = itertools.takewhile(lambda one: one[0] > since_s, reversed(sent))
-        for at_s, work in recent:
-            yield SentWork(work.units, work.is_interactive, now_s - at_s)
+        for is_interactive in (True, False):
+            sent = self._sent[pool, is_interactive]
+            while sent and now_s - sent[0].at_s > GONE_AFTER_S:
+                sent.popleft()
+            for one in itertools.takewhile(lambda one: one.at_s > since_s, reversed(sent)):
+                yield SentWork(one.units, is_interactive, now_s - one.at_s, one.num_requests)
 
 
 class FirstPoolChooser:

@@ -4,11 +4,11 @@
     python tests/benchmarks/telemetry_cost.py --parts usage   # what one part costs
 
 Calls of the two alternate, in the order A B B A, so that whatever else the machine does hits both
-alike. "With" has every trace sampled and a tenth of them detailed (`--detail`), sent to a receiver
-in a process of its own, OpenTelemetry's metrics off and Ray's on, and a usage record a call;
-"without" has nothing on. `--parts` with no name tells how far two equal services are apart. By
-default the model is a random one whose calls take milliseconds, so that one more shows: `--model
-embedded --size 256x256 --steps 8` asks for pictures.
+alike. "With" has every trace sampled (`--sampled`) and a tenth of those detailed (`--detail`), sent
+to a receiver in a process of its own, OpenTelemetry's metrics off and Ray's on, and a usage record
+a call; "without" has nothing on. `--parts` with no name tells how far two equal services are apart.
+By default the model is a random one whose calls take milliseconds, so that one more shows:
+`--model embedded --size 256x256 --steps 8` asks for pictures.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20, help="pairs of blocks of 16 calls")
     parser.add_argument("--seconds", type=float, default=120, help="most for the single calls")
     parser.add_argument("--detail", type=float, default=0.1, help="traces that get an event a step")
+    parser.add_argument("--sampled", type=float, default=1.0, help="part of all traces")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what is on")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--size", default="64x64")
@@ -78,6 +79,8 @@ def _environments(
         "traces": {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(options.sampled),
             "ZIMAGE_TELEMETRY__STEP_DETAIL_RATIO": str(options.detail),
         },
         "metrics": {"ZIMAGE_TELEMETRY__RAY_METRICS": "true"},

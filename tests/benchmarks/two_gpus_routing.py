@@ -465,7 +465,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 label=label,
             )
     bottom.set(ylabel="latency, s", xlabel="seconds", xlim=(0, seconds), ylim=(0, None))
-    bottom.legend(loc="upper right", frameon=False, ncols=3)
+    bottom.legend(loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, ncols=3)
     for axes in (top, middle, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -35,6 +35,7 @@ def _report(
     pool: str,
     backlog_units: float = 0.0,
     *,
+    max_backlog_units: float = 100.0,
     rate: ReplicaRate | None = None,
     replica_id: str | None = None,
 ) -> AgedReport:
@@ -44,7 +45,7 @@ def _report(
         sequence=1,
         backlog_units=backlog_units,
         interactive_backlog_units=backlog_units,
-        max_backlog_units=100.0,
+        max_backlog_units=max_backlog_units,
         rate=rate or ReplicaRate(SmoothedRate(10.0, num_reports=5)),
     )
     return AgedReport(report, age_s=0.0)
@@ -104,6 +105,21 @@ def test_what_is_in_the_router_yet_counts_however_long_its_prompt_takes() -> Non
     arrived = backlog_after(1.0)
 
     assert (held, just_sent, arrived) == (2 * route.units, 2 * route.units, 0.0)
+
+
+def test_what_is_sent_while_the_ledger_is_silent_is_counted_whole_in_a_short_list() -> None:
+    clock = HandClock()
+    chooser = _chooser(clock, CONSUMER)
+    roomy = _report("consumer", max_backlog_units=1e9)
+    chooser.update(LedgerView((roomy, _report("h800"))))
+
+    for _ in range(1000):
+        chooser.send(chooser.choose(replace(SMALL, timeout_s=None)))
+        clock.advance(0.01)
+
+    [state] = chooser.states()
+    assert state.backlog_units == 8000
+    assert sum(map(len, chooser._sent.values())) < 250
 
 
 def test_a_replica_that_falls_silent_between_two_views_is_not_counted_on() -> None:
