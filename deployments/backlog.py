@@ -72,7 +72,7 @@ class SentWork:
     is_interactive: bool
     age_s: float
     """0 of what is still in the router, which no report can tell of."""
-    num_requests: int = 1
+    num_requests: float = 1
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,12 @@ class PoolReports:
             sent: What came on top, as far as it is known; what all reports tell of counts nothing.
             after_s: How long ago the reports had the ages that they have here.
         """
-        shares = [self._unreported_share(work.age_s - after_s) for work in sent]
         since = [
-            SentWork(share * work.units, work.is_interactive, work.age_s)
-            for work, share in zip(sent, shares, strict=True)
-            if share
+            SentWork(share * work.units, work.is_interactive, work.age_s, share * work.num_requests)
+            for work in sent
+            if (share := self._unreported_share(work.age_s - after_s))
         ]
-        num_sent = sum(share * work.num_requests for work, share in zip(sent, shares, strict=True))
+        num_sent = sum(work.num_requests for work in since)
         interactive = [work for work in since if work.is_interactive]
         units, interactive_units, max_units, units_per_s = self._sums
         age_s = self._mean_age_s + after_s

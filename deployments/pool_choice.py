@@ -45,6 +45,7 @@ class Route:
     """Seconds until the answer."""
     explanation: str
     units: float = 0.0
+    is_interactive: bool = True
     is_cold: bool = False
     """Whether the pool had no replica when it was chosen."""
     reason: Reason = Reason.ONLY
@@ -84,13 +85,6 @@ class KnownPool:
     guess: ReplicaRate
 
 
-@dataclass(frozen=True)
-class _Work:
-    pool: str
-    units: float
-    is_interactive: bool
-
-
 @dataclass
 class _Sent:
     """What went to a pool at about one time, so that a silent ledger makes no long list."""
@@ -120,8 +114,8 @@ class LedgerPoolChooser:
         self._view = LedgerView()
         self._viewed_s = clock()
         self._heard_s = clock()
-        self._held: dict[int, _Work] = {}
-        """By the serial of its route: chosen, and in this router yet, its prompt being encoded."""
+        self._held: dict[int, Route] = {}
+        """By serial: chosen, and in this router yet, the prompt being encoded."""
         self._sent: dict[tuple[str, bool], deque[_Sent]] = {
             (pool.traits.name, is_interactive): deque()
             for pool in pools
@@ -189,30 +183,30 @@ class LedgerPoolChooser:
         self._previous[traffic] = decision.pool
         self._count_asked(decision)
         self._serial += 1
-        self._held[self._serial] = _Work(
-            decision.pool, decision.option.work.units, facts.priority is Priority.INTERACTIVE
+        route = Route(
+            pool=decision.pool,
+            path=decision.path,
+            estimate_s=decision.estimate_s,
+            explanation=decision.explain(),
+            units=decision.option.work.units,
+            is_interactive=facts.priority is Priority.INTERACTIVE,
+            is_cold=decision.option.is_cold,
+            reason=decision.reason,
+            serial=self._serial,
         )
-        return Route(
-            decision.pool,
-            decision.path,
-            decision.estimate_s,
-            decision.explain(),
-            decision.option.work.units,
-            decision.option.is_cold,
-            decision.reason,
-            self._serial,
-        )
+        self._held[route.serial] = route
+        return route
 
     def send(self, route: Route) -> None:
         """Note that a route's work leaves for its pool, whose reports will tell of it."""
-        work, now_s = self._held.pop(route.serial), self._clock()
-        sent = self._sent[work.pool, work.is_interactive]
+        self.drop(route)
+        now_s, sent = self._clock(), self._sent[route.pool, route.is_interactive]
         if sent and now_s - sent[-1].begun_s < _AT_ONCE_S:
             last = sent[-1]
-            last.at_s, last.units = now_s, last.units + work.units
+            last.at_s, last.units = now_s, last.units + route.units
             last.num_requests += 1
         else:
-            sent.append(_Sent(now_s, now_s, work.units))
+            sent.append(_Sent(now_s, now_s, route.units))
 
     def drop(self, route: Route) -> None:
         """Note that a route's work will not leave any more, if it has not yet."""
@@ -252,9 +246,9 @@ class LedgerPoolChooser:
             meter.count_refused(refusal.nearest.work.units, self._clock())
 
     def _list_held(self, pool: str) -> Iterator[SentWork]:
-        for work in self._held.values():
-            if work.pool == pool:
-                yield SentWork(work.units, work.is_interactive, age_s=0.0)
+        for route in self._held.values():
+            if route.pool == pool:
+                yield SentWork(route.units, route.is_interactive, age_s=0.0)
 
     def _list_sent(self, pool: str, reports: PoolReports, now_s: float) -> Iterator[SentWork]:
         """List what was sent to a pool since its replicas reported."""
