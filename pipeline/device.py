@@ -60,3 +60,11 @@ def begin_copy_to_host(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def copy_to_host(tensor: Tensor) -> Tensor:
+    """Return a complete copy in host memory, pinned where a GPU copies it."""
+    copied = begin_copy_to_host(tensor)
+    if tensor.device.type == "cuda":
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return copied

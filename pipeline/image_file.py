@@ -14,6 +14,7 @@ from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from pipeline.errors import InvalidRequestError
+from pipeline.jpeg import encode_jpeg
 from pipeline.pixels import Pixels, to_pixels
 from pipeline.png import encode_png
 from pipeline.provenance import ImageProvenance
@@ -119,14 +120,11 @@ def _encode_lossy(
     exif[Base.Software] = provenance.software
     comment = json.dumps(provenance.to_text()).encode("ascii")
     exif.get_ifd(IFD.Exif)[Base.UserComment] = _USER_COMMENT_ASCII + comment
-    file = BytesIO()
-    image = Image.fromarray(pixels)
     if output_format is OutputFormat.JPEG:
-        # No chroma subsampling: prompts ask for saturated colours with hard edges.
-        image.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif)
-    else:
-        # WebP's default method 4 takes three times as long for files of the same size.
-        image.save(file, "WEBP", quality=quality, method=0, exif=exif)
+        return encode_jpeg(pixels, quality=quality, exif=exif)
+    file = BytesIO()
+    # WebP's default method 4 takes three times as long for files of the same size.
+    Image.fromarray(pixels).save(file, "WEBP", quality=quality, method=0, exif=exif)
     return file.getvalue()
 
 

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.acceleration.graphs import GraphedForward
+from pipeline.device import copy_to_host
 from pipeline.errors import OutOfMemoryError
 from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.planes import PlaneOps, TorchPlaneOps
@@ -30,7 +31,7 @@ class FullImageVaeDecoder:
         self._network = DecoderNetwork(vae, ops or TorchPlaneOps())
         self._graphs: GraphedForward[Tensor] | None = None
         if records:
-            self._graphs = GraphedForward(self._network, max_graphs=_MAX_GRAPHS)
+            self._graphs = GraphedForward(self._draw, max_graphs=_MAX_GRAPHS)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -39,14 +40,12 @@ class FullImageVaeDecoder:
         Raises:
             OutOfMemoryError: If the picture does not fit on the device.
         """
-        scaled = to_vae_scale(latents, self._vae).to(self._vae.device, self._vae.dtype)
         try:
-            image = self._run(scaled)
+            return copy_to_host(self._run(latents.to(self._vae.device)))
         except torch.OutOfMemoryError as exc:
             raise OutOfMemoryError(
                 f"decoding latents of shape {tuple(latents.shape)} did not fit"
             ) from exc
-        return to_uint8(image)
 
     def forget_recordings(self) -> None:
         """Give the memory of recorded graphs back."""
@@ -56,8 +55,12 @@ class FullImageVaeDecoder:
     def _run(self, latents: Tensor) -> Tensor:
         num_latents = latents.shape[-2] * latents.shape[-1]
         if self._graphs is None or num_latents > MAX_RECORDED_LATENTS:
-            return self._network(latents)
+            return self._draw(latents)
         return self._graphs(latents, latents.shape)
+
+    def _draw(self, latents: Tensor) -> Tensor:
+        scaled = to_vae_scale(latents, self._vae).to(self._vae.dtype)
+        return round_colours(self._network(scaled))
 
 
 def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:
@@ -66,7 +69,12 @@ def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:
     return scaled
 
 
-def to_uint8(image: Tensor) -> Tensor:
-    """Turn a [1, 3, H, W] picture in [-1, 1] into [H, W, 3] uint8 on the CPU, as diffusers does."""
+def round_colours(image: Tensor) -> Tensor:
+    """Turn a [1, 3, H, W] picture in [-1, 1] into [H, W, 3] uint8, as diffusers does."""
     unit = (image[0].float() * 0.5 + 0.5).clamp(0, 1)
-    return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
+    return (unit * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Do what `round_colours` does, and bring the pixels to the CPU."""
+    return copy_to_host(round_colours(image))

@@ -142,6 +142,8 @@ def _fuse(layer: Any, precision: Precision) -> _FusedLayer:
         layer,
         build(attention.q_proj, attention.k_proj, attention.v_proj),
         build(attention.o_proj),
-        merge_gated((mlp.gate_proj, mlp.up_proj), precision, keeps_source=False),
+        merge_gated(
+            (mlp.gate_proj, mlp.up_proj), precision, keeps_source=False, gates_bfloat16=False
+        ),
         build(mlp.down_proj),
     )

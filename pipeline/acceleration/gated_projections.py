@@ -1,12 +1,12 @@
 """The first product of a feed-forward and its gate: in one kernel where there is one."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.acceleration import triton_rows
+from pipeline.acceleration import triton_bfloat16, triton_int8, triton_rows
 from pipeline.acceleration.options import Precision
 from pipeline.acceleration.projections import (
     Int8Projection,
@@ -14,10 +14,13 @@ from pipeline.acceleration.projections import (
     QuantizedRows,
     Rows,
     merge,
-    merge_quantized,
+    merge_into,
     require_quantized,
 )
-from pipeline.acceleration.triton_int8 import GATED_COLS, interleave_halves
+
+_GATES_BFLOAT16: Final = ((9, 0),)
+"""Compute capabilities of the GPUs where a bfloat16 product with its gate was measured: Hopper's
+(`tests/benchmarks/products.py`)."""
 
 
 class GatedProjection(Projection, Protocol):
@@ -55,18 +58,45 @@ class GatedByRows:
         return triton_rows.gate_halves(self.product(rows), quantized_to=dtype)
 
 
-class Int8GatedProjection(Int8Projection):
-    """Gated as its product is written: half of that is never in memory."""
+class BFloat16GatedProjection:
+    """Gated as its product is written: neither half of that is ever in memory."""
+
+    reads: torch.dtype | None = None
 
     def __init__(self, weight: Tensor) -> None:
-        """Quantise; `GATED_COLS` divides both halves.
+        """Copy; `triton_bfloat16.GATED_COLS` divides both halves."""
+        self._weight = interleave_halves(weight, triton_bfloat16.GATED_COLS)
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+
+    @property
+    def product(self) -> Projection:
+        """The same: product and gate are one kernel."""
+        return self
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply and gate."""
+        if isinstance(rows, QuantizedRows):
+            raise TypeError("rows must not be quantised for a product of 16-bit weights")
+        return triton_bfloat16.multiply_gated(rows, self._weight)
+
+    def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
+        """Multiply and gate, then quantise."""
+        return triton_rows.quantize(self(rows), dtype)
+
+
+class Int8GatedProjection(Int8Projection):
+    """As `BFloat16GatedProjection`, in 8-bit integers."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Quantise; `triton_int8.GATED_COLS` divides both halves.
 
         Raises:
             AccelerationUnavailableError: If a side does not divide by what the product needs.
         """
         super().__init__(weight)
         self._weight = QuantizedRows(
-            interleave_halves(self._weight.values), interleave_halves(self._weight.scales)
+            interleave_halves(self._weight.values, triton_int8.GATED_COLS),
+            interleave_halves(self._weight.scales, triton_int8.GATED_COLS),
         )
 
     @property
@@ -84,18 +114,48 @@ class Int8GatedProjection(Int8Projection):
         return triton_rows.quantize(self(rows), dtype)
 
 
+def interleave_halves(weight: Tensor, cols: int) -> Tensor:
+    """Return a gated product's weight with its rows in the order in which a tile reads them.
+
+    `cols` rows of the first half, as many of the second, and so on: what is gated by what then
+    comes out of one tile. `cols` must divide both halves.
+    """
+    halves = weight.view(2, -1, cols, weight.shape[1])
+    return halves.transpose(0, 1).reshape(weight.shape)
+
+
 def merge_gated(
-    linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: bool
+    linears: Sequence[nn.Linear],
+    precision: Precision,
+    *,
+    keeps_source: bool,
+    gates_bfloat16: bool = True,
 ) -> GatedProjection:
-    """Merge the linear that goes through `silu` with the other, as `merge` does.
+    """Merge the linear that goes through `silu` with the other.
+
+    As `merge` does, but where product and gate are one kernel, linears in 16 bits too keep their
+    weights with `keeps_source` only. In 16 bits that is what Hopper does with `gates_bfloat16`:
+    cuBLAS and a row kernel are quicker for the rows of a prompt.
 
     Raises:
         AccelerationUnavailableError: If a side does not divide by what the product needs.
     """
-    width = linears[0].out_features
-    if precision is not Precision.INT8 or width % GATED_COLS:
+    build: Callable[[Tensor], GatedProjection] | None = None
+    linear = linears[0]
+    if precision is Precision.INT8 and linear.out_features % triton_int8.GATED_COLS == 0:
+        build = Int8GatedProjection
+    elif precision is Precision.BFLOAT16 and gates_bfloat16 and _gates_bfloat16(linear.weight):
+        build = BFloat16GatedProjection
+    if build is None:
         return GatedByRows(merge(linears, precision, keeps_source=keeps_source))
-    return merge_quantized(linears, Int8GatedProjection, keeps_source=keeps_source)
+    return merge_into(linears, build, keeps_source=keeps_source)
+
+
+def _gates_bfloat16(weight: Tensor) -> bool:
+    if not weight.is_cuda or weight.dtype != torch.bfloat16:
+        return False
+    is_measured = torch.cuda.get_device_capability(weight.device) in _GATES_BFLOAT16
+    return is_measured and triton_bfloat16.takes_gated(tuple(weight.shape))
 
 
 def feed_forward(gated: GatedProjection, last: Projection, rows: Rows) -> Tensor:

@@ -169,7 +169,7 @@ class Int8WeightProjection:
         return F.linear(rows, self._weight.to(rows.dtype)) * self._scales
 
 
-_Quantized = TypeVar("_Quantized", bound=Projection)
+_Projection = TypeVar("_Projection", bound=Projection)
 _QUANTIZED: Final[dict[Precision, Callable[[Tensor], Projection]]] = {
     Precision.FLOAT8: Float8Projection,
     Precision.INT8: Int8Projection,
@@ -192,7 +192,7 @@ def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: b
     `keeps_source`, and are empty otherwise: two copies of the model would not fit.
     """
     if precision is not Precision.BFLOAT16:
-        return merge_quantized(linears, _QUANTIZED[precision], keeps_source=keeps_source)
+        return merge_into(linears, _QUANTIZED[precision], keeps_source=keeps_source)
     weight = _stack_weights(linears)
     parts = torch.split(weight, [each.out_features for each in linears])
     for linear, part in zip(linears, parts, strict=True):
@@ -200,11 +200,11 @@ def merge(linears: Sequence[nn.Linear], precision: Precision, *, keeps_source: b
     return DenseProjection(weight)
 
 
-def merge_quantized(
-    linears: Sequence[nn.Linear], quantize: Callable[[Tensor], _Quantized], *, keeps_source: bool
-) -> _Quantized:
-    """Merge linears as `merge` does, into what `quantize` builds of the merged weight."""
-    projection = quantize(_stack_weights(linears))
+def merge_into(
+    linears: Sequence[nn.Linear], build: Callable[[Tensor], _Projection], *, keeps_source: bool
+) -> _Projection:
+    """Merge linears into what `build` makes of the merged weight, as `merge` quantised ones."""
+    projection = build(_stack_weights(linears))
     if not keeps_source:
         for linear in linears:
             linear.weight.data = linear.weight.data.new_empty(0)

@@ -5,7 +5,6 @@ change a row's bytes. Two small tiles share a processor: while one is scaled and
 multiplies, which is faster on an H200 than one large tile.
 """
 
-from functools import cache
 from typing import Final
 
 import torch
@@ -17,7 +16,7 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, i
 )
 
 from pipeline.acceleration.projections import QuantizedRows
-from pipeline.acceleration.triton_tiles import locate_tile
+from pipeline.acceleration.triton_tiles import count_processors, locate_tile
 
 _TILE: Final = 128
 """Rows, columns and inner elements of a tile."""
@@ -41,13 +40,13 @@ def multiply_int8(
         weight: Values [cols, inner] int8.
         dtype: Of the product.
         is_gated: Return `silu(a) * b` instead, half as wide, where `a` and `b` are the products of
-            the halves that `interleave_halves` laid side by side.
+            the halves whose columns lie side by side in the weight, `GATED_COLS` of each in turn.
     """
     num_rows, inner = rows.values.shape
     num_cols = weight.values.shape[0]
     product = rows.values.new_empty(num_rows, num_cols // 2 if is_gated else num_cols, dtype=dtype)
     # The same for any number of tiles, since another one would be another kernel to compile.
-    programs = _TILES_A_PROCESSOR * _count_processors(product.device)
+    programs = _TILES_A_PROCESSOR * count_processors(product.device)
     _multiply_kernel[(programs,)](
         TensorDescriptor.from_tensor(rows.values, [_TILE, _TILE]),
         TensorDescriptor.from_tensor(weight.values, [_TILE, _TILE]),
@@ -65,23 +64,6 @@ def multiply_int8(
         num_stages=_STAGES,
     )
     return product
-
-
-def interleave_halves(weight: Tensor) -> Tensor:
-    """Return the rows of a gated product's weight in the order that `multiply_int8` reads.
-
-    `GATED_COLS` rows of the first half, as many of the second, and so on: what is gated by what
-    then comes out of one tile. Both halves must divide by `GATED_COLS`.
-    """
-    halves = weight.view(2, -1, GATED_COLS, weight.shape[1])
-    return halves.transpose(0, 1).reshape(weight.shape)
-
-
-@cache
-def _count_processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @triton.jit

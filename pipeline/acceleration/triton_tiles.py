@@ -1,12 +1,22 @@
-"""In which order the tiles of a matrix product are computed."""
+"""Which tiles of a matrix product are computed where, and in which order."""
 
+from functools import cache
 from typing import Final
 
+import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 GROUPED_TILES: Final = 8
 """Row tiles that are computed together, so that a tile of the weight is read from the cache."""
+
+
+@cache
+def count_processors(device: torch.device) -> int:
+    """Return how many programs run at once where one fills a processor."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @triton.jit

@@ -84,6 +84,7 @@ class Assembler:
         self._rotary: ByteBoundedCache[object, Tensor] = ByteBoundedCache(256 * _MIB)
         self._modulations: ByteBoundedCache[float, Modulation] = ByteBoundedCache(128 * _MIB)
         self._caption_rows: dict[int, PackedRows] = {}
+        self._caption_pads: dict[int, Tensor] = {}
         self._layouts: ByteBoundedCache[PackedLayout, _LayoutTensors] = ByteBoundedCache(64 * _MIB)
 
     def assemble(self, items: Sequence[PackedItem], layout: PackedLayout) -> ForwardInputs:
@@ -137,14 +138,17 @@ class Assembler:
         """
         num_tokens = prompt_embeds.shape[0]
         num_rows = pad_tokens(num_tokens)
-        embeds = prompt_embeds.to(self._device, self._dtype)
-        rows = self._caption_rows.get(num_rows) or self._build_caption_rows(num_rows)
-        self._caption_rows[num_rows] = rows
-        return CaptionInputs(
-            embeds=torch.cat([embeds, embeds[-1:].expand(num_rows - num_tokens, -1)]),
-            is_pad=(torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1),
-            rows=rows,
-        )
+        pads = prompt_embeds[-1:].expand(num_rows - num_tokens, -1)
+        # Padded where they are: the device waits for one copy, not for a handful of launches.
+        embeds = torch.cat([prompt_embeds, pads]).to(self._device, self._dtype)
+        if num_tokens not in self._caption_pads:
+            self._caption_pads[num_tokens] = self._mark_caption_pads(num_tokens, num_rows)
+        if num_rows not in self._caption_rows:
+            self._caption_rows[num_rows] = self._build_caption_rows(num_rows)
+        return CaptionInputs(embeds, self._caption_pads[num_tokens], self._caption_rows[num_rows])
+
+    def _mark_caption_pads(self, num_tokens: int, num_rows: int) -> Tensor:
+        return (torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1)
 
     def _build_caption_rows(self, num_rows: int) -> PackedRows:
         layout = layout_sequences([num_rows], self._device)

@@ -44,7 +44,8 @@ def identify_caption(prompt_embeds: Tensor) -> CaptionKey:
     embeds = prompt_embeds.detach().cpu().contiguous()
     header = f"{embeds.dtype}{tuple(embeds.shape)}".encode()
     content = embeds.view(torch.uint8).numpy().data
-    digest = hashlib.blake2b(header, digest_size=16)
+    # Processors have instructions for it, so it is twice as fast as others.
+    digest = hashlib.sha256(header)
     digest.update(content)
     return CaptionKey(digest.hexdigest())
 

@@ -3,7 +3,8 @@
 A block is eight launches and its attention: query, key and value in one product, turned in place;
 output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
 product; and sum with the next block's norm and modulation. In 8 bits the row kernels write
-quantised rows; with integers the gate is within its product, and a row kernel quantises after it.
+quantised rows. With integers, and in bfloat16 on Hopper, the gate is within its product, and for
+integers a row kernel quantises after it.
 """
 
 from collections.abc import Sequence

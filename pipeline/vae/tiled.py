@@ -141,7 +141,7 @@ class TiledVaeDecoder:
     def run_whole(self, latents: Tensor) -> Plane:
         """Run what sees the whole plane of [1, 16, h, w] latents, on the device."""
         vae = self._vae
-        return self._network.open(to_vae_scale(latents, vae).to(vae.device, vae.dtype))
+        return self._network.open(to_vae_scale(latents.to(vae.device), vae).to(vae.dtype))
 
     def decode_image(self, latents: Tensor) -> Tensor:
         """Decode [1, 16, h, w] latents into [H, W, 3] float32 on the CPU, about -1 to 1."""

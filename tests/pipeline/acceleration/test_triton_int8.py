@@ -50,13 +50,16 @@ def test_a_product_has_the_integers_own_sums(shape: tuple[int, int, int]) -> Non
 @interprets_loops
 @pytest.mark.parametrize("shape", [(5, 160, 128), (130, 64, 384)])
 def test_a_gated_product_is_the_product_of_the_halves_gated(shape: tuple[int, int, int]) -> None:
-    from pipeline.acceleration.triton_int8 import interleave_halves, multiply_int8
+    from pipeline.acceleration.gated_projections import interleave_halves
+    from pipeline.acceleration.triton_int8 import GATED_COLS, multiply_int8
 
     num_rows, inner, num_cols = shape
     generator = torch.Generator().manual_seed(0)
     rows = quantize_rows(torch.randn(num_rows, inner, generator=generator).to(DEVICE), torch.int8)
     weight = quantize_rows(torch.randn(num_cols, inner, generator=generator).to(DEVICE), torch.int8)
-    interleaved = QuantizedRows(interleave_halves(weight.values), interleave_halves(weight.scales))
+    interleaved = QuantizedRows(
+        interleave_halves(weight.values, GATED_COLS), interleave_halves(weight.scales, GATED_COLS)
+    )
 
     gated = multiply_int8(rows, interleaved, torch.float32, is_gated=True)
 

@@ -1,0 +1,129 @@
+"""A JPEG writer that uses several cores for one picture.
+
+Pillow encodes strips of it, which are joined by restart markers (ITU-T T.81, B.2.4.4 and E.1.4):
+each strip starts its predictions anew, as a file of its own does. A file's bytes depend on its
+pixels alone, not on the number of cores.
+"""
+
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import repeat
+from typing import IO, Final
+
+from PIL import Image
+
+from pipeline.pixels import Pixels
+
+_BLOCK: Final = 8
+"""Rows and columns of what is coded together; without subsampling all colours have the same."""
+_STRIP_PIXELS: Final = 256 * 256
+"""A smaller strip would gain less than it costs to begin one."""
+_MAX_STRIPS: Final = 8
+_MAX_INTERVAL: Final = 65_535
+"""Blocks between two restarts: it is written in 16 bits."""
+_NUM_RESTARTS: Final = 8
+"""Restart markers are numbered 0 to 7, over and over."""
+
+_START_OF_FRAME: Final = 0xC0
+_RESTART: Final = 0xD0
+_START_OF_SCAN: Final = 0xDA
+_RESTART_INTERVAL: Final = 0xDD
+"""Second bytes of markers."""
+_END_OF_IMAGE: Final = b"\xff\xd9"
+
+
+def encode_jpeg(pixels: Pixels, *, quality: int, exif: Image.Exif) -> bytes:
+    """Encode [H, W, 3] uint8 pixels.
+
+    Without chroma subsampling: prompts ask for saturated colours with hard edges.
+    """
+    height, width, _ = pixels.shape
+    rows = choose_strip_rows(height, width)
+    strips = [pixels[top : top + rows] for top in range(0, height, rows)]
+    if len(strips) == 1:
+        return _encode_strip(pixels, quality, exif)
+    # Of all headers the first strip's is kept.
+    exifs = [exif, *[None] * (len(strips) - 1)]
+    files = list(_pool().map(_encode_strip, strips, repeat(quality), exifs))
+    return _join(files, height, interval=_count_blocks(rows) * _count_blocks(width))
+
+
+def choose_strip_rows(height: int, width: int) -> int:
+    """Return the rows of each strip but the last, whole blocks; all of them where one will do."""
+    count = min(_MAX_STRIPS, height * width // _STRIP_PIXELS)
+    if count < 2:
+        return height
+    most = _MAX_INTERVAL // _count_blocks(width)
+    return _BLOCK * min(-(-_count_blocks(height) // count), most)
+
+
+def _count_blocks(side: int) -> int:
+    return -(-side // _BLOCK)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_MAX_STRIPS, os.cpu_count() or 1), thread_name_prefix="jpeg")
+
+
+def _encode_strip(pixels: Pixels, quality: int, exif: Image.Exif | None) -> bytes:
+    with _open_unnamed() as file:
+        Image.fromarray(pixels).save(
+            file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif or b""
+        )
+        file.seek(0)
+        return file.read()
+
+
+def _open_unnamed() -> IO[bytes]:
+    """Open a file that the system knows by its number: Pillow lets other threads run for those."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("jpeg"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _join(files: Sequence[bytes], height: int, *, interval: int) -> bytes:
+    """Make one file of strips of equal width and quality, all but the last of `interval` blocks."""
+    first, *others = map(_Strip.parse, files)
+    header = bytearray(first.file[: first.scan_header])
+    # The frame's height comes after its marker, length and precision.
+    struct.pack_into(">H", header, first.frame + 5, height)
+    header += struct.pack(">BBHH", 0xFF, _RESTART_INTERVAL, 4, interval)
+    parts: list[bytes | bytearray | memoryview] = [
+        header,
+        first.file[first.scan_header : first.scan],
+        first.coded,
+    ]
+    for index, strip in enumerate(others):
+        parts += [bytes((0xFF, _RESTART + index % _NUM_RESTARTS)), strip.coded]
+    return b"".join([*parts, _END_OF_IMAGE])
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A file of one scan, and where its parts begin."""
+
+    file: memoryview
+    frame: int
+    scan_header: int
+    scan: int
+
+    @property
+    def coded(self) -> memoryview:
+        """The scan without its header."""
+        return self.file[self.scan : -len(_END_OF_IMAGE)]
+
+    @classmethod
+    def parse(cls, file: bytes) -> "_Strip":
+        """Walk the segments up to the scan's header."""
+        start, starts = 2, dict[int, int]()
+        while _START_OF_SCAN not in starts:
+            _, marker, length = struct.unpack_from(">BBH", file, start)
+            starts[marker] = start
+            start += 2 + length
+        return cls(memoryview(file), starts[_START_OF_FRAME], starts[_START_OF_SCAN], start)
