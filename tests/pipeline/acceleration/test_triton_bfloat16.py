@@ -28,7 +28,8 @@ DTYPE = torch.bfloat16 if IS_CUDA else torch.float32
 
 def draw(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(shape, generator=generator).to(DEVICE, DTYPE) / shape[-1] ** 0.5
+    drawn: torch.Tensor = torch.randn(shape, generator=generator).to(DEVICE, DTYPE)
+    return drawn / shape[-1] ** 0.5
 
 
 # Tiles that are all whole, all cut, and some of both; the last is a feed-forward's of 512x512.
