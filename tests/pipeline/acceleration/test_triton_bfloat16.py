@@ -3,6 +3,7 @@
 Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kernels`.
 """
 
+import math
 import os
 
 import pytest
@@ -29,7 +30,7 @@ DTYPE = torch.bfloat16 if IS_CUDA else torch.float32
 def draw(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     drawn: torch.Tensor = torch.randn(shape, generator=generator).to(DEVICE, DTYPE)
-    return drawn / shape[-1] ** 0.5
+    return drawn / math.sqrt(shape[-1])
 
 
 # Tiles that are all whole, all cut, and some of both; the last is a feed-forward's of 512x512.
