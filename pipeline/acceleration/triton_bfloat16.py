@@ -74,7 +74,7 @@ def count_whole_tiles(tiles: int, programs: int) -> int:
     """Return how many tiles are computed whole; the others are cut into two halves.
 
     Programs take a tile each, round after round. Where at most half of them would have one in the
-    last round, the halves of those tiles take half as long: 5 % of the product at 1,120 rows.
+    last round, the halves of those tiles take half as long.
     """
     rest = tiles % programs
     return tiles - rest if 2 * rest <= programs else tiles
