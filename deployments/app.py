@@ -70,6 +70,7 @@ def bind_app(config: AppConfig, load: StageLoader, model: ServedModel) -> Applic
     )(VaeDecoderDeployment).bind(
         partial(load.vae_decoder, config.vae_decoder),
         _telemetry(config, "decode", config.vae_decoder),
+        num_threads=config.vae_decoder.num_threads,
     )
     denoisers = {pool.name: _bind_pool(config, load, pool, model) for pool in config.pools}
     router = serve.deployment(**_router_options(config))(serve.ingress()(RouterDeployment))

@@ -10,8 +10,10 @@ from pipeline.image_file import encode_image
 from pipeline.stages import VaeDecoder
 
 
-def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -> ImageFile:
-    """Decode latents and encode the file, with its provenance inside.
+def decode_to_file(
+    vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder, num_threads: int | None = None
+) -> ImageFile:
+    """Decode latents and encode the file by so many threads, with its provenance inside.
 
     The order's provenance says how the latents came about; how they were decoded is added.
     """
@@ -25,6 +27,7 @@ def decode_to_file(vae_decoder: VaeDecoder, latents: Tensor, order: FileOrder) -
         replace(order.provenance, fingerprint=fingerprint),
         output_format=order.output_format,
         output_compression=order.output_compression,
+        num_threads=num_threads,
     )
     return ImageFile(
         content=content,

@@ -25,6 +25,7 @@ from deployments.shared_cache import open_shared_cache
 from deployments.tile_coordinator import TiledSettings
 from pipeline.acceleration.attention import choose_attention
 from pipeline.acceleration.options import (
+    KERNELS_REVISION,
     AccelerationOptions,
     BlockKernels,
     Precision,
@@ -157,6 +158,8 @@ def fingerprint(compute: ComputeDevice, config: PoolConfig) -> str:
     parts = [config.path.value, compute.accelerator, computation, attention, build]
     if compute.device.type == "cpu":
         parts.append(f"threads-{torch.get_num_threads()}")
+    else:
+        parts.append(f"kernels-{KERNELS_REVISION}")
     if config.path is RenderPath.TILED:
         parts.append(_name_tiling(config.tiling))
     return "/".join(parts)

@@ -64,7 +64,10 @@ def load_local_stages(config: AppConfig, load: StageLoader, model: ServedModel) 
     return LocalStages(
         text_encoder,
         {pool.name: _to_front(pool, load, replicas[pool.name]) for pool in config.pools},
-        VaeDecoderDeployment(lambda: load.vae_decoder(config.vae_decoder)),
+        VaeDecoderDeployment(
+            lambda: load.vae_decoder(config.vae_decoder),
+            num_threads=config.vae_decoder.num_threads,
+        ),
         tuple(replicas.values()),
     )
 

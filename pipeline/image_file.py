@@ -74,8 +74,11 @@ def encode_image(
     *,
     output_format: OutputFormat = OutputFormat.PNG,
     output_compression: int | None = None,
+    num_threads: int | None = None,
 ) -> bytes:
     """Encode [H, W, 3] uint8 pixels on the CPU; `output_compression` is 95 where it is None.
+
+    A JPEG is encoded by `num_threads`, by as many as there are cores if None.
 
     Raises:
         InvalidRequestError: As `check_output_compression` does.
@@ -90,7 +93,13 @@ def encode_image(
     if output_format is OutputFormat.PNG:
         return encode_png(array, _to_png_text(provenance))
     quality = DEFAULT_QUALITY if output_compression is None else output_compression
-    return _encode_lossy(array, provenance, output_format, quality)
+    exif = _to_exif(provenance)
+    if output_format is OutputFormat.JPEG:
+        return encode_jpeg(array, quality=quality, exif=exif, num_threads=num_threads)
+    file = BytesIO()
+    # WebP's default method 4 takes three times as long for files of the same size.
+    Image.fromarray(array).save(file, "WEBP", quality=quality, method=0, exif=exif)
+    return file.getvalue()
 
 
 def read_provenance(content: bytes) -> ImageProvenance:
@@ -113,19 +122,12 @@ def _to_png_text(provenance: ImageProvenance) -> dict[str, str]:
     return {"Software": text.pop("software"), **text}
 
 
-def _encode_lossy(
-    pixels: Pixels, provenance: ImageProvenance, output_format: OutputFormat, quality: int
-) -> bytes:
+def _to_exif(provenance: ImageProvenance) -> Image.Exif:
     exif = Image.Exif()
     exif[Base.Software] = provenance.software
     comment = json.dumps(provenance.to_text()).encode("ascii")
     exif.get_ifd(IFD.Exif)[Base.UserComment] = _USER_COMMENT_ASCII + comment
-    if output_format is OutputFormat.JPEG:
-        return encode_jpeg(pixels, quality=quality, exif=exif)
-    file = BytesIO()
-    # WebP's default method 4 takes three times as long for files of the same size.
-    Image.fromarray(pixels).save(file, "WEBP", quality=quality, method=0, exif=exif)
-    return file.getvalue()
+    return exif
 
 
 def _read_text(image: Image.Image) -> dict[str, str]:

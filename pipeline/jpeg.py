@@ -10,6 +10,7 @@ import struct
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
@@ -24,6 +25,7 @@ _BLOCK: Final = 8
 _STRIP_PIXELS: Final = 256 * 256
 """A smaller strip would gain less than it costs to begin one."""
 _MAX_STRIPS: Final = 8
+_MAX_SIDE: Final = 65_500
 _MAX_INTERVAL: Final = 65_535
 """Blocks between two restarts: it is written in 16 bits."""
 _NUM_RESTARTS: Final = 8
@@ -37,19 +39,27 @@ _RESTART_INTERVAL: Final = 0xDD
 _END_OF_IMAGE: Final = b"\xff\xd9"
 
 
-def encode_jpeg(pixels: Pixels, *, quality: int, exif: Image.Exif) -> bytes:
-    """Encode [H, W, 3] uint8 pixels.
+def encode_jpeg(
+    pixels: Pixels, *, quality: int, exif: Image.Exif, num_threads: int | None = None
+) -> bytes:
+    """Encode [H, W, 3] uint8 pixels on so many cores, on all that the process may use if None.
 
     Without chroma subsampling: prompts ask for saturated colours with hard edges.
+
+    Raises:
+        ValueError: If a side has more than 65,500 pixels, which is libjpeg's limit.
     """
     height, width, _ = pixels.shape
+    if max(height, width) > _MAX_SIDE:
+        raise ValueError(f"sides must have at most {_MAX_SIDE} pixels, got {width}x{height}")
     rows = choose_strip_rows(height, width)
     strips = [pixels[top : top + rows] for top in range(0, height, rows)]
     if len(strips) == 1:
         return _encode_strip(pixels, quality, exif)
     # Of all headers the first strip's is kept.
     exifs = [exif, *[None] * (len(strips) - 1)]
-    files = list(_pool().map(_encode_strip, strips, repeat(quality), exifs))
+    pool = _pool(min(_MAX_STRIPS, num_threads or _count_cores()))
+    files = list(pool.map(_encode_strip, strips, repeat(quality), exifs))
     return _join(files, height, interval=_count_blocks(rows) * _count_blocks(width))
 
 
@@ -67,8 +77,19 @@ def _count_blocks(side: int) -> int:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_MAX_STRIPS, os.cpu_count() or 1), thread_name_prefix="jpeg")
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="jpeg")
+
+
+if hasattr(os, "register_at_fork"):
+    # Threads do not come along.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _count_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _encode_strip(pixels: Pixels, quality: int, exif: Image.Exif | None) -> bytes:
@@ -83,7 +104,9 @@ def _encode_strip(pixels: Pixels, quality: int, exif: Image.Exif | None) -> byte
 def _open_unnamed() -> IO[bytes]:
     """Open a file that the system knows by its number: Pillow lets other threads run for those."""
     if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("jpeg"), "w+b", buffering=0)
+        # A sandbox may forbid it.
+        with suppress(OSError):
+            return open(os.memfd_create("jpeg"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 

@@ -80,7 +80,8 @@ def count_whole_tiles(tiles: int, programs: int) -> int:
     return tiles - rest if 2 * rest <= programs else tiles
 
 
-@triton.jit
+# Whether a number divides by 16 would make another kernel, to be compiled in the midst of requests.
+@triton.jit(do_not_specialize=["num_rows", "whole_tiles", "tiles"])
 def _multiply_kernel(  # type: ignore[no-untyped-def]  # Triton reads annotations as its own types
     rows,
     weight,

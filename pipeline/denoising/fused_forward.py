@@ -1,8 +1,8 @@
 """The transformer's forward in few kernels: merged products, and one row kernel between two.
 
-A block is eight launches and its attention: query, key and value in one product, turned in place;
-output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its second
-product; and sum with the next block's norm and modulation. In 8 bits the row kernels write
+A block is at most eight launches and its attention: query, key and value in one product, turned in
+place; output; sum, norm and modulation; both halves of the feed-forward in one product; gate; its
+second product; and sum with the next block's norm and modulation. In 8 bits the row kernels write
 quantised rows. With integers, and in bfloat16 on Hopper, the gate is within its product, and for
 integers a row kernel quantises after it.
 """
@@ -42,7 +42,10 @@ class FusedBlock:
 
 
 _FEED_ROWS: Final = 8192
-"""Rows that go through a feed-forward at once: about a picture of 1408x1408."""
+"""Rows that go through a feed-forward at once: about a picture of 1408x1408.
+
+Its values are the forward's peak, both halves where the gate is a kernel of its own.
+"""
 
 FusedBlocks = dict[int, FusedBlock]
 """By `id` of the module."""
@@ -55,8 +58,8 @@ def fuse_blocks(
     """Bring all blocks to the device, merge and quantise their weights, one block after another.
 
     So a device that does not hold the model in 16 bits can hold it in 8. The context refiner stays
-    in 16: it runs once a request. With `keeps_source` the model's own modules work afterwards; in 8
-    bits that costs the memory of both.
+    in 16: it runs once a request. With `keeps_source` the model's own modules work afterwards; that
+    costs the memory of both in 8 bits, and for the gated halves where the gate is in their product.
     """
     named = {
         **{f"context_refiner.{i}": block for i, block in enumerate(model.context_refiner)},
@@ -78,8 +81,10 @@ def _fuse_block(
 ) -> FusedBlock:
     attention, mlp = block.attention, block.feed_forward
 
+    is_of_prompt = name.startswith("context_refiner")
+
     def precision_of(path: str) -> Precision:
-        stays = name.startswith("context_refiner") or any(
+        stays = is_of_prompt or any(
             fnmatch(f"{name}.{path}", each) for each in acceleration.bfloat16_layers
         )
         return Precision.BFLOAT16 if stays else acceleration.precision
@@ -93,7 +98,9 @@ def _fuse_block(
         block,
         build("attention.to_qkv", attention.to_q, attention.to_k, attention.to_v),
         build("attention.to_out", attention.to_out[0]),
-        merge_gated(halves, precision_of(gate), keeps_source=keeps_source),
+        merge_gated(
+            halves, precision_of(gate), keeps_source=keeps_source, gates_bfloat16=not is_of_prompt
+        ),
         build("feed_forward.w2", mlp.w2),
     )
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from pipeline.acceleration.options import BlockKernels
+from pipeline.acceleration.options import KERNELS_REVISION, BlockKernels
 from pipeline.device import ComputeDevice
 from pipeline.errors import OutOfMemoryError
 from pipeline.memory import VAE_TILED, VAE_WHOLE, DecodeMode, choose_decode
@@ -55,6 +55,8 @@ class FittingVaeDecoder:
         parts = [self._choose(size), self._kernels, compute.accelerator, compute.precision]
         if compute.device.type == "cpu":
             parts.append(f"threads-{torch.get_num_threads()}")
+        else:
+            parts.append(f"kernels-{KERNELS_REVISION}")
         return "/".join(parts)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Time and size of image encoders at 1024x1024, on one core.
+"""Time and size of image encoders at 1024x1024, on one core; `pipeline jpeg` takes all there are.
 
     python tests/benchmarks/image_encoding.py [--photo FILE]... [--repeats N]
 
