@@ -150,7 +150,7 @@ def to_callers_order(order: ImagesOrder, body: ImagesRequest, caller: Caller) ->
     if body.priority is None and Priority.INTERACTIVE not in caller.priorities:
         priority = Priority.BATCH
     if priority not in caller.priorities:
-        allowed = sorted(caller.priorities)
+        allowed = sorted(each.value for each in caller.priorities)
         raise InvalidFieldError(
             f"priority must be one of {allowed} for this key, got {priority.value!r}", "priority"
         )

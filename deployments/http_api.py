@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette import routing
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -34,6 +35,7 @@ from deployments.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
+    has_head,
     to_response,
 )
 from deployments.page.routes import add_page
@@ -59,6 +61,7 @@ from deployments.validation_errors import explain_unreadable_body, explain_valid
 
 GENERATIONS = "/v1/images/generations"
 _CODES = {405: "method_not_allowed"}
+_TOLD_CHARACTERS = 128
 
 
 class ImagesApi:
@@ -275,6 +278,16 @@ def _to_timings(images: list[DrawnImage]) -> Timings:
     return Timings(**{f"{name[:-2]}_ms": 1000 * seconds for name, seconds in longest.items()})
 
 
+def _methods_of(app: FastAPI, path: str) -> set[str]:
+    methods = {
+        method
+        for route in app.routes
+        if isinstance(route, routing.Route) and route.path_regex.fullmatch(path)
+        for method in route.methods or ()
+    }
+    return methods | {"HEAD"} if "GET" in methods and has_head(path) else methods
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     async def on_invalid_body(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, RequestValidationError)
@@ -284,13 +297,21 @@ def _add_error_handlers(app: FastAPI) -> None:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 400:
             return to_response(explain_unreadable_body(exc.__cause__))
-        error = ApiError(str(exc.detail))
-        body = error.to_body()
+        headers = dict(exc.headers or {})
+        message = str(exc.detail)
+        path = request.url.path
+        if exc.status_code == 404:
+            message = f"path must be one that /docs lists, got {path[:_TOLD_CHARACTERS]!r}"
+        if exc.status_code == 405:
+            # Starlette tells of the first route with this path.
+            headers["Allow"] = ", ".join(sorted(_methods_of(app, path)))
+            message = f"method must be one of {headers['Allow']}, got {request.method}"
+        body = ApiError(message).to_body()
         body["error"] |= {
             "type": "invalid_request_error",
             "code": _CODES.get(exc.status_code, "not_found"),
         }
-        return JSONResponse(body, status_code=exc.status_code, headers=exc.headers)
+        return JSONResponse(body, status_code=exc.status_code, headers=headers)
 
     async def on_error(request: Request, exc: Exception) -> JSONResponse:
         return to_response(to_api_error(exc, request_id=request.state.request_id))

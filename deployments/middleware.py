@@ -47,6 +47,11 @@ class RequestIdMiddleware:
         await app(scope, receive, send)
 
 
+def has_head(path: str) -> bool:
+    """Say whether HEAD is answered where GET is: not for jobs, whose events would go on unseen."""
+    return not path.startswith(_WITHOUT_HEAD)
+
+
 class HeadMiddleware:
     """Answers HEAD as GET without the body, which RFC 9110 asks for, where GET is cheap."""
 
@@ -54,9 +59,9 @@ class HeadMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one call; jobs and pictures have no HEAD, a job's events would go on unseen."""
+        """Serve one call."""
         is_head = scope["type"] == "http" and scope["method"] == "HEAD"
-        if not is_head or scope["path"].startswith(_WITHOUT_HEAD):
+        if not is_head or not has_head(scope["path"]):
             await self._app(scope, receive, send)
             return
 

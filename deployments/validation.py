@@ -65,7 +65,7 @@ class RequestRules:
             accepted=datetime.now(UTC),
             prompt=body.prompt,
             num_images=num_images,
-            size=self._parse_size(body.size or "auto"),
+            size=self._parse_size("auto" if body.size is None else body.size),
             seed=seed,
             is_seed_given=body.seed is not None,
             num_inference_steps=body.num_inference_steps or self.model.default_steps,

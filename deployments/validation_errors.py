@@ -36,6 +36,8 @@ def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
     if kind == "value_error" and not place:
         message = _rule(error)
         return InvalidFieldError(message, message.split(" ", 1)[0])
+    if kind == "string_unicode" and not place:
+        return InvalidFieldError("body must have names of fields without lone surrogates", "body")
     if not place:
         return InvalidFieldError(
             "body must be a JSON object, sent as application/json", str(source)

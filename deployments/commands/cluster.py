@@ -96,7 +96,7 @@ def _environment_with(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def shut_down_serve(*, within_s: float) -> None:
-    """Let replicas finish, but no longer than `within_s`; the cluster's end takes the rest."""
+    """End Serve, but wait no longer than `within_s`: the cluster's end takes the rest."""
     thread = threading.Thread(target=serve.shutdown, daemon=True)
     thread.start()
     thread.join(within_s)

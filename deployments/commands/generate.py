@@ -56,6 +56,11 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def _to_body(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        options.prompt.encode()
+    except UnicodeEncodeError as exc:
+        # Python reads an argument's other bytes as lone surrogates.
+        raise ConfigurationError("the prompt must be UTF-8") from exc
     body = {
         "prompt": options.prompt,
         "size": options.size,

@@ -56,8 +56,10 @@ def read_key(file: Path | None) -> str | None:
         words = file.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"--key-file must be readable text, got {file}") from exc
-    if len(words) != 1 or not words[0].isascii():
+    if len(words) != 1:
         raise ConfigurationError(f"--key-file must hold one key, got {len(words)} words in {file}")
+    if not words[0].isascii():
+        raise ConfigurationError(f"--key-file must hold a key in ASCII, got another in {file}")
     return words[0]
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, Final
@@ -20,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from cluster.errors import ClusterError
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
+from deployments.commands.draining import drain_calls
 from deployments.commands.exposure import check_exposure
 from deployments.commands.machine import local_defaults
 from deployments.commands.mixed_nodes import mixed_defaults
@@ -34,6 +36,7 @@ from pipeline.errors import PipelineError
 
 APPLICATION: Final = "zimage"
 _POLL_S: Final = 0.5
+_DRAIN_S: Final = 10.0
 _SHUT_DOWN_S: Final = 5.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
@@ -50,8 +53,8 @@ def run_service(options: argparse.Namespace) -> int:
             build_store(config.store).check()
         application = build_app(config)
         cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
-        with cluster, _stop_signal() as stop, watch_ray(stop) as watch:
-            failure = _serve(application, config, options, url, stop, watch)
+        with cluster, _stop_signals() as signals, watch_ray(signals.stop) as watch:
+            failure = _serve(application, config, options, url, signals, watch)
     except (ConfigurationError, PipelineError, ClusterError, OSError, RayError) as exc:
         failure = str(exc)
     if failure is not None:
@@ -75,19 +78,27 @@ def _check_port(host: str, port: int) -> None:
             raise OSError(f"port must be free, got {host}:{port} ({exc.strerror})") from exc
 
 
+@dataclass(frozen=True)
+class _StopSignals:
+    """Set by SIGINT and SIGTERM, instead of dying in the middle."""
+
+    stop: threading.Event
+    urge: threading.Event
+    """By the second one: calls are not waited for."""
+
+
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """Set an event at SIGINT or SIGTERM, instead of dying in the middle."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[_StopSignals]:
+    signals = _StopSignals(threading.Event(), threading.Event())
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        (signals.urge if signals.stop.is_set() else signals.stop).set()
 
     previous = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield stop
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -98,10 +109,10 @@ def _serve(
     config: AppConfig,
     options: argparse.Namespace,
     url: str,
-    stop: threading.Event,
+    signals: _StopSignals,
     watch: RayWatch,
 ) -> str | None:
-    """Serve until `stop`; return what failed, or None."""
+    """Serve until told to stop; return what failed, or None."""
     print(f"loading {config.model.source} ...", flush=True)
     serve.start(
         # The nodes of a mixed cluster share this machine, and its port.
@@ -121,17 +132,21 @@ def _serve(
             ],
             wait_for_applications_running=False,
         )
-        failure = _wait_until_ready(url, stop)
+        failure = _wait_until_ready(url, signals.stop)
         if failure is not None:
             return failure
-        if not stop.is_set():
+        if not signals.stop.is_set():
             _print_how_to_try(url, config)
             if options.mixed:
                 tour = partial(show_tour, url, partial(print, flush=True))
                 threading.Thread(target=tour, daemon=True).start()
-            stop.wait()
+            signals.stop.wait()
         if watch.failure is None:
-            print("stopping", flush=True)
+            print(
+                f"stopping: calls have {_DRAIN_S:g} s to finish, a second signal ends them",
+                flush=True,
+            )
+            drain_calls(APPLICATION, within_s=_DRAIN_S, is_urged=signals.urge.is_set)
         return watch.failure
     finally:
         if watch.failure is None:

@@ -224,7 +224,8 @@ def build_plan(options: argparse.Namespace, trace: Trace) -> ServicePlan:
     """
     for pool in options.pool:
         if not pool.max_replicas:
-            raise PlanError(f"a pool must have replicas, got none of {pool.accelerator}")
+            example = f"{pool.accelerator}:{pool.precision}x2"
+            raise PlanError(f"--pool must say how many replicas it has, as {example}, got none")
     asked = options.pool or options.offer or [parse_pool(offer) for offer in DEFAULT_OFFERS]
     try:
         pools = tuple(_to_pool(options, pool) for pool in asked)

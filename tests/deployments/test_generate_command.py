@@ -149,3 +149,14 @@ def _set_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+
+def test_a_prompt_that_is_not_unicode_is_refused(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As Python reads the byte FF of an argument.
+    drawing = ["generate", "\udcff", "--model", str(tiny_model), *SMALL]
+
+    assert main([*drawing, "-o", str(tmp_path / "out.png")]) == 1
+
+    assert capsys.readouterr().out == "zimage-serve: the prompt must be UTF-8\n"

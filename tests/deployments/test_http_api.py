@@ -275,6 +275,51 @@ async def test_another_method_is_answered_in_the_same_form(caller: httpx.AsyncCl
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
     assert _error(answer)["code"] == "method_not_allowed"
+    assert _error(answer)["message"] == "method must be one of POST, got GET"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/images/jobs", "GET, POST"),
+        ("/v1/images/jobs/job-0", "DELETE, GET"),
+        ("/v1/models", "GET, HEAD"),
+    ],
+)
+async def test_all_methods_of_a_path_are_told(
+    caller: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    answer = await caller.put(path)
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+
+
+async def test_a_path_that_is_not_served_is_named(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post("/v1/images/edits", json={"prompt": "a red circle"})
+
+    assert answer.status_code == 404
+    message = "path must be one that /docs lists, got '/v1/images/edits'"
+    assert _error(answer)["message"] == message
+
+
+async def test_an_empty_size_is_refused(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(GENERATIONS, json={"prompt": "a red circle", "size": ""})
+
+    assert answer.status_code == 400
+    message = "size must be 'auto' or WIDTHxHEIGHT in pixels, got ''"
+    assert _error(answer)["message"] == message
+
+
+async def test_a_lone_surrogate_in_the_name_of_a_field_is_told(caller: httpx.AsyncClient) -> None:
+    answer = await caller.post(
+        GENERATIONS,
+        content=b'{"prompt":"a red circle","\\ud800":1}',
+        headers={"content-type": "application/json"},
+    )
+
+    assert answer.status_code == 400
+    assert _error(answer)["message"] == "body must have names of fields without lone surrogates"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """A service that is told to stop ends cleanly, one that cannot go on says so; neither lingers."""
 
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from service import Service, run_service
@@ -26,6 +29,25 @@ def test_a_signal_stops_every_process(
     assert exit_code == 0
     assert {"raylet", "gcs_server"} <= names
     assert [process for process in started if process.is_running()] == []
+
+
+def test_a_call_is_finished_before_the_service_stops(tiny_model: Path, tmp_path: Path) -> None:
+    options = ("--model", str(tiny_model), "--store", str(tmp_path / "images"))
+    # About two seconds on two cores.
+    body = {"prompt": "a red circle", "size": "512x512", "num_inference_steps": 50}
+    with run_service(tmp_path, *options) as service, ThreadPoolExecutor(1) as pool:
+        address = f"{service.url}/v1/images/generations"
+        call = pool.submit(httpx.post, address, json=body, timeout=60)
+        time.sleep(0.5)
+        was_open = not call.done()
+        service.process.send_signal(signal.SIGINT)
+        answer = call.result()
+        exit_code = service.process.wait(60)
+
+    assert was_open
+    assert answer.status_code == 200
+    assert len(answer.json()["data"]) == 1
+    assert exit_code == 0
 
 
 @pytest.mark.timeout(450)

@@ -122,7 +122,9 @@ async def test_a_priority_that_a_key_has_not_is_refused(app: FastAPI, keys: dict
     named = await ask(app, keys["batch"], priority="interactive")
     unnamed = await ask(app, keys["batch"])
 
-    assert (named.status_code, named.json()["error"]["param"]) == (400, "priority")
+    error = named.json()["error"]
+    assert (named.status_code, error["param"]) == (400, "priority")
+    assert error["message"] == "priority must be one of ['batch'] for this key, got 'interactive'"
     assert unnamed.status_code == 200
 
 

@@ -99,7 +99,10 @@ def test_a_plot_is_a_png_of_four_panels(tmp_path: Path) -> None:
         (["--trace", "nowhere.txt"], "error: a trace must be one of"),
         (["--offer", "H100:fp8", "--p95", "0.01"], "error: a mix must reach p95 0.01 s"),
         (["--duration", "0", "--pool", "H100:bf16x1"], "error: a trace must have requests"),
-        (["--pool", "H100:bf16x0"], "error: a pool must have replicas"),
+        (
+            ["--pool", "H100:bf16x0"],
+            "error: --pool must say how many replicas it has, as H100:bf16x2",
+        ),
         (["--rate", "1e30"], "error: --rate for --duration must be at most 100000000, got 4e+31"),
     ],
 )
