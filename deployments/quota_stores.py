@@ -126,7 +126,7 @@ class RedisQuotaStore:
 
     def __init__(self, url: str, *, namespace: str = _NAMESPACE) -> None:
         self._redis: Any = Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+            url, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         )
         self._namespace = namespace
         self._charge = self._redis.register_script(_CHARGE)

@@ -32,7 +32,7 @@ class SharedCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis: Any = Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+            url, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         )
         self._lifetime_s = lifetime_s
         self._namespace = namespace
@@ -61,8 +61,9 @@ class SharedCache:
         try:
             self._check()
             return command()
-        except RedisError as exc:
-            # It may live on as the replica of another, and refuse whatever comes by what is open.
+        except (RedisError, ValueError) as exc:
+            # ValueError: what answered is no Redis. A Redis may live on as the replica of another,
+            # and refuse whatever comes by what is open.
             self._redis.connection_pool.disconnect(inuse_connections=False)
             self._is_checked = False
             self._pause(f"the cache's Redis failed: {type(exc).__name__}")

@@ -39,10 +39,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _SECRET_FILE: Final = "hmac-key"
-_CHECKSUMS: Final = Config(
-    request_checksum_calculation="when_required", response_checksum_validation="when_required"
+_CLIENT_CONFIG: Final = Config(
+    # Some stores that are not AWS refuse what boto3 adds by default.
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+    # A stopping router exports once more, and a bucket that hangs must not hold it.
+    connect_timeout=3,
+    read_timeout=20,
+    retries={"total_max_attempts": 2},
 )
-"""Some stores that are not AWS refuse what boto3 adds by default."""
 
 
 class UsageLedger:
@@ -118,7 +123,8 @@ class UsageLedger:
                 await asyncio.sleep(self._export_period_s)
                 await self._export()
         finally:
-            self._recorder.stop()
+            # Not on the event loop, whose calls have yet to finish.
+            await asyncio.to_thread(self._recorder.stop)
 
     async def _export(self) -> None:
         try:
@@ -167,7 +173,7 @@ def _connect(config: UsageS3Config) -> "S3Client":
         raise StoreConfigurationError(
             f"cannot export usage to bucket {config.bucket}: boto3 finds no credentials"
         )
-    return session.client("s3", endpoint_url=config.endpoint_url, config=_CHECKSUMS)
+    return session.client("s3", endpoint_url=config.endpoint_url, config=_CLIENT_CONFIG)
 
 
 def _sum_stages(images: list[DrawnImage]) -> StageMilliseconds:

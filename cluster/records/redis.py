@@ -29,6 +29,8 @@ class RedisRecordStore:
         # A change that is sent twice can fail for having succeeded: nothing is retried here.
         self._redis: Any = redis.Redis.from_url(
             url,
+            # Servers before 6, and some proxies, know no other.
+            protocol=2,
             decode_responses=True,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             socket_timeout=_READ_TIMEOUT_S,

@@ -73,9 +73,10 @@ class SqliteRecordStore:
                 " VALUES (?, 1, ?, ?, ?)",
                 (record.id, record.guard, record.body, payload),
             )
-            if cursor.rowcount:
+            is_new = bool(cursor.rowcount)
+            if is_new:
                 _write_entries(cursor, record)
-            return bool(cursor.rowcount)
+            return is_new
 
     @_maps_errors
     def read(self, id: str) -> Record | None:
@@ -196,7 +197,7 @@ class SqliteRecordStore:
 
     @contextmanager
     def _transaction(self, *, waits_for_disk: bool = True) -> Iterator[sqlite3.Cursor]:
-        with self._lock:
+        with self._locked():
             connection = self._open()
             # NORMAL survives the death of every process, and the machine's if anything that
             # waits for the disk is written after it.
@@ -206,6 +207,16 @@ class SqliteRecordStore:
             connection.execute("BEGIN IMMEDIATE")
             with connection, closing(connection.cursor()) as cursor:
                 yield cursor
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Wait for this process's other writers as long as for another's, and not for each."""
+        if not self._lock.acquire(timeout=_BUSY_TIMEOUT_S):
+            raise sqlite3.OperationalError("database is locked")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

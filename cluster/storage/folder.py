@@ -6,6 +6,7 @@ files, so neither these, nor unfinished files, nor the secret can be read throug
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,11 +46,23 @@ class FolderStoreOptions:
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)
-        url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.netloc or url.query or url.fragment:
-            raise StoreConfigurationError(f"base_url must be an HTTP URL, got {self.base_url!r}")
+        if not _is_base_url(self.base_url):
+            # It is not repeated: it may hold a password.
+            raise StoreConfigurationError(
+                "base_url must be an HTTP URL with a host and without query or fragment"
+            )
         if self.secret is not None:
             check_secret(self.secret.encode())
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        has_host = bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    is_whole = not (url.query or url.fragment) and not re.search(r"\s", text)
+    return url.scheme in ("http", "https") and has_host and is_whole
 
 
 class FolderImageStore:
@@ -159,7 +172,7 @@ def _store_errors(verb: str, key: str) -> Iterator[None]:
         raise StoreUnavailableError(
             f"the folder store cannot {verb} {key}: {reason.lower()}"
         ) from error
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreUnavailableError(f"the folder store has damaged metadata of {key}") from error
 
 

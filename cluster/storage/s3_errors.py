@@ -4,13 +4,14 @@ Texts name the bucket, the host and S3's error code. They never repeat what boto
 wrote, which may hold a key id or a signed URL; for the same reason the cause is not chained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from cluster.errors import (
     ImageNotFoundError,
@@ -22,7 +23,15 @@ from cluster.errors import (
 _NOT_FOUND: Final = frozenset({"NoSuchKey", "404"})
 
 _TRANSIENT: Final = frozenset(
-    {"BadDigest", "RequestTimeout", "SlowDown", "Throttling", "XAmzContentSHA256Mismatch"}
+    {
+        "BadDigest",
+        "OperationAborted",
+        "RequestTimeout",
+        "SlowDown",
+        "TemporaryRedirect",
+        "Throttling",
+        "XAmzContentSHA256Mismatch",
+    }
 )
 """Codes that may pass although their status says that the caller was wrong."""
 
@@ -39,6 +48,8 @@ _REASONS: Final = {
     "AuthorizationHeaderMalformed": "the bucket is in another region",
     "NotImplemented": "the store does not know an option of the request",
 }
+
+_REDIRECTS: Final = "the endpoint redirects, and must be the address that it redirects to"
 
 _UNREACHABLE: Final = (
     botocore_errors.ConnectionError,
@@ -60,9 +71,25 @@ def s3_errors(tried: str) -> Iterator[None]:
         raise _from_answer(error, tried) from None
     except BotoCoreError as error:
         raise _from_botocore(error, tried) from None
+    except RecursionError:
+        # botocore looks for the bucket's region at every redirect.
+        raise StoreConfigurationError(f"{tried}: {_REDIRECTS}") from None
     except RuntimeError:
         # botocore's word for a refresh that brought credentials which have expired too.
         raise StoreUnavailableError(f"{tried}: the credentials have expired") from None
+    except (ResponseParserError, OSError, ValueError, TypeError, KeyError) as error:
+        # Of what brings credentials, a file or a service, and of answers that are not S3's.
+        raise StoreUnavailableError(f"{tried}: boto3 failed ({type(error).__name__})") from None
+
+
+def check_stored(answer: Mapping[str, Any]) -> None:
+    """Refuse an answer to an upload that S3 did not give: it names what was stored.
+
+    Raises:
+        StoreUnavailableError: If a proxy has answered in its place.
+    """
+    if not answer.get("ETag"):
+        raise StoreUnavailableError("an upload's answer must be S3's, got one without an ETag")
 
 
 def _from_answer(error: ClientError, tried: str) -> StoreError:
@@ -71,10 +98,11 @@ def _from_answer(error: ClientError, tried: str) -> StoreError:
     answer = error.response.get("ResponseMetadata", {})
     status = answer.get("HTTPStatusCode", 0)
     request_id = answer.get("RequestId", "")
-    text = f"{tried}: {_REASONS.get(code, 'the store refused')} ({code}, request {request_id})"
+    reason = _REASONS.get(code, _REDIRECTS if 300 <= status < 400 else "the store refused")
+    text = f"{tried}: {reason} ({code or status}, request {request_id})"
     if code in _NOT_FOUND:
         return ImageNotFoundError(text)
-    if code in _TRANSIENT or status >= 500 or status == 429:
+    if code in _TRANSIENT or status in (408, 429) or (status >= 500 and status != 501):
         return StoreUnavailableError(text)
     return StoreConfigurationError(text)
 
@@ -91,4 +119,8 @@ def _from_botocore(error: BotoCoreError, tried: str) -> StoreError:
 
 def name_host(endpoint_url: str) -> str:
     """Name host and port alone: a URL may hold a password."""
-    return urlsplit(endpoint_url).netloc.rpartition("@")[2]
+    url = urlsplit(endpoint_url)
+    # One with a / or ? ends the host's part early, and its own beginning reads as a host.
+    if "@" in f"{url.path}{url.query}{url.fragment}":
+        return "an endpoint whose password is not percent-encoded"
+    return url.netloc.rpartition("@")[2]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cluster.checksums import to_content_md5
+from cluster.storage.s3_errors import check_stored, s3_errors
 from cluster.usage.record import UsageRecord
 
 
@@ -95,16 +96,19 @@ class S3Exporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
-        if self._client is None:
-            self._client = self._connect()
+        key = f"{self._prefix}/{name}.jsonl"
         body = "".join(lines).encode()
-        self._client.put_object(
-            Bucket=self._bucket,
-            Key=f"{self._prefix}/{name}.jsonl",
-            Body=body,
-            ContentMD5=to_content_md5(body),
-            ContentType="application/x-ndjson",
-        )
+        with s3_errors(f"cannot write {key} in bucket {self._bucket}"):
+            if self._client is None:
+                self._client = self._connect()
+            answer = self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=body,
+                ContentMD5=to_content_md5(body),
+                ContentType="application/x-ndjson",
+            )
+            check_stored(answer)
 
 
 def _append(file: int, content: bytes) -> None:

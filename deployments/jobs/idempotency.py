@@ -12,7 +12,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from pydantic import BaseModel
 
-from cluster.errors import ClusterError, LeaseLostError, RecordStoreUnavailableError
+from cluster.errors import ClusterError, LeaseLostError, RecordStoreError
 from cluster.jobs.idempotency import IdempotencyStore, IdempotentCall, Verdict
 from deployments.error_mapping import to_api_error
 from deployments.errors import InvalidFieldError, KeyConflictError
@@ -103,14 +103,14 @@ class Idempotency:
         except BaseException as exc:
             # A store that fails may have kept a job, and a call that is cancelled goes on in its
             # thread: the next execution must have the same nonce, by which it finds that job.
-            may_have_acted = isinstance(exc, RecordStoreUnavailableError | asyncio.CancelledError)
+            may_have_acted = isinstance(exc, RecordStoreError | asyncio.CancelledError)
             await self._let_go(call, lease, is_free=is_first and not may_have_acted)
             raise
         finally:
             keeper.cancel()
         try:
             await self._threads.call(self._store.complete, call, lease, outcome.to_json())
-        except RecordStoreUnavailableError as exc:
+        except RecordStoreError as exc:
             logger.warning("an outcome could not be kept under its idempotency key: %s", exc)
         return outcome
 

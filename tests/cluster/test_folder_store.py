@@ -146,9 +146,12 @@ def test_a_folder_without_permission_is_unavailable(options: FolderStoreOptions)
         FolderImageStore(options).check()
 
 
-def test_damaged_facts_are_an_error(store: FolderImageStore, options: FolderStoreOptions) -> None:
+@pytest.mark.parametrize("facts", [b"{", b"\xff\xfe\xff", b"\0" * 50, b"[]", b"3", b"{}"])
+def test_damaged_facts_are_an_error(
+    store: FolderImageStore, options: FolderStoreOptions, facts: bytes
+) -> None:
     put(store)
-    (options.folder / KEY).with_name(".0.png.json").write_text("{")
+    (options.folder / KEY).with_name(".0.png.json").write_bytes(facts)
     with pytest.raises(StoreUnavailableError, match=f"damaged metadata of {KEY}"):
         store.get(KEY)
 
@@ -159,10 +162,23 @@ def test_a_check_leaves_one_file(store: FolderImageStore, options: FolderStoreOp
     assert list_visible(options.folder) == {"images/probe"}
 
 
-@pytest.mark.parametrize("base_url", ["", "127.0.0.1:8000", "ftp://a", "http://", "http://a/?b=c"])
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://u:secret@a",
+        "http://",
+        "http://a/?b=c",
+        "http://[::1",
+        "http://a:b",
+        "http://a/b c",
+    ],
+)
 def test_a_base_url_is_an_http_url(options: FolderStoreOptions, base_url: str) -> None:
-    with pytest.raises(StoreConfigurationError, match="base_url must be an HTTP URL"):
+    with pytest.raises(StoreConfigurationError, match="base_url must be an HTTP URL") as raised:
         replace(options, base_url=base_url)
+    assert "secret" not in str(raised.value)
 
 
 def test_options_do_not_show_the_secret(options: FolderStoreOptions) -> None:

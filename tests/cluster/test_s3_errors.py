@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from cluster.errors import (
     ImageNotFoundError,
@@ -51,6 +52,13 @@ def answer(code: str, status: int) -> ClientError:
             StoreUnavailableError,
         ),
         (RuntimeError("refreshed credentials are still expired"), StoreUnavailableError),
+        (RecursionError("maximum recursion depth exceeded"), StoreConfigurationError),
+        (FileNotFoundError(2, "no token file"), StoreUnavailableError),
+        (ResponseParserError("unable to parse <html>"), StoreUnavailableError),
+        (TypeError("can't subtract offset-naive datetimes"), StoreUnavailableError),
+        (answer("OperationAborted", 409), StoreUnavailableError),
+        (answer("", 408), StoreUnavailableError),
+        (answer("NotImplemented", 501), StoreConfigurationError),
     ],
     ids=repr,
 )
@@ -70,6 +78,7 @@ def test_an_answer_is_told_by_its_code_and_not_in_the_servers_words() -> None:
 
 def test_a_host_is_named_without_its_password() -> None:
     assert name_host("https://user:secret@store.example:9000/path") == "store.example:9000"
+    assert "secret" not in name_host("https://user:secret/9@store.example:9000")
 
 
 def test_a_url_lives_as_long_as_was_asked_for() -> None:

@@ -46,6 +46,7 @@ class RecordingStore(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.taken.append(({name.lower() for name in self.headers}, body))
         self.send_response(200)
+        self.send_header("etag", '"1"')
         self.send_header("content-length", "0")
         self.end_headers()
 
@@ -72,6 +73,43 @@ def test_objects_carry_no_checksum_that_only_some_stores_know(bucket_url: str) -
     assert body.decode() == record.to_line()
     assert not {name for name in headers if "checksum" in name or "trailer" in name}
     assert "content-md5" in headers
+
+
+@pytest.mark.parametrize("url", ["http://u:PASSWORD@127.0.0.1:1", "u:PASSWORD@127.0.0.1:1"])
+def test_what_an_export_fails_with_does_not_repeat_the_url(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    config = UsageS3Config(kind="s3", bucket="usage", endpoint_url=url, region="us-east-1")
+    recorder = UsageRecorder(tmp_path, build_exporter(config))
+    recorder.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+
+    recorder.export_once()
+
+    assert "could not be exported" in caplog.text
+    assert "bucket usage" in caplog.text
+    assert "PASSWORD" not in caplog.text
+
+
+async def test_the_last_export_of_a_router_that_stops_holds_up_no_call(tmp_path: Path) -> None:
+    is_free = threading.Event()
+
+    class SlowRecorder(UsageRecorder):
+        def stop(self) -> None:
+            assert is_free.wait(10), "the event loop waits for the last export"
+            super().stop()
+
+    recorder = SlowRecorder(tmp_path, CollectingExporter())
+    ledger = UsageLedger(recorder, b"s" * 32, MODEL, is_synced=False, export_period_s=60.0)
+    running = asyncio.create_task(ledger.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0.05)
+    is_free.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 def test_an_export_finds_credentials_that_came_after_the_last(

@@ -22,7 +22,7 @@ class RegionalBucket(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         type(self).content = self.rfile.read(int(self.headers["content-length"]))
-        self.answer(200, {}, b"")
+        self.answer(200, {"etag": '"1"'}, b"")
 
     def do_GET(self) -> None:
         self.answer(200, {"content-type": "text/plain"}, self.content)

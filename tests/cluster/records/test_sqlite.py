@@ -12,7 +12,8 @@ from threading import Barrier
 
 import pytest
 
-from cluster.records import Record, SqliteRecordStore
+from cluster.errors import RecordStoreUnavailableError
+from cluster.records import Record, SqliteRecordStore, sqlite
 
 
 def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
@@ -32,6 +33,25 @@ def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
         assert is_waiting
         assert all(found)
         assert store.read("b") is not None
+
+
+def test_a_writer_waits_no_longer_for_others_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.1)
+    with closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as store:
+        store.insert(Record("a", "first"))
+        # As by a writer that waits for another process.
+        with store._lock, pytest.raises(RecordStoreUnavailableError, match="is locked"):
+            store.insert(Record("b", "second"))
+
+        assert store.insert(Record("b", "second"))
+
+
+def test_a_record_without_indexes_is_new_once(tmp_path: Path) -> None:
+    with closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as store:
+        assert store.insert(Record("a", "first"))
+        assert not store.insert(Record("a", "second"))
 
 
 def test_events_and_what_follows_them_are_there_for_another_process(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from jobs_app import LoadedModel, RunningApi, app_config, bearer, run_api, wait_until
 
-from cluster.errors import RecordStoreUnavailableError
+from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
 from cluster.jobs.idempotency import IdempotencyStore, IdempotentCall
 from cluster.jobs.job import Job
 from cluster.jobs.job_store import JobStore
@@ -229,3 +229,21 @@ async def test_what_was_given_up_is_executed_again_from_the_same_nonce(tmp_path:
 
     assert given_up.cancelled()
     assert nonces == 2 * [outcome.job_id]
+
+
+async def test_an_answer_is_given_though_the_store_refuses_to_keep_it(tmp_path: Path) -> None:
+    call, threads = IdempotentCall("anonymous", "key", "fingerprint"), StoreThreads()
+
+    class RefusingStore(IdempotencyStore):
+        def complete(self, call: IdempotentCall, lease: str, outcome: str) -> None:
+            raise RecordStoreConfigurationError("the job store refused the password")
+
+    async def execute(nonce: str) -> StoredOutcome:
+        return StoredOutcome(job_id=nonce)
+
+    with contextlib.closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as records:
+        store = RefusingStore(records, lease_s=60.0, retention_s=60.0)
+        outcome = await Idempotency(store, threads, renew_s=20.0, poll_s=0.01).once(call, execute)
+    threads.stop()
+
+    assert outcome.job_id
