@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.admission import Admission, Charge, may_use, to_order
+from deployments.call_count import CallCount, CallCountMiddleware
 from deployments.documented_api import DocumentedApi
 from deployments.drawn_images import DrawnImage, DrawnImages
 from deployments.error_mapping import MAPPED_ERRORS, to_api_error
@@ -88,6 +89,7 @@ class ImagesApi:
         self._keys = keys
         self._admission = admission
         self._background = background
+        self._calls = CallCount()
         self._started = int(time.time())
         self._jobs = build_jobs(self.draw)
 
@@ -131,6 +133,7 @@ class ImagesApi:
         )
         app.add_middleware(KeyMiddleware, keys=self._keys)
         app.add_middleware(RequestIdMiddleware)
+        app.add_middleware(CallCountMiddleware, count=self._calls)
         return app
 
     @contextlib.asynccontextmanager
@@ -185,7 +188,7 @@ class ImagesApi:
 
     async def health(self) -> Health:
         """Tell that the process is up."""
-        return Health(status="ok")
+        return Health(status="ok", open_calls=self._calls.num_open)
 
     async def ready(self, response: Response) -> Health:
         """Tell whether a picture has been drawn by at least one pool."""

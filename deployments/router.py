@@ -9,7 +9,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from deployments.call_count import CallCountMiddleware
 from deployments.calls_config import check_message_limit
 from deployments.config import AppConfig
 from deployments.handles import HandleStages
@@ -54,21 +53,18 @@ class RouterDeployment:
         )
         ledger = LedgerReader(chooser.read_demand, chooser.update)
         background = [ledger.run] if usage is None else [ledger.run, usage.run]
-        api = build_api(
-            config,
-            model,
-            stages,
-            chooser,
-            readiness,
-            background=background,
-            usage=usage,
-            read_fingerprints=chooser.fingerprints,
+        self._api = TraceMiddleware(
+            build_api(
+                config,
+                model,
+                stages,
+                chooser,
+                readiness,
+                background=background,
+                usage=usage,
+                read_fingerprints=chooser.fingerprints,
+            )
         )
-        self._api = CallCountMiddleware(TraceMiddleware(api))
-
-    async def count_calls(self) -> int:
-        """Say how many calls are not answered yet, to whoever wants to stop the service."""
-        return self._api.num_open
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return what Serve sends HTTP to; Serve calls this inside the replica's event loop."""

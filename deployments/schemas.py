@@ -186,6 +186,9 @@ class Health(BaseModel):
     pools: dict[str, bool] = Field(
         default_factory=dict, description="Whether a picture has been drawn by each pool."
     )
+    open_calls: int = Field(
+        default=0, description="Calls that this router has taken and not answered; reads are none."
+    )
 
 
 class ErrorDetail(BaseModel):

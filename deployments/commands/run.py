@@ -146,7 +146,12 @@ def _serve(
                 f"stopping: calls have {_DRAIN_S:g} s to finish, a second signal ends them",
                 flush=True,
             )
-            drain_calls(APPLICATION, within_s=_DRAIN_S, is_urged=signals.urge.is_set)
+            drain_calls(
+                url,
+                num_routers=config.router.num_replicas,
+                within_s=_DRAIN_S,
+                is_urged=signals.urge.is_set,
+            )
         return watch.failure
     finally:
         if watch.failure is None:
