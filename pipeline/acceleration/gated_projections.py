@@ -20,7 +20,7 @@ from pipeline.acceleration.projections import (
 
 _GATES_BFLOAT16: Final = ((9, 0),)
 """Compute capabilities of the GPUs where a bfloat16 product with its gate was measured: Hopper's
-(`tests/benchmarks/products.py`)."""
+(`tests/benchmarks/hopper.py`)."""
 
 
 class GatedProjection(Projection, Protocol):
