@@ -15,6 +15,7 @@ from pipeline.acceleration.projections import (
     Rows,
     merge,
     merge_into,
+    require_plain,
     require_quantized,
 )
 
@@ -75,9 +76,7 @@ class BFloat16GatedProjection:
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply and gate."""
-        if isinstance(rows, QuantizedRows):
-            raise TypeError("rows must not be quantised for a product of 16-bit weights")
-        return triton_bfloat16.multiply_gated(rows, self._weight)
+        return triton_bfloat16.multiply_gated(require_plain(rows), self._weight)
 
     def quantized(self, rows: Rows, dtype: torch.dtype) -> Rows:
         """Multiply and gate, then quantise."""

@@ -40,6 +40,13 @@ def require_quantized(rows: Rows) -> QuantizedRows:
     return rows
 
 
+def require_plain(rows: Rows) -> Tensor:
+    """Return rows for a product of 16-bit weights, which takes no others."""
+    if isinstance(rows, QuantizedRows):
+        raise TypeError("rows must not be quantised for a product of 16-bit weights")
+    return rows
+
+
 def split_rows(rows: Rows, most: int) -> list[Rows]:
     """Cut rows into parts of at most so many."""
     if isinstance(rows, Tensor):
@@ -86,9 +93,7 @@ class DenseProjection:
 
     def __call__(self, rows: Rows) -> Tensor:
         """Multiply."""
-        if isinstance(rows, QuantizedRows):
-            raise TypeError("rows must not be quantised for a product of 16-bit weights")
-        return F.linear(rows, self.weight)
+        return F.linear(require_plain(rows), self.weight)
 
 
 class Float8Projection:

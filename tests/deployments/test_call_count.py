@@ -1,12 +1,12 @@
 """A router counts the calls that it has not answered, and a service that stops waits for them."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
+from answering_server import answer_by
 from s3_server import draw_free_ports
 from starlette.types import Message, Receive, Scope, Send
 
@@ -72,12 +72,8 @@ class Routers(BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     Routers.num_asked = 0
-    with HTTPServer(("127.0.0.1", 0), Routers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answer_by(Routers) as url:
+        yield url
 
 
 QUIET, BUSY = '{"status":"ok","open_calls":0}', '{"status":"ok","open_calls":2}'

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from answering_server import answer_by
 from aws_credentials import without_credentials
 from jobs_app import wait_until
 from usage_records import CollectingExporter, make_record
@@ -56,12 +57,8 @@ def bucket_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     RecordingStore.taken.clear()
-    with HTTPServer(("127.0.0.1", 0), RecordingStore) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answer_by(RecordingStore) as url:
+        yield url
 
 
 def test_objects_carry_no_checksum_that_only_some_stores_know(bucket_url: str) -> None:

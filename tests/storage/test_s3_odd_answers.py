@@ -2,11 +2,11 @@
 
 import base64
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from answering_server import answer_by
 from s3_server import WRITER
 
 from cluster.errors import StoreConfigurationError, StoreUnavailableError
@@ -108,13 +108,8 @@ def store(
 ) -> Iterator[S3ImageStore]:
     for name, value in WRITER.environment.items():
         monkeypatch.setenv(name, value)
-    with HTTPServer(("127.0.0.1", 0), request.param) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with answer_by(request.param) as url:
         yield S3ImageStore(S3StoreOptions("images", endpoint_url=url, max_attempts=1))
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("store", [Corrupting, Cutting, Misdating], indirect=True)

@@ -1,11 +1,11 @@
 """For which region URLs are signed; a server of the test's own answers as AWS would."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
+from answering_server import answer_by
 from s3_server import WRITER
 
 from cluster.errors import StoreConfigurationError
@@ -76,13 +76,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[S3ImageStore]:
     bucket, region = request.param
-    with HTTPServer(("127.0.0.1", 0), bucket) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with answer_by(bucket) as url:
         yield S3ImageStore(S3StoreOptions("b", endpoint_url=url, region=region, max_attempts=1))
-        server.shutdown()
-        thread.join()
 
 
 def sign(**options: object) -> str:

@@ -1,4 +1,4 @@
-"""For tests whose kernels loop as often as an argument says."""
+"""For tests of Triton's kernels, which its interpreter runs where there is no GPU."""
 
 import os
 from collections.abc import Callable
@@ -10,8 +10,12 @@ import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_IS_INTERPRETED: Final = not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") == "1"
+_HAS_GPU: Final = torch.cuda.is_available()
+_IS_INTERPRETED: Final = not _HAS_GPU and os.environ.get("TRITON_INTERPRET") == "1"
 
+RUNS_KERNELS: Final = pytest.mark.skipif(
+    not (_HAS_GPU or _IS_INTERPRETED), reason="without a GPU, set TRITON_INTERPRET=1"
+)
 INTERPRETED_LOOPS: Final = (
     pytest.mark.skipif(
         _IS_INTERPRETED and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
@@ -22,7 +26,7 @@ INTERPRETED_LOOPS: Final = (
 
 
 def interprets_loops(test: Callable[P, T]) -> Callable[P, T]:
-    """Mark a test with all of them."""
+    """Mark a test whose kernels loop as often as an argument says."""
     for mark in INTERPRETED_LOOPS:
         test = mark(test)
     return test

@@ -4,21 +4,17 @@ Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kern
 """
 
 import copy
-import os
 from typing import Any
 
 import pytest
 import torch
-from interpreted_loops import INTERPRETED_LOOPS
+from interpreted_loops import INTERPRETED_LOOPS, RUNS_KERNELS
 from transformers import Qwen3Config, Qwen3Model
 
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")

@@ -4,23 +4,19 @@ Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kern
 """
 
 import math
-import os
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from interpreted_loops import interprets_loops
+from interpreted_loops import RUNS_KERNELS, interprets_loops
 from torch import nn
 
 from pipeline.acceleration.options import Precision
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 IS_CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_CUDA else "cpu")

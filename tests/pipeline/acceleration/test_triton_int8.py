@@ -3,12 +3,10 @@
 Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kernels`.
 """
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreted_loops import interprets_loops
+from interpreted_loops import RUNS_KERNELS, interprets_loops
 from torch import nn
 
 from pipeline.acceleration.options import Precision
@@ -16,10 +14,7 @@ from pipeline.acceleration.projections import QuantizedRows, quantize_rows
 from pipeline.errors import AccelerationUnavailableError
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -3,11 +3,9 @@
 Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kernels`.
 """
 
-import os
-
 import pytest
 import torch
-from interpreted_loops import interprets_loops
+from interpreted_loops import RUNS_KERNELS, interprets_loops
 from torch import Tensor
 
 from pipeline.acceleration.attention import build_attention
@@ -16,10 +14,7 @@ from pipeline.denoising.transformer import PackedItem, PackedTransformer
 from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")

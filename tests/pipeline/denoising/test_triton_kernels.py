@@ -4,12 +4,12 @@ Triton reads TRITON_INTERPRET when it is first imported, which other tests' libr
 set for the whole run, and then the kernels run on the CPU.
 """
 
-import os
 from types import ModuleType
 
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
+from interpreted_loops import RUNS_KERNELS
 from torch import Tensor
 
 from pipeline.acceleration.attention import layout_sequences
@@ -17,10 +17,7 @@ from pipeline.denoising.positions import RotaryEmbedder
 from pipeline.denoising.row_ops import PackedRows, TorchRowOps
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTHS = [32, 64]

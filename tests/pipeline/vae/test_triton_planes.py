@@ -3,19 +3,16 @@
 Without a GPU they run in Triton's interpreter, see `tests/pipeline/denoising/test_triton_kernels`.
 """
 
-import os
 from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted_loops import RUNS_KERNELS
 from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
-    reason="without a GPU, set TRITON_INTERPRET=1",
-)
+pytestmark = RUNS_KERNELS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = [(64, 8, 8), (24, 5, 7), (128, 90, 70)]
