@@ -76,14 +76,28 @@ class ReplicaRate:
     def least_s(self, units: float, num_forwards: int) -> float:
         """Return the seconds below which so much work cannot be done, as far as is known for sure.
 
-        That is little of what was not drawn for long, and nothing of a size that never was: whoever
-        is turned away by a slow moment leaves nobody to measure the next one by.
+        A forward takes no less time than a smaller one, so that smaller sizes bound larger ones.
+        What was not drawn for long says little, and larger sizes say nothing: whoever is turned
+        away by a slow moment leaves nobody to measure the next one by.
         """
-        known = self.by_size.get(size_class(units, num_forwards))
-        rate = self.overall if known is None and not self.by_size else known
-        if rate is None or not rate.num_reports:
-            return 0.0
-        return rate.trust * units / rate.units_per_s
+        if not self.by_size:
+            return self.overall.trust * units / self.overall.units_per_s if self._is_known else 0.0
+        size = size_class(units, num_forwards)
+        return max(
+            (
+                known.trust
+                * num_forwards
+                * _smaller_units(each, units / num_forwards)
+                / known.units_per_s
+                for each, known in self.by_size.items()
+                if each <= size and known.num_reports
+            ),
+            default=0.0,
+        )
+
+    @property
+    def _is_known(self) -> bool:
+        return self.overall.num_reports > 0
 
 
 def guess_rate(units_per_s: float) -> ReplicaRate:
@@ -112,6 +126,11 @@ def _mean(rates: Sequence[SmoothedRate]) -> SmoothedRate:
         sum(rate.num_reports for rate in rates),
         max(rate.trust for rate in rates),
     )
+
+
+def _smaller_units(size: int, units: float) -> float:
+    """Return the smallest forward that may have been measured as this size, of at most `units`."""
+    return units if size == size_class(units, 1) else 2.0 ** (size - 0.5)
 
 
 def size_class(units: float, num_forwards: int) -> int:

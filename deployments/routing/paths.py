@@ -76,10 +76,14 @@ def choose_path(
         option for option in roomy if _is_timely(facts, option.least_completion_s)
     ]
     if not timely:
-        nearest = min(roomy, key=lambda option: option.completion_s)
+        nearest = min(roomy, key=lambda option: option.least_completion_s)
         left_s = facts.timeout_s or 0.0
-        message = f"the picture would take {nearest.completion_s:.1f} s, {left_s:.1f} s are left"
-        refusal = _refuse(RefusalKind.DEADLINE, nearest.completion_s - left_s, message, nearest)
+        message = (
+            f"the picture would take {nearest.completion_s:.2f} s, {nearest.wait_s:.2f} s of them "
+            f"waiting; {left_s:.2f} s are left"
+        )
+        too_late_s = nearest.least_completion_s - left_s
+        refusal = _refuse(RefusalKind.DEADLINE, too_late_s, message, nearest)
         if all(option.least_own_s > left_s for option in options):
             return replace(refusal, own_s=min(option.own_s for option in options))
         return refusal

@@ -85,3 +85,29 @@ def test_a_size_is_typical_of_those_that_have_drawn_it() -> None:
 
 def test_a_pool_of_none_is_as_fast_as_guessed() -> None:
     assert typical_rate([], guess_rate(40.0)) == guess_rate(40.0)
+
+
+def test_a_smaller_size_bounds_what_a_larger_one_takes_at_least() -> None:
+    rate = guess_rate(1.0).observe(8.0, 8, 2.0)
+    assert rate.least_s(200.0, 8) == pytest.approx(2.0, rel=0.3)
+    assert rate.least_s(200.0, 8) <= 2.0
+    assert rate.least_s(8.0, 8) == pytest.approx(2.0)
+    assert rate.least_s(16.0, 16) == pytest.approx(4.0)
+
+
+def test_a_larger_size_says_nothing_of_a_smaller_one() -> None:
+    rate = guess_rate(1.0).observe(200.0, 8, 2.0)
+    assert rate.least_s(8.0, 8) == 0.0
+
+
+def test_a_guess_says_nothing_for_sure() -> None:
+    assert guess_rate(1.0).least_s(8.0, 8) == 0.0
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 10.0), st.floats(0.3, 100.0))
+def test_no_size_takes_less_than_the_smaller_ones_say(
+    seed: int, slowness: float, forward_units: float
+) -> None:
+    rate = observe_many(guess_rate(62.0), random.Random(seed), slowness, 30)
+    least_s = rate.least_s(8 * forward_units, 8)
+    assert least_s <= 1.25 * true_run_s(forward_units, slowness)

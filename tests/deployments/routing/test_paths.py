@@ -182,8 +182,24 @@ def test_every_job_may_wait_for_a_cold_pool() -> None:
 def test_a_cold_pool_that_would_start_too_late_is_a_refusal_with_the_estimate() -> None:
     refusal = refuse(PICTURE_1024, cold(BIG))
     assert refusal.kind is RefusalKind.DEADLINE
-    assert refusal.message == "the picture would take 180.8 s, 60.0 s are left"
+    assert refusal.message == (
+        "the picture would take 180.79 s, 180.00 s of them waiting; 60.00 s are left"
+    )
     assert refusal.retry_after_s == 121
+
+
+def test_a_size_never_drawn_that_has_to_wait_may_come_again_once_the_wait_is_over() -> None:
+    drew_large = ReplicaRate(SmoothedRate(0.1, 20), {9: SmoothedRate(0.1, 20)})
+    refusal = refuse(PICTURE_512, replace(loaded(BIG, 70.0), rate=drew_large))
+    assert refusal.own_s is None
+    assert refusal.retry_after_s == 10
+
+
+def test_what_takes_longer_than_a_smaller_picture_is_known_to_be_too_late_at_once() -> None:
+    drew_small = ReplicaRate(SmoothedRate(1.0, 20), {-4: SmoothedRate(1.0, 20)})
+    facts = replace(PICTURE_512, timeout_s=0.1)
+    refusal = refuse(facts, replace(loaded(BIG, 1.0), rate=drew_small))
+    assert refusal.own_s is not None
 
 
 def test_replicas_that_are_starting_shorten_the_wait_for_a_cold_pool() -> None:
