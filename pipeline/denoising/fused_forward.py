@@ -7,7 +7,7 @@ quantised rows. With integers, and in bfloat16 on Hopper, the gate is within its
 integers a row kernel quantises after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Final
@@ -17,11 +17,17 @@ from torch import Tensor
 
 from pipeline.acceleration import triton_rows
 from pipeline.acceleration.attention import AttentionKernel
-from pipeline.acceleration.gated_projections import GatedProjection, feed_forward, merge_gated
+from pipeline.acceleration.gated_projections import (
+    GatedByRows,
+    GatedProjection,
+    feed_forward,
+    merge_gated,
+)
 from pipeline.acceleration.options import Acceleration, Precision
 from pipeline.acceleration.projections import Projection, Rows, merge, split_rows
 from pipeline.denoising.forward import PATCH_KEY, ForwardInputs, Residuals, TransformerForward
 from pipeline.denoising.row_ops import PackedRows, RowOps
+from pipeline.denoising.sameness import make_pack_exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +45,17 @@ class FusedBlock:
     def projections(self) -> tuple[Projection, ...]:
         """All products."""
         return (self.to_qkv, self.to_out, self.to_gate.product, self.from_gate)
+
+    def exchange(self, exchanged: Mapping[Projection, Projection]) -> "FusedBlock":
+        """Return the block with other products for its own."""
+        product = exchanged[self.to_gate.product]
+        return FusedBlock(
+            self.module,
+            exchanged[self.to_qkv],
+            exchanged[self.to_out],
+            self.to_gate if product is self.to_gate.product else GatedByRows(product),
+            exchanged[self.from_gate],
+        )
 
 
 _FEED_ROWS: Final = 8192
@@ -74,6 +91,21 @@ def fuse_blocks(
         # What the separate weights were in would stay in the allocator's cache.
         torch.cuda.empty_cache()
     return fused
+
+
+def share_blocks(
+    model: Any, blocks: FusedBlocks, device: torch.device, *, max_rows: int
+) -> FusedBlocks | None:
+    """Return blocks whose rows have the same bytes in any company of up to `max_rows`.
+
+    Those of the main layers and of the noise refiner. None if a product cannot be made so.
+    """
+    packed = {id(block): blocks[id(block)] for block in (*model.noise_refiner, *model.layers)}
+    products = [product for block in packed.values() for product in block.projections]
+    exchanged = make_pack_exactly(products, device, model.dtype, max_rows=max_rows)
+    if exchanged is None:
+        return None
+    return {key: block.exchange(exchanged) for key, block in packed.items()}
 
 
 def _fuse_block(

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pipeline.acceleration.projections import Projection, quantize_rows
+from pipeline.acceleration.projections import DenseProjection, Projection, quantize_rows
 from pipeline.denoising.cost import SEQUENCE_MULTIPLE
 from pipeline.denoising.row_ops import RowOps, TorchRowOps
 
@@ -23,15 +23,23 @@ _BUCKET_MULTIPLE: Final = 128
 
 
 @torch.no_grad()
-def packs_exactly(linears: Iterable[torch.nn.Linear], row_counts: range) -> bool:
-    """Compare rows of each linear in company of every size, byte by byte."""
+def packs_exactly(
+    linears: Iterable[torch.nn.Linear], row_counts: range, ops: RowOps | None = None
+) -> bool:
+    """Compare rows of each linear in company of every size, byte by byte.
+
+    Args:
+        linears: Each with the weights that it has.
+        row_counts: How many rows there may be.
+        ops: What multiplies; the linears themselves if None.
+    """
     distinct = {
         (type(linear), linear.weight.shape, linear.weight.dtype, linear.bias is None): linear
         for linear in linears
     }
     return all(
         _is_exact(
-            linear,
+            linear if ops is None else partial(ops.linear, linear),
             _draw_rows(max(row_counts), linear.in_features).to(
                 linear.weight.device, linear.weight.dtype
             ),
@@ -79,7 +87,9 @@ def choose_row_ops(
     from pipeline.denoising.triton_linear import RowInvariantRowOps  # comes with CUDA builds only
 
     if all(RowInvariantRowOps.covers(linear) for linear in linears):
-        return RowInvariantRowOps(linears, row_counts), True
+        invariant = RowInvariantRowOps(linears, row_counts)
+        if packs_exactly(linears, row_counts, invariant):
+            return invariant, True
     return ops, False
 
 
@@ -103,28 +113,58 @@ def linears_outside_blocks(model: Any) -> list[torch.nn.Linear]:
 
 
 @torch.no_grad()
-def projections_pack_exactly(
-    projections: Iterable[Projection],
+def make_pack_exactly(
+    projections: Sequence[Projection],
     device: torch.device,
     dtype: torch.dtype,
     *,
     max_rows: int,
-) -> bool:
-    """Compare rows of each merged product in company of every size, byte by byte."""
+) -> dict[Projection, Projection] | None:
+    """Find for each merged product one whose rows have the same bytes in company of every size.
+
+    That is the product itself where it was found so, and otherwise, in 16 bits, one that multiplies
+    by the library at some numbers of rows only. Its kernel needs Triton.
+
+    Returns:
+        By product, what to multiply by; None if there is none for one of them.
+    """
     row_counts = _row_counts_of_buckets(device, max_rows)
-    distinct = {(type(each), each.shape): each for each in projections}
-    are_exact = all(
-        _is_exact(
-            partial(_multiply, each),
-            _draw_rows(max(row_counts), each.shape[1]).to(device, dtype),
-            row_counts,
-        )
-        for each in distinct.values()
-    )
+    distinct: dict[object, list[Projection]] = {}
+    for each in projections:
+        distinct.setdefault((type(each), each.shape), []).append(each)
+    exact: dict[Projection, Projection] = {}
+    for alike in distinct.values():
+        rows = _draw_rows(max(row_counts), alike[0].shape[1]).to(device, dtype)
+        found = _make_alike_exact(alike, rows, row_counts)
+        if found is None:
+            return None
+        exact.update(zip(alike, found, strict=True))
     if device.type == "cuda":
         # Every row count has left blocks of its own in the allocator's cache.
         torch.cuda.empty_cache()
-    return are_exact
+    return exact
+
+
+def _make_alike_exact(
+    alike: Sequence[Projection], rows: Tensor, row_counts: range
+) -> Sequence[Projection] | None:
+    """Find exact products for weights of one shape, the first of which is looked at."""
+    first = alike[0]
+    if _is_exact(partial(_multiply, first), rows, row_counts):
+        return alike
+    if type(first) is not DenseProjection:
+        return None
+    from pipeline.denoising import triton_linear  # comes with CUDA builds only
+
+    if not triton_linear.multiplies(first.weight):
+        return None
+    counts = triton_linear.find_library_counts(first, first.weight, None, row_counts)
+    found = [
+        triton_linear.RowInvariantProjection(each.weight, counts)
+        for each in alike
+        if isinstance(each, DenseProjection)
+    ]
+    return found if _is_exact(partial(_multiply, found[0]), rows, row_counts) else None
 
 
 def _multiply(projection: Projection, rows: Tensor) -> Tensor:

@@ -28,7 +28,6 @@ from pipeline.denoising.sameness import (
     build_row_ops,
     choose_row_ops,
     linears_outside_blocks,
-    projections_pack_exactly,
 )
 
 __all__ = ["SHARING_LIMITS", "PackedItem", "PackedTransformer", "SharingLimits"]
@@ -131,7 +130,12 @@ class PackedTransformer:
         keeps_source: bool,
     ) -> None:
         # Its kernels come with CUDA builds only.
-        from pipeline.denoising.fused_forward import FusedForward, fuse_blocks
+        from pipeline.denoising.fused_forward import (
+            FusedBlocks,
+            FusedForward,
+            fuse_blocks,
+            share_blocks,
+        )
 
         model, max_rows = self._model, self._limits.max_rows
         blocks = fuse_blocks(model, acceleration, self.device, keeps_source=keeps_source)
@@ -142,12 +146,11 @@ class PackedTransformer:
             max_rows=max_rows,
             linears=linears_outside_blocks(model),
         )
-        products = [product for block in blocks.values() for product in block.projections]
-        self.shares_forwards = are_exact and (
-            not is_strict
-            or projections_pack_exactly(products, self.device, model.dtype, max_rows=max_rows)
-        )
-        self._shared = FusedForward(model, blocks, ops, attention)
+        shared: FusedBlocks | None = blocks if are_exact else None
+        if shared and is_strict:
+            shared = share_blocks(model, shared, self.device, max_rows=max_rows)
+        self.shares_forwards = shared is not None
+        self._shared = FusedForward(model, shared or blocks, ops, attention)
         self._solo = FusedForward(model, blocks, build_row_ops(self.device), solo_attention)
 
     @property

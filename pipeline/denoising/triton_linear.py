@@ -1,11 +1,12 @@
 """A matrix product whose rows do not depend on how many there are.
 
-cuBLAS chooses its kernel by shape, and another kernel sums in another order. This one has a single
-configuration: a tile of rows walks the whole inner dimension in order, without splitting it, so a
-row's bytes are the same in any company. It is for where cuBLAS was found to differ.
+cuBLAS chooses its kernel by shape, and another kernel sums in another order. Here a tile of rows
+walks the whole inner dimension in order, without splitting it, however wide the tile is, so a row's
+bytes are the same in any company. It is for where cuBLAS was found to differ.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Any, Final
 
 import torch
@@ -16,11 +17,12 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, i
     TensorDescriptor,
 )
 
-from pipeline.acceleration.triton_tiles import GROUPED_TILES, locate_tile
+from pipeline.acceleration.projections import DenseProjection, Rows, require_plain
+from pipeline.acceleration.triton_tiles import GROUPED_TILES, count_processors, locate_tile
 from pipeline.denoising.triton_row_ops import TritonRowOps
 
 _TILE_ROWS: Final = 128
-_TILE_COLS: Final = 256
+_TILE_COLS: Final = (64, 128, 256)
 _TILE_INNER: Final = 64
 
 
@@ -29,7 +31,7 @@ def multiply_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     num_rows, inner = hidden.shape
     num_cols = weight.shape[0]
     product = torch.empty(num_rows, num_cols, dtype=hidden.dtype, device=hidden.device)
-    tile_cols = min(_TILE_COLS, triton.next_power_of_2(num_cols))
+    tile_cols = choose_tile_cols(num_rows, num_cols, count_processors(hidden.device))
     grid = (triton.cdiv(num_rows, _TILE_ROWS) * triton.cdiv(num_cols, tile_cols),)
     _multiply_kernel[grid](
         TensorDescriptor.from_tensor(hidden.contiguous(), [_TILE_ROWS, _TILE_INNER]),
@@ -50,6 +52,38 @@ def multiply_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return product
 
 
+def choose_tile_cols(num_rows: int, num_cols: int, processors: int) -> int:
+    """Return the narrowest tile with which each processor has at most one.
+
+    Few rows then keep as many processors busy as they can. Many have the widest, which reads least.
+    """
+    row_tiles = ceil(num_rows / _TILE_ROWS)
+    fitting = (cols for cols in _TILE_COLS if row_tiles * ceil(num_cols / cols) <= processors)
+    least: int = triton.next_power_of_2(num_cols)
+    return min(next(fitting, _TILE_COLS[-1]), least)
+
+
+def multiplies(weight: Tensor) -> bool:
+    """Say whether a weight is in bfloat16 and its rows are aligned for bulk copies."""
+    return weight.dtype is torch.bfloat16 and all(2 * side % 16 == 0 for side in weight.shape)
+
+
+class RowInvariantProjection(DenseProjection):
+    """Multiplies by the library where it gives the bytes of `multiply_rows`, by that elsewhere."""
+
+    def __init__(self, weight: Tensor, library_counts: frozenset[int]) -> None:
+        """Take the row counts that `find_library_counts` found for weights of this shape."""
+        super().__init__(weight)
+        self._library_counts = library_counts
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Multiply."""
+        hidden = require_plain(rows)
+        if hidden.shape[0] in self._library_counts:
+            return super().__call__(hidden)
+        return multiply_rows(hidden, self.weight, None)
+
+
 class RowInvariantRowOps(TritonRowOps):
     """Multiplies by the library where it gives the bytes of `multiply_rows`, by that elsewhere.
 
@@ -62,7 +96,9 @@ class RowInvariantRowOps(TritonRowOps):
         for linear in linears:
             key = _key(linear)
             if key not in self._library_counts:
-                self._library_counts[key] = _find_equal_counts(linear, row_counts)
+                self._library_counts[key] = find_library_counts(
+                    linear, linear.weight, linear.bias, row_counts
+                )
 
     def linear(self, module: Any, hidden: Tensor) -> Tensor:
         """Apply a linear layer."""
@@ -72,12 +108,8 @@ class RowInvariantRowOps(TritonRowOps):
 
     @staticmethod
     def covers(module: torch.nn.Module) -> bool:
-        """Whether a layer is a plain linear of 16-bit weights, its rows aligned for bulk copies."""
-        return (
-            type(module) is torch.nn.Linear
-            and module.weight.dtype is torch.bfloat16
-            and all(2 * side % 16 == 0 for side in module.weight.shape)
-        )
+        """Whether a layer is a plain linear, and of a weight that `multiplies` says."""
+        return type(module) is torch.nn.Linear and multiplies(module.weight)
 
 
 def _key(linear: torch.nn.Linear) -> tuple[torch.Size, bool]:
@@ -85,17 +117,19 @@ def _key(linear: torch.nn.Linear) -> tuple[torch.Size, bool]:
 
 
 @torch.no_grad()
-def _find_equal_counts(linear: torch.nn.Linear, row_counts: range) -> frozenset[int]:
-    weight = linear.weight
+def find_library_counts(
+    library: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor | None, row_counts: range
+) -> frozenset[int]:
+    """Return the numbers of rows that the library multiplies to the bytes of `multiply_rows`."""
     generator = torch.Generator("cpu").manual_seed(0)
-    drawn = torch.randn(max(row_counts), linear.in_features, generator=generator)
+    drawn = torch.randn(max(row_counts), weight.shape[1], generator=generator)
     rows = drawn.to(weight.device, weight.dtype)
-    fixed = multiply_rows(rows, weight, linear.bias)
+    fixed = multiply_rows(rows, weight, bias)
     return frozenset(
         count
         for count in row_counts
-        if torch.equal(linear(rows[:count]), fixed[:count])
-        and torch.equal(linear(rows[-count:]), fixed[-count:])
+        if torch.equal(library(rows[:count]), fixed[:count])
+        and torch.equal(library(rows[-count:]), fixed[-count:])
     )
 
 

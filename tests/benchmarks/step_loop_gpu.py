@@ -1,6 +1,6 @@
 """The step loop on one GPU at the model's true size, with random weights, against diffusers.
 
-    python tests/benchmarks/step_loop_gpu.py --parts linears,parity,loop,join,stock,compiled
+    python tests/benchmarks/step_loop_gpu.py --parts linears,parity,loop,small,join
         [--kernels fused] [--precision float8] [--attention auto] [--step-units 8]
 
 Parts print a line a figure. `--tiny` runs every part on the CPU at a tiny size, to try the script.
@@ -30,7 +30,7 @@ from pipeline.acceleration.options import AUTO, Acceleration, BlockKernels, Prec
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.sameness import linears_of_packed_rows
-from pipeline.denoising.transformer import PackedItem, PackedTransformer
+from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
 from pipeline.denoising.work import Outcome
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, ImageSize, PromptEncoding, StepEvent
@@ -66,14 +66,9 @@ class Bench:
         self.model = build_transformer(self.device, self.dtype, is_tiny=is_tiny)
         self.caption_dim = self.model.config.cap_feat_dim
         begun = time.perf_counter()
+        self.options = options
         attention = choose_attention(options.attention, self.device)
-        self.transformer = PackedTransformer(
-            self.model,
-            build_attention(attention.packed, self.device),
-            solo_attention=build_attention(attention.solo, self.device),
-            acceleration=Acceleration(BlockKernels(options.kernels), Precision(options.precision)),
-            keeps_source=True,
-        )
+        self.transformer = self.pack()
         say(
             f"packed transformer in {time.perf_counter() - begun:.1f} s, forwards are shared:",
             self.transformer.shares_forwards,
@@ -84,6 +79,19 @@ class Bench:
         )
         self.loop = StepLoop(self.transformer, limits=BatchingLimits(step_units=options.step_units))
         self.stock = self._build_stock()
+
+    def pack(self, limits: SharingLimits | None = None) -> PackedTransformer:
+        """Pack the weights once more."""
+        options = self.options
+        attention = choose_attention(options.attention, self.device)
+        return PackedTransformer(
+            self.model,
+            build_attention(attention.packed, self.device),
+            solo_attention=build_attention(attention.solo, self.device),
+            acceleration=Acceleration(BlockKernels(options.kernels), Precision(options.precision)),
+            keeps_source=True,
+            limits=limits,
+        )
 
     def _build_stock(self) -> ZImagePipeline:
         vae = AutoencoderKL(
@@ -253,21 +261,43 @@ def measure_loop(bench: Bench) -> None:
     say("live rate", bench.loop.backlog().rate_units_s, "cost units a second")
 
 
+def build_items(bench: Bench, sizes: Sequence[tuple[int, int]]) -> list[PackedItem]:
+    """Requests in the middle of their steps."""
+    items = []
+    for request in bench.requests(sizes):
+        caption = bench.transformer.encode_caption(request.encoding.prompt_embeds)
+        latents = draw_noise(request.size, seed=request.seed)[0].to(bench.device)
+        items.append(PackedItem(latents, 0.5, caption))
+    return items
+
+
 def measure_forward(bench: Bench) -> None:
     """One forward without the loop: what the host adds is the difference to a step of it."""
-    transformer = bench.transformer
     for count in (1, 8):
-        items = []
-        for request in bench.requests([(512, 512)] * count):
-            caption = transformer.encode_caption(request.encoding.prompt_embeds)
-            latents = draw_noise(request.size, seed=request.seed)[0].to(bench.device)
-            items.append(PackedItem(latents, 0.5, caption))
+        items = build_items(bench, [(512, 512)] * count)
         bench.time_s(
             f"forward of {count} x 512x512",
-            partial(transformer.predict_velocity, items),
+            partial(bench.transformer.predict_velocity, items),
             warm=3,
             repeats=5,
         )
+
+
+def measure_small(bench: Bench) -> None:
+    """A step of small pictures: each with a forward of its own, and as they share them."""
+    apart = bench.pack(SharingLimits(solo_rows=0, max_rows=128))
+    for side, count in ((128, 1), (128, 16), (256, 1), (256, 4), (256, 12), (384, 1), (384, 4)):
+        items = build_items(bench, [(side, side)] * count)
+        taken = [
+            bench.time_s(
+                f"step of {count} x {side}x{side}, {name}",
+                partial(transformer.predict_velocity, items),
+                warm=3,
+                repeats=9,
+            )
+            for name, transformer in (("apart", apart), ("shared", bench.transformer))
+        ]
+        say(f"    shared in {taken[1] / taken[0]:.2f} of the time")
 
 
 def measure_join(bench: Bench) -> None:
@@ -347,6 +377,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "parity": measure_parity,
     "forward": measure_forward,
     "loop": measure_loop,
+    "small": measure_small,
     "join": measure_join,
     "stock": measure_stock,
     "compiled": measure_compiled,

@@ -5,6 +5,7 @@ Without a GPU set TRITON_INTERPRET=1 for the whole run, as for `test_triton_kern
 
 import pytest
 import torch
+import torch.nn.functional as F
 from interpreted_loops import RUNS_KERNELS, interprets_loops
 from torch import Tensor
 
@@ -65,6 +66,32 @@ def test_fused_blocks_compute_what_modules_compute(layers: tuple[int, ...]) -> N
     distance = _distance(_predict(fused, residuals), _predict(_pack(None), residuals))
 
     assert distance < (0.02 if HAS_GPU else 1e-5)
+
+
+def test_products_that_depend_on_company_are_exchanged_for_those_that_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.denoising import fused_forward, triton_linear
+
+    model = build_tiny_transformer(DTYPE, dim=96, n_heads=3).to(DEVICE)
+    acceleration = Acceleration(BlockKernels.FUSED, Precision.BFLOAT16)
+    blocks = fused_forward.fuse_blocks(model, acceleration, DEVICE, keeps_source=False)
+    multiply = F.linear
+
+    def depend_on_company(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return multiply(rows, weight, bias) + (rows.shape[0] < 64)
+
+    monkeypatch.setattr(F, "linear", depend_on_company)
+    # Without a GPU it is float32.
+    monkeypatch.setattr(triton_linear, "multiplies", lambda _: True)
+
+    shared = fused_forward.share_blocks(model, blocks, DEVICE, max_rows=64)
+
+    assert shared is not None
+    assert set(shared) == {id(block) for block in (*model.noise_refiner, *model.layers)}
+    for projection in shared[id(model.layers[1])].projections:
+        rows = torch.randn(64, projection.shape[1], device=DEVICE, dtype=DTYPE)
+        assert torch.equal(projection(rows[:32]), projection(rows)[:32])
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="products of float8 need a GPU")

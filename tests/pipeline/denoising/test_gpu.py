@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.acceleration.attention import build_attention
+from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
 from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
 from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
 
@@ -16,14 +17,15 @@ pytestmark = [
 SHAPES = [(16, 16, 5, 0.0), (32, 24, 40, 0.3), (40, 32, 32, 0.77), (64, 64, 70, 0.95)]
 
 
-@pytest.fixture(scope="module")
-def transformer() -> PackedTransformer:
+@pytest.fixture(scope="module", params=list(BlockKernels))
+def transformer(request: pytest.FixtureRequest) -> PackedTransformer:
     device = torch.device("cuda")
     return PackedTransformer(
         build_tiny_transformer(torch.bfloat16, dim=96, n_heads=3).to(device),
         build_attention("varlen", device),
         solo_attention=build_attention("cudnn", device),
         limits=SharingLimits(solo_rows=1024, max_rows=2048),
+        acceleration=Acceleration(request.param, Precision.BFLOAT16),
     )
 
 
@@ -44,6 +46,7 @@ def test_items_together_equal_each_alone_whether_run_or_replayed(
     transformer: PackedTransformer, items: list[PackedItem]
 ) -> None:
     alone = [transformer.predict_velocity([item])[0] for item in items]
+    assert transformer.shares_forwards
 
     # Eager, recorded, replayed.
     together = [transformer.predict_velocity(items) for _ in range(3)]

@@ -113,6 +113,19 @@ def test_matrix_product(num_rows: int, inner: int, cols: int, has_bias: bool) ->
     assert torch.allclose(product, torch.nn.functional.linear(hidden, weight, bias), atol=bound)
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "num_cols", "tile_cols"),
+    [(128, 3840, 64), (256, 3840, 64), (384, 3840, 128), (512, 3840, 128), (1024, 3840, 256)],
+)
+def test_few_rows_keep_a_hopper_gpu_busy_with_narrow_tiles(
+    num_rows: int, num_cols: int, tile_cols: int
+) -> None:
+    from pipeline.denoising.triton_linear import choose_tile_cols
+
+    assert choose_tile_cols(num_rows, num_cols, 132) == tile_cols
+    assert choose_tile_cols(num_rows, 64, 132) == 64
+
+
 class CompanyLinear(torch.nn.Linear):
     """A library's product that takes another kernel below 64 rows, and the fixed one from there."""
 
