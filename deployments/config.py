@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.bucket_config import BucketConfig
 from deployments.cache_config import CacheConfig
 from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
@@ -357,27 +358,10 @@ class FolderStoreConfig(_Section):
     )
 
 
-class S3StoreConfig(_Section):
-    """Pictures in S3; credentials, region and endpoint come the way boto3 finds them."""
+class S3StoreConfig(BucketConfig):
+    """Pictures in S3."""
 
     kind: Literal["s3"]
-    bucket: str = Field(min_length=3, description="The bucket; it must exist.")
-    prefix: str = Field(default="images", description="First part of every key.")
-    endpoint_url: str | None = Field(
-        default=None, description="A store that is not AWS; boto3's own settings if unset."
-    )
-    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
-    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
-        default=None, description="Encryption at rest, if the bucket's default is not enough."
-    )
-    kms_key_id: str | None = Field(default=None, description="The key of `aws:kms`.")
-    checksum: Literal["when_supported", "when_required"] = Field(
-        default="when_supported",
-        description="`when_required` for older stores that refuse checksums.",
-    )
-    addressing_style: Literal["auto", "path", "virtual"] = Field(
-        default="auto", description="`path` for stores without a host name for each bucket."
-    )
     max_connections: int = Field(
         default=32, ge=1, description="Uploads that a router runs at once."
     )

@@ -92,9 +92,9 @@ def build_kernel_cache(config: AppConfig, *, revision: str) -> KernelCache | Non
         return None
     bucket = None
     if cache.s3 is not None:
-        from cluster.storage import S3ImageStore, S3StoreOptions  # boto3 takes a while to import
+        from cluster.storage import build_store  # boto3 takes a while to import
 
-        bucket = S3ImageStore(S3StoreOptions(**cache.s3.model_dump()))
+        bucket = build_store(cache.s3.to_options())
     return KernelCache(cache.folder.expanduser().absolute(), bucket, _scope(config, revision))
 
 

@@ -5,21 +5,17 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.bucket_config import BucketConfig
 
-class KernelBucketConfig(BaseModel):
+
+class KernelBucketConfig(BucketConfig):
     """Where kernels travel through."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bucket: str = Field(
         min_length=3,
         description="The bucket; whoever writes to it runs code in every replica.",
     )
     prefix: str = Field(default="kernels", description="First part of every key.")
-    endpoint_url: str | None = Field(
-        default=None, description="A store that is not AWS; boto3's own settings if unset."
-    )
-    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
 
 
 class KernelCacheConfig(BaseModel):

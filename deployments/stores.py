@@ -1,6 +1,6 @@
 """The image store that the configuration names."""
 
-from cluster.storage import FolderStoreOptions, ImageStore, S3StoreOptions
+from cluster.storage import FolderStoreOptions, ImageStore
 from cluster.storage import build_store as build_store_of
 from deployments.config import FolderStoreConfig, S3StoreConfig
 
@@ -15,4 +15,11 @@ def build_store(config: FolderStoreConfig | S3StoreConfig) -> ImageStore:
         return build_store_of(
             FolderStoreOptions(folder=config.path, base_url=config.base_url, prefix=config.prefix)
         )
-    return build_store_of(S3StoreOptions(**config.model_dump(exclude={"kind", "url_lifetime_s"})))
+    return build_store_of(
+        config.to_options(
+            max_connections=config.max_connections,
+            max_attempts=config.max_attempts,
+            connect_timeout_s=config.connect_timeout_s,
+            read_timeout_s=config.read_timeout_s,
+        )
+    )

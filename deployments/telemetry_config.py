@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.bucket_config import BucketConfig
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,16 +50,15 @@ class UsageStdoutConfig(_Section):
     kind: Literal["stdout"]
 
 
-class UsageS3Config(_Section):
-    """Closed records as hourly objects; credentials come the way boto3 finds them."""
+class UsageS3Config(BucketConfig):
+    """Closed records as hourly objects."""
 
     kind: Literal["s3"]
-    bucket: str = Field(min_length=3, description="The bucket; it must exist.")
     prefix: str = Field(default="usage", description="First part of every key.")
-    endpoint_url: str | None = Field(
-        default=None, description="A store that is not AWS; boto3's own settings if unset."
+    checksum: Literal["when_supported", "when_required"] = Field(
+        default="when_required",
+        description="`when_required` sends `Content-MD5` alone, which older stores know too.",
     )
-    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
 
 
 UsageExportConfig = Annotated[

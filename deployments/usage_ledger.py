@@ -3,17 +3,13 @@
 import asyncio
 import secrets
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import boto3
-from botocore.config import Config
-
-from cluster.errors import StoreConfigurationError
+from cluster.storage import build_store
 from cluster.telemetry import Outcome
 from cluster.usage import (
+    BucketExporter,
     FileExporter,
-    S3Exporter,
     StageMilliseconds,
     StdoutExporter,
     UsageExporter,
@@ -35,19 +31,7 @@ from deployments.telemetry_config import (
     UsageS3Config,
 )
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-
 _SECRET_FILE: Final = "hmac-key"
-_CLIENT_CONFIG: Final = Config(
-    # Some stores that are not AWS refuse what boto3 adds by default.
-    request_checksum_calculation="when_required",
-    response_checksum_validation="when_required",
-    # A stopping router exports once more, and a bucket that hangs must not hold it.
-    connect_timeout=3,
-    read_timeout=20,
-    retries={"total_max_attempts": 2},
-)
 
 
 class UsageLedger:
@@ -156,24 +140,10 @@ def build_exporter(config: UsageExportConfig) -> UsageExporter:
     if isinstance(config, UsageFileConfig):
         return FileExporter(config.folder)
     if isinstance(config, UsageS3Config):
-        return S3Exporter(
-            partial(_connect, config),
-            bucket=config.bucket,
-            prefix=config.prefix,
-            writer=secrets.token_hex(8),
-        )
+        # A stopping router exports once more, and a bucket that hangs must not hold it.
+        store = build_store(config.to_options(max_attempts=2))
+        return BucketExporter(store, writer=secrets.token_hex(8))
     return StdoutExporter()
-
-
-def _connect(config: UsageS3Config) -> "S3Client":
-    # A session of its own: boto3's default one keeps the credentials that it found first.
-    session = boto3.Session(region_name=config.region)
-    if session.get_credentials() is None:
-        # A client would keep that there were none, and a metadata service may only be late.
-        raise StoreConfigurationError(
-            f"cannot export usage to bucket {config.bucket}: boto3 finds no credentials"
-        )
-    return session.client("s3", endpoint_url=config.endpoint_url, config=_CLIENT_CONFIG)
 
 
 def _sum_stages(images: list[DrawnImage]) -> StageMilliseconds:

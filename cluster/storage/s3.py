@@ -169,4 +169,6 @@ def _build_styled(
         raise
     except ValueError:
         # botocore's word for an endpoint that is no URL; its text repeats the URL.
-        raise StoreConfigurationError("endpoint_url must be an HTTP URL") from None
+        raise StoreConfigurationError(
+            f"endpoint_url of bucket {options.bucket} must be an HTTP URL"
+        ) from None

@@ -5,15 +5,15 @@ takes over the journals of processes that died; `count_usage` counts each id onc
 """
 
 from cluster.usage.counting import Price, UsageTotal, count_usage, merge_records, read_records
-from cluster.usage.exporters import FileExporter, S3Exporter, StdoutExporter, UsageExporter
+from cluster.usage.exporters import BucketExporter, FileExporter, StdoutExporter, UsageExporter
 from cluster.usage.hashing import hash_input, load_secret
 from cluster.usage.record import StageMilliseconds, UsageRecord
 from cluster.usage.recorder import UsageRecorder
 
 __all__ = [
+    "BucketExporter",
     "FileExporter",
     "Price",
-    "S3Exporter",
     "StageMilliseconds",
     "StdoutExporter",
     "UsageExporter",

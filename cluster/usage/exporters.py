@@ -5,12 +5,11 @@ import fcntl
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
-from cluster.checksums import to_content_md5
-from cluster.storage.s3_errors import check_stored, s3_errors
+from cluster.storage import ImageStore
 from cluster.usage.record import UsageRecord
 
 
@@ -58,27 +57,20 @@ class StdoutExporter:
         self._stream.flush()
 
 
-class S3Exporter:
+class BucketExporter:
     """Puts an object an hour and process: `usage/2026-11-25T08/WRITER-0.jsonl`.
 
-    S3 cannot append, so an hour's object is put again, longer, until a later hour begins: the
+    Buckets cannot append, so an hour's object is put again, longer, until a later hour begins: the
     lines of one hour are in memory. What comes late gets an object of its own. Safe when it
     returns.
 
     Args:
-        connect: Builds a client, or raises; called until it has brought one.
-        bucket: Where the objects go.
-        prefix: What their keys start with.
+        store: Where the objects go.
         writer: Tells this process's objects from those of others.
     """
 
-    def __init__(
-        self, connect: Callable[[], Any], *, bucket: str, prefix: str, writer: str
-    ) -> None:
-        self._connect = connect
-        self._client: Any = None
-        self._bucket = bucket
-        self._prefix = prefix
+    def __init__(self, store: ImageStore, *, writer: str) -> None:
+        self._store = store
         self._writer = writer
         self._hour = ""
         self._lines: list[str] = []
@@ -96,19 +88,13 @@ class S3Exporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
-        key = f"{self._prefix}/{name}.jsonl"
-        body = "".join(lines).encode()
-        with s3_errors(f"cannot write {key} in bucket {self._bucket}"):
-            if self._client is None:
-                self._client = self._connect()
-            answer = self._client.put_object(
-                Bucket=self._bucket,
-                Key=key,
-                Body=body,
-                ContentMD5=to_content_md5(body),
-                ContentType="application/x-ndjson",
-            )
-            check_stored(answer)
+        prefix = f"{self._store.prefix}/" if self._store.prefix else ""
+        self._store.put(
+            f"{prefix}{name}.jsonl",
+            "".join(lines).encode(),
+            content_type="application/x-ndjson",
+            metadata={},
+        )
 
 
 def _append(file: int, content: bytes) -> None:

@@ -206,7 +206,9 @@ def test_credentials_that_come_late_are_found_by_the_next_call(
 
 
 def test_an_endpoint_that_is_no_url_is_told(s3_server: S3Server, open_store: OpenStore) -> None:
-    with pytest.raises(StoreConfigurationError, match="endpoint_url must be an HTTP URL"):
+    with pytest.raises(
+        StoreConfigurationError, match="endpoint_url of bucket images must be an HTTP URL"
+    ):
         open_store(s3_server, endpoint_url="127.0.0.1:1").check()
 
 

@@ -6,7 +6,7 @@ from s3_server import WRITER, S3Server
 from usage_records import make_record
 
 from cluster.telemetry import Outcome
-from cluster.usage import S3Exporter, UsageRecord
+from cluster.usage import BucketExporter, UsageRecord
 from deployments.telemetry_config import UsageS3Config
 from deployments.usage_ledger import build_exporter
 
@@ -16,12 +16,12 @@ BUCKET = "images"
 
 
 @pytest.fixture
-def exporter(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Exporter:
+def exporter(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> BucketExporter:
     for name, value in WRITER.environment.items():
         monkeypatch.setenv(name, value)
     config = UsageS3Config(kind="s3", bucket=BUCKET, endpoint_url=s3_server.endpoint_url)
     exporter = build_exporter(config)
-    assert isinstance(exporter, S3Exporter)
+    assert isinstance(exporter, BucketExporter)
     return exporter
 
 
@@ -45,7 +45,7 @@ def read_objects(server: S3Server, prefix: str) -> dict[str, list[str]]:
 
 
 def test_the_running_hours_object_grows_and_late_records_replace_nothing(
-    exporter: S3Exporter, s3_server: S3Server
+    exporter: BucketExporter, s3_server: S3Server
 ) -> None:
     exporter.export([at("a", 8)])
     exporter.export([at("b", 8), at("c", 9)])

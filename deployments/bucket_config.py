@@ -1,0 +1,42 @@
+"""The operator's settings of an S3 bucket, whatever is kept in it."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from cluster.storage import S3StoreOptions
+
+
+class BucketConfig(BaseModel):
+    """Credentials, and what is unset, come the way boto3 finds them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bucket: str = Field(min_length=3, description="The bucket; it must exist.")
+    prefix: str = Field(default="images", description="First part of every key.")
+    endpoint_url: str | None = Field(
+        default=None, description="A store that is not AWS; boto3's own settings if unset."
+    )
+    region: str | None = Field(default=None, description="The region; boto3's own if unset.")
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, description="Encryption at rest, if the bucket's default is not enough."
+    )
+    kms_key_id: str | None = Field(default=None, description="The key of `aws:kms`.")
+    checksum: Literal["when_supported", "when_required"] = Field(
+        default="when_supported",
+        description="`when_required` for older stores that refuse checksums.",
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="`path` for stores without a host name for each bucket."
+    )
+
+    def to_options(self, **more: Any) -> "S3StoreOptions":
+        """Return the store's options; `more` has those that are not the bucket's.
+
+        Raises:
+            ClusterError: If options contradict each other.
+        """
+        from cluster.storage import S3StoreOptions  # boto3 takes a while to import
+
+        return S3StoreOptions(**self.model_dump(include=set(BucketConfig.model_fields)), **more)
