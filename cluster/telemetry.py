@@ -200,7 +200,7 @@ BATCH_SIZE: Final = Metric(
     "zimage.step.batch_size",
     MetricKind.HISTOGRAM,
     "{request}",
-    "Requests that share a forward.",
+    "Requests of a step, whose small pictures share a forward.",
     ("pool",),
     _COUNTS,
 )

@@ -195,8 +195,9 @@ class DenoiserDeployment:
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica when its loop has stopped."""
-        if self._step_loop.failure is not None:
-            raise self._step_loop.failure
+        failure = self._step_loop.failure
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Let go of every request before the next step, and wait for the thread's end."""

@@ -86,11 +86,14 @@ class GraphedForward(Generic[Inputs]):
         recording.graph.replay()
         return recording.output
 
-    def forget(self) -> None:
-        """Give the memory of all recordings back; shapes that were met are recorded again."""
+    def forget(self, pool: Any = None) -> None:
+        """Give the memory of all recordings back; shapes that were met are recorded again.
+
+        Into `pool`, if forwards share one: the allocator takes no new graph into one whose last
+        graph has gone.
+        """
         self._recordings.clear()
-        # The allocator takes no new graph into a pool whose last one has gone.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
     def _record(self, inputs: Inputs) -> _Recording[Inputs]:
         static = inputs.clone()

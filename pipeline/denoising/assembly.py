@@ -87,6 +87,13 @@ class Assembler:
         self._caption_pads: dict[int, Tensor] = {}
         self._layouts: ByteBoundedCache[PackedLayout, _LayoutTensors] = ByteBoundedCache(64 * _MIB)
 
+    def clear(self) -> None:
+        """Keep nothing: all of it is made again where it is needed."""
+        for cache in (self._rotary, self._modulations, self._layouts):
+            cache.clear()
+        self._caption_rows.clear()
+        self._caption_pads.clear()
+
     def assemble(self, items: Sequence[PackedItem], layout: PackedLayout) -> ForwardInputs:
         """Build the inputs of one forward."""
         fixed = self._layouts.get_or_make(layout, lambda: self._build_layout(layout))

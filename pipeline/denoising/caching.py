@@ -46,6 +46,11 @@ class ByteBoundedCache(Generic[Key, Value]):
             self._shrink()
         return value
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._values.clear()
+        self._held_bytes = 0
+
     def _shrink(self) -> None:
         while self._held_bytes > self._max_bytes:
             _, dropped = self._values.popitem(last=False)

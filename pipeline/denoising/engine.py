@@ -21,7 +21,12 @@ from pipeline.denoising.batching import BatchingLimits, Demand, choose_batch, ch
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.forward_report import ForwardListener, ForwardReport
-from pipeline.denoising.isolation import IsolatedForward, LaunchedForward, describe_failure
+from pipeline.denoising.isolation import (
+    IsolatedForward,
+    LaunchedForward,
+    describe_failure,
+    let_go_of_tensors,
+)
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.roster import Backlog, Roster, Ticket
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
@@ -35,6 +40,7 @@ from pipeline.denoising.work import (
     VelocityRequest,
     Work,
 )
+from pipeline.device_errors import is_device_lost
 from pipeline.errors import (
     CancelledError,
     DeadlineError,
@@ -103,7 +109,7 @@ class StepLoop:
         self._ended_s = -math.inf
         self._step_begun_s: float | None = None
         self._max_step_s = max_step_s or _MAX_STEP_S.get(transformer.device.type, math.inf)
-        self._forward = IsolatedForward(transformer)
+        self._forward = IsolatedForward(transformer, self._release_memory)
         self._limits = limits or BatchingLimits()
         self._preview = preview
         self._schedule_of = schedule_of
@@ -121,11 +127,14 @@ class StepLoop:
     def failure(self) -> ReplicaFailedError | None:
         """Why the loop has stopped for good, or hangs in a step; None while it is well."""
         begun_s = self._step_begun_s
-        if begun_s is not None and (age_s := self._clock() - begun_s) > self._max_step_s:
-            return ReplicaFailedError(
-                f"a step must end within {self._max_step_s:g} s, one runs for {age_s:.0f} s"
-            )
-        return self._roster.failure
+        if self._roster.failure is not None or begun_s is None:
+            return self._roster.failure
+        age_s = self._clock() - begun_s
+        if age_s <= self._max_step_s:
+            return None
+        return ReplicaFailedError(
+            f"a step must end within {self._max_step_s:g} s, one runs for {age_s:.0f} s"
+        )
 
     def denoise(
         self, request: DenoiseRequest, on_step: Callable[[StepEvent], None] | None = None
@@ -219,6 +228,10 @@ class StepLoop:
             self._thread.join()
         return is_drained and self.failure is None
 
+    def _release_memory(self) -> None:
+        self._captions.clear()
+        self._transformer.release_memory()
+
     def _price(self, size: ImageSize, prompt_embeds: Tensor) -> float:
         self._transformer.check_prompt(prompt_embeds)
         num_tokens = prompt_embeds.shape[0]
@@ -287,7 +300,16 @@ class StepLoop:
         holding = {work.id: work for work in paused if work.device_bytes}
         sizes = [(work.to_candidate(), work.device_bytes) for work in holding.values()]
         for candidate in choose_offloads(sizes, self._limits):
-            holding[candidate.id].offload()
+            self._offload(holding[candidate.id])
+
+    def _offload(self, work: Work) -> None:
+        try:
+            work.offload()
+        except Exception as exc:
+            if is_device_lost(exc):
+                raise
+            # A bound on memory is not worth a picture.
+            _logger.warning("latents of %s stay on the device: %s", work.id, describe_failure(exc))
 
     def _launch(self, running: Sequence[Work]) -> "_RunningStep | None":
         begun_s = self._clock()
@@ -339,14 +361,23 @@ class StepLoop:
     def _attempt(self, work: Work, act: Callable[[], _T]) -> _T | None:
         """Do what one request needs; if that fails the request leaves, and no other does.
 
+        Where memory was short it is done once more, so `act` changes nothing until it has all.
+
         Raises:
             torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
         """
         try:
+            try:
+                return act()
+            except (torch.OutOfMemoryError, torch.AcceleratorError) as exc:
+                if is_device_lost(exc):
+                    raise
+                let_go_of_tensors(exc)
+            self._release_memory()
             return act()
-        except torch.AcceleratorError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - what one request provokes must not fail others
+        except Exception as exc:
+            if is_device_lost(exc):
+                raise
             self._leave(work, describe_failure(exc))
             return None
 
@@ -389,7 +420,7 @@ class StepLoop:
 def _expiry_of(work: Work) -> DeadlineError:
     demand = work.admission.demand
     return DeadlineError(
-        f"the picture must be finished within {demand.timeout_s} s, "
+        f"the picture must be finished within the {demand.timeout_s:.2f} s left on arrival, "
         f"{work.steps_left} of {demand.num_steps} steps are left"
     )
 

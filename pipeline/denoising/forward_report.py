@@ -1,4 +1,4 @@
-"""What a step loop tells of each forward that it ran."""
+"""What a step loop tells of each step that it ran."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from pipeline.request import ImageSize
 
 @dataclass(frozen=True)
 class ForwardReport:
-    """One batched forward; the three tuples belong together, an entry an item."""
+    """One step: its forwards, one after another. The tuples belong together, an entry an item."""
 
     ids: tuple[str, ...]
     units: tuple[float, ...]
     sizes: tuple[ImageSize, ...]
     seconds: float
-    """Of the whole forward, with what was prepared for it."""
+    """Of the whole step, with what was prepared for it."""
 
     def shares_s(self) -> tuple[float, ...]:
-        """Split the forward's time among its items by their cost; the parts sum to the whole."""
+        """Split the step's time among its items by their cost; the parts sum to the whole."""
         total = sum(self.units)
         return tuple(self.seconds * units / total for units in self.units)
 
 
 ForwardListener = Callable[[ForwardReport], None]
-"""Told of every forward, by the loop's own thread: it must return at once and not raise."""
+"""Told of every step, by the loop's own thread: it must return at once and not raise."""

@@ -3,17 +3,22 @@
 import logging
 import math
 import traceback
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from pipeline.denoising.transformer import PackedItem
 from pipeline.device import begin_copy_to_host
+from pipeline.device_errors import is_device_lost, lacks_memory
 from pipeline.errors import NumericalError, OutOfMemoryError, PipelineError
 
 _logger = logging.getLogger(__name__)
+
+_STEPS_TO_GROW: Final = 1024
+"""Launches without a lack of memory after which twice as much is tried: what was missing may have
+been something else's. Where it is missing still, that costs one step in so many."""
 
 
 class PredictsVelocity(Protocol):
@@ -21,6 +26,10 @@ class PredictsVelocity(Protocol):
 
     def predict_velocity(self, items: Sequence[PackedItem]) -> list[Tensor]:
         """Predict each item's velocity."""
+        ...
+
+    def release_memory(self) -> None:
+        """Let go of what can be made again."""
         ...
 
 
@@ -61,10 +70,17 @@ class LaunchedForward:
 class IsolatedForward:
     """Runs forwards, finds the item at fault, and learns how much fits in memory."""
 
-    def __init__(self, transformer: PredictsVelocity) -> None:
+    def __init__(
+        self,
+        transformer: PredictsVelocity,
+        release_memory: Callable[[], None] | None = None,
+    ) -> None:
+        """Run forwards of a transformer; `release_memory` is by default the transformer's own."""
         self._transformer = transformer
+        self._release_memory = release_memory or transformer.release_memory
         self.max_units = math.inf
-        """Cost units of one step that are known to be too many, halved: the bound from then on."""
+        """Cost units of one step that have fitted where twice as many did not."""
+        self._launches_to_grow = 0
 
     def predict(
         self, items: Sequence[PackedItem], units: Sequence[float]
@@ -86,68 +102,91 @@ class IsolatedForward:
         Raises:
             torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
         """
+        self._grow()
+        return self._launch(items, units)
+
+    def _grow(self) -> None:
+        if self.max_units == math.inf:
+            return
+        self._launches_to_grow -= 1
+        if not self._launches_to_grow:
+            self._bound(2 * self.max_units)
+
+    def _bound(self, max_units: float) -> None:
+        self.max_units, self._launches_to_grow = max_units, _STEPS_TO_GROW
+
+    def _launch(self, items: Sequence[PackedItem], units: Sequence[float]) -> LaunchedForward:
         try:
             return LaunchedForward(self._transformer.predict_velocity(items))
-        except torch.AcceleratorError:
-            raise
-        except torch.OutOfMemoryError as exc:
-            _let_go_of_tensors(exc)
-            if len(items) == 1:
-                return LaunchedForward([self._predict_after_release(items[0], exc)])
-            return LaunchedForward(self._predict_halves(items, units))
-        except Exception as exc:  # noqa: BLE001 - whatever one item provokes must not fail others
+        except Exception as exc:
+            if is_device_lost(exc):
+                raise
+            if lacks_memory(exc):
+                let_go_of_tensors(exc)
+                if len(items) == 1:
+                    return LaunchedForward([self._predict_after_release(items[0], exc)])
+                return LaunchedForward(self._predict_halves(items, units))
             if len(items) == 1:
                 return LaunchedForward([describe_failure(exc)])
-            _let_go_of_tensors(exc)
+            let_go_of_tensors(exc)
             _logger.warning("a forward of %d items failed, each runs alone: %s", len(items), exc)
             alone = zip(items, units, strict=True)
-            return LaunchedForward([self.predict([item], [cost])[0] for item, cost in alone])
+            return LaunchedForward([self._predict([item], [cost])[0] for item, cost in alone])
 
     def _predict_halves(
         self, items: Sequence[PackedItem], units: Sequence[float]
     ) -> list[Tensor | PipelineError]:
-        self.max_units = min(self.max_units, sum(units) / 2)
-        _logger.warning(
-            "out of memory with %d items: halved, and steps stay within %.2f cost units",
-            len(items),
-            self.max_units,
-        )
-        _release_memory()
+        _logger.warning("out of memory with %d items: they run in halves", len(items))
+        self._release_memory()
         middle = len(items) // 2
-        first = self.predict(items[:middle], units[:middle])
-        return first + self.predict(items[middle:], units[middle:])
+        halves = (items[:middle], units[:middle]), (items[middle:], units[middle:])
+        outcomes = [self._predict(*half) for half in halves]
+        together = outcomes[0] + outcomes[1]
+        # An item that does not fit alone says nothing of how much the others may be together.
+        if not any(isinstance(outcome, OutOfMemoryError) for outcome in together):
+            self._bound(min(self.max_units, max(sum(costs) for _, costs in halves)))
+            _logger.warning("steps stay within %.2f cost units for a while", self.max_units)
+        return together
 
-    def _predict_after_release(
-        self, item: PackedItem, cause: torch.OutOfMemoryError
-    ) -> Tensor | PipelineError:
-        # What other shapes left in the allocator's cache may be what is missing.
-        _release_memory()
+    def _predict(
+        self, items: Sequence[PackedItem], units: Sequence[float]
+    ) -> list[Tensor | PipelineError]:
+        return self._launch(items, units).wait()
+
+    def _predict_after_release(self, item: PackedItem, cause: Exception) -> Tensor | PipelineError:
+        # What other shapes left in caches may be what is missing.
+        self._release_memory()
         try:
             return LaunchedForward(self._transformer.predict_velocity([item])).wait()[0]
-        except torch.AcceleratorError:
-            raise
-        except torch.OutOfMemoryError as exc:
-            _let_go_of_tensors(exc)
+        except Exception as exc:
+            if is_device_lost(exc):
+                raise
+            if not lacks_memory(exc):
+                # Libraries say in ways of their own that a card is full.
+                return describe_failure(exc)
+            let_go_of_tensors(exc)
             error = OutOfMemoryError(
                 f"latents must fit on the device, got {list(item.latents.shape)}"
             )
             error.__cause__ = cause
             return error
-        except Exception as exc:  # noqa: BLE001 - libraries say in ways of their own that a card is full
-            return describe_failure(exc)
 
 
 def describe_failure(exc: Exception) -> PipelineError:
     """Turn whatever a request provoked into what its listener is told."""
-    _let_go_of_tensors(exc)
+    let_go_of_tensors(exc)
     if isinstance(exc, PipelineError):
         return exc
-    error = PipelineError(f"the denoiser failed: {type(exc).__name__}: {exc}")
+    error: PipelineError
+    if lacks_memory(exc):
+        error = OutOfMemoryError("the picture must fit on the device beside the others")
+    else:
+        error = PipelineError(f"the denoiser failed: {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return error
 
 
-def _let_go_of_tensors(exc: BaseException) -> None:
+def let_go_of_tensors(exc: BaseException) -> None:
     """Clear the frames that an exception came through: they hold all that a forward had computed.
 
     Its text and line numbers stay.
@@ -156,8 +195,3 @@ def _let_go_of_tensors(exc: BaseException) -> None:
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)
         seen = seen.__cause__ or seen.__context__
-
-
-def _release_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

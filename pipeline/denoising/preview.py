@@ -3,6 +3,9 @@
 A preview is made on the way of a denoising run, where the VAE would cost more than the step.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -10,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.device_errors import is_device_lost
 from pipeline.request import LATENT_SCALE
+
+_logger = logging.getLogger(__name__)
 
 _FLUX_FACTORS: Final = (
     (-0.0346, 0.0244, 0.0681),
@@ -91,3 +97,18 @@ def choose_preview_steps(num_inference_steps: int, num_previews: int) -> frozens
     between = range(1, num_previews + 1)
     steps = {index * num_inference_steps // (num_previews + 1) for index in between}
     return frozenset(steps - {0})
+
+
+@contextmanager
+def previews_may_fail(request_id: str) -> Iterator[None]:
+    """Log what drawing a preview fails with, and go on: the picture is worth more.
+
+    Raises:
+        torch.AcceleratorError: If the device itself failed.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if is_device_lost(exc):
+            raise
+        _logger.warning("a preview of %s is left out: %s", request_id, type(exc).__name__)

@@ -100,11 +100,6 @@ class Roster:
         """Why the loop has stopped for good; None while it is well."""
         return self._failure
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether what is held is to be abandoned."""
-        return self._is_stopping
-
     def let_in(
         self,
         request_id: str,
@@ -190,8 +185,9 @@ class Roster:
     def remove(self, work: Work) -> None:
         """Hold a request no more."""
         with self._condition:
-            self._held.pop(work.id, None)
-            self._cancelled.discard(work.id)
+            if self._held.get(work.id) is work:
+                del self._held[work.id]
+                self._cancelled.discard(work.id)
 
     def await_work(self) -> bool:
         """Wait until something is held, and say whether there is a step to take."""

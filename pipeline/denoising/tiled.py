@@ -1,24 +1,23 @@
 """Denoise one picture tile by tile: every step, tiles are predicted apart and blended.
 
 `TiledRun` decides: it says which tiles the next step needs and steps the canvas with what comes
-back. It runs no transformer and waits for nobody, so one class serves a single process, a pool of
-replicas with retries, and a coordinator on an event loop. `denoise_tiled` drives it in process.
+back. It runs no transformer and waits for nobody, so what drives it may be a coordinator on an
+event loop, over a pool of replicas with retries, or a single process.
 """
 
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.blending import TileBlender
-from pipeline.denoising.preview import choose_preview_steps
-from pipeline.errors import DeadlineError, NumericalError
+from pipeline.denoising.preview import choose_preview_steps, previews_may_fail
+from pipeline.errors import NumericalError
 from pipeline.latents import draw_noise
-from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
+from pipeline.request import DenoiseRequest, StepEvent
 from pipeline.schedule import Schedule, build_schedule
 from pipeline.tiled_passes import TilingOptions, plan_passes
 
@@ -40,22 +39,6 @@ class TileItem:
     """Row and column, in patches, at which the tile's positions begin."""
     caption_key: str
     """Names the caption state that was prepared for the request."""
-
-
-class TileExecutor(Protocol):
-    """Runs tiles, in process or on a pool of replicas."""
-
-    def prepare_caption(self, caption_key: str, encoding: PromptEncoding) -> None:
-        """Run the caption path, once for all tiles and steps of a request."""
-        ...
-
-    def predict_velocities(self, items: Sequence[TileItem]) -> list[Tensor]:
-        """Predict [16, h, w] float32 velocities on the CPU, in the order of the items."""
-        ...
-
-    def release_caption(self, caption_key: str) -> None:
-        """Forget a caption state; an unknown key is no error."""
-        ...
 
 
 class TiledRun:
@@ -143,64 +126,6 @@ class TiledRun:
         wanted = choose_preview_steps(len(self._turns), self._request.num_previews)
         if self._draw_preview is None or self._num_done not in wanted:
             return None
-        return self._draw_preview(self._upsample(x0))
-
-
-def denoise_tiled(
-    request: DenoiseRequest,
-    executor: TileExecutor,
-    options: TilingOptions | None = None,
-    draw_preview: Callable[[Tensor], Tensor] | None = None,
-) -> Generator[StepEvent | DenoiseResult, None, None]:
-    """Yield an event a step and, last, the latents. Closing the generator cancels between steps.
-
-    Raises:
-        DeadlineError: If the request's time is over before the last step.
-        NumericalError: If a velocity is not finite.
-    """
-    arrived_at = time.monotonic()
-    run = TiledRun(request, options, draw_preview)
-    executor.prepare_caption(request.id, request.encoding)
-    started_at = time.monotonic()
-    try:
-        while not run.is_done:
-            _require_time(request, time.monotonic() - arrived_at)
-            yield run.take(executor.predict_velocities(run.next_items()))
-    finally:
-        executor.release_caption(request.id)
-    yield DenoiseResult(
-        latents=run.latents[None],
-        queue_s=started_at - arrived_at,
-        run_s=time.monotonic() - started_at,
-    )
-
-
-def _require_time(request: DenoiseRequest, elapsed_s: float) -> None:
-    if request.timeout_s is not None and elapsed_s >= request.timeout_s:
-        raise DeadlineError(f"a picture must be done within {request.timeout_s:g} s")
-
-
-class TiledDenoiser:
-    """A `Denoiser` that draws tile by tile."""
-
-    def __init__(
-        self,
-        executor: TileExecutor,
-        options: TilingOptions | None = None,
-        draw_preview: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self._executor = executor
-        self._options = options
-        self._draw_preview = draw_preview
-
-    def denoise(
-        self, request: DenoiseRequest, on_step: Callable[[StepEvent], None] | None = None
-    ) -> DenoiseResult:
-        """Draw one image's latents, telling `on_step` after each step."""
-        steps = denoise_tiled(request, self._executor, self._options, self._draw_preview)
-        for outcome in steps:
-            if isinstance(outcome, DenoiseResult):
-                return outcome
-            if on_step is not None:
-                on_step(outcome)
-        raise AssertionError("denoise_tiled ends with a result")
+        with previews_may_fail(self._request.id):
+            return self._draw_preview(self._upsample(x0))
+        return None

@@ -201,6 +201,22 @@ class PackedTransformer:
             velocities.update(zip(group, predicted, strict=True))
         return [velocities[index] for index in range(len(items))]
 
+    def release_memory(self) -> None:
+        """Let go of all that is kept for later forwards, recordings included.
+
+        What the device was asked for is done when this returns.
+        """
+        self._assembler.clear()
+        if self.device.type != "cuda":
+            return
+        torch.cuda.synchronize(self.device)
+        recorded = (self._solo_graphs, self._shared_graphs, self._caption_graphs)
+        pool = torch.cuda.graph_pool_handle()
+        for graphs in recorded:
+            if graphs is not None:
+                graphs.forget(pool)
+        torch.cuda.empty_cache()
+
     def _group(self, items: Sequence[PackedItem]) -> list[tuple[int, ...]]:
         rows = [item.shape.num_joint_rows for item in items]
         return group_forwards(rows, solo_rows=self._solo_rows, max_rows=self._limits.max_rows)

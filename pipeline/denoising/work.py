@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.denoising.batching import Candidate, Demand, HeldWork
 from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
-from pipeline.denoising.preview import LatentPreview, choose_preview_steps
+from pipeline.denoising.preview import LatentPreview, choose_preview_steps, previews_may_fail
 from pipeline.denoising.transformer import PackedItem
 from pipeline.device import begin_copy_to_host
 from pipeline.errors import PipelineError
@@ -99,7 +99,10 @@ class Work(ABC):
 
     @abstractmethod
     def take(self, velocity: Tensor) -> Tell:
-        """Use what a forward predicts, which may still run on the device."""
+        """Use what a forward predicts, which may still run on the device.
+
+        What raises has changed nothing.
+        """
 
     @property
     @abstractmethod
@@ -189,12 +192,13 @@ class DenoisingRun(Work):
         if self._latents is None:
             raise PipelineError("a step needs latents, and this run has drawn none")
         before, sigma = self._latents, self._schedule.sigmas[self._step]
-        after = self._latents = self._schedule.advance(before, velocity, self._step)
-        self._step += 1
-        step = self._step
+        after = self._schedule.advance(before, velocity, self._step)
+        step = self._step + 1
         # Both are asked for now, or they would wait behind whatever step is launched next.
-        drawn = None if self.steps_left else begin_copy_to_host(after)
+        is_last = step == self._schedule.num_inference_steps
+        drawn = begin_copy_to_host(after) if is_last else None
         preview = self._begin_preview(step, before, sigma, velocity)
+        self._latents, self._step = after, step
 
         def tell(now_s: float) -> list[Outcome]:
             outcomes: list[Outcome] = [self._event(step, preview)]
@@ -209,8 +213,10 @@ class DenoisingRun(Work):
     ) -> Tensor | None:
         if self._preview is None or step not in self._preview_steps:
             return None
-        predicted = before - sigma * velocity
-        return begin_copy_to_host(self._preview.draw_on_device(predicted))
+        with previews_may_fail(self.id):
+            predicted = before - sigma * velocity
+            return begin_copy_to_host(self._preview.draw_on_device(predicted))
+        return None
 
     def _event(self, step: int, preview: Tensor | None) -> StepEvent:
         return StepEvent(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from loop_executor import LoopTileExecutor
 from tile_executor import TransformerTileExecutor
+from tiled_denoiser import TileExecutor
 from torch import Tensor
 from transformer_work import passes_flop
 from true_size import build_transformer, build_vae
@@ -16,7 +17,7 @@ from true_size import build_transformer, build_vae
 from pipeline.acceleration.attention import build_attention, choose_attention
 from pipeline.acceleration.options import AUTO, AccelerationOptions, choose_acceleration
 from pipeline.denoising.engine import StepLoop
-from pipeline.denoising.tiled import TiledRun, TileExecutor, TileItem
+from pipeline.denoising.tiled import TiledRun, TileItem
 from pipeline.denoising.transformer import PackedTransformer
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from loop_executor import LoopTileExecutor
 from numpy.typing import NDArray
+from tiled_denoiser import TiledDenoiser
 
 from pipeline.denoising.loading import load_step_loop
 from pipeline.denoising.options import StepLoopOptions
-from pipeline.denoising.tiled import TiledDenoiser
 from pipeline.device import choose_device
 from pipeline.networks import load_vae
 from pipeline.request import LATENT_SCALE, DenoiseRequest, ImageSize, PromptEncoding

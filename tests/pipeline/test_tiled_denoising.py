@@ -7,16 +7,11 @@ import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
 from tile_executor import TransformerTileExecutor
+from tiled_denoiser import TiledDenoiser, TileExecutor, denoise_tiled
 from torch import Tensor
 
 from pipeline.denoising.preview import choose_preview_steps
-from pipeline.denoising.tiled import (
-    TiledDenoiser,
-    TiledRun,
-    TileExecutor,
-    TileItem,
-    denoise_tiled,
-)
+from pipeline.denoising.tiled import TiledRun, TileItem
 from pipeline.errors import DeadlineError, NumericalError
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, ImageSize, PromptEncoding, StepEvent

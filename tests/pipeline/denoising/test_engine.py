@@ -3,8 +3,10 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +16,14 @@ from torch import Tensor
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.preview import LatentPreview
-from pipeline.denoising.work import Outcome, VelocityRequest, VelocityResult
+from pipeline.denoising.transformer import PackedTransformer
+from pipeline.denoising.work import DenoisingRun, Outcome, VelocityRequest, VelocityResult
 from pipeline.errors import (
     CancelledError,
     DeadlineError,
     InvalidRequestError,
     NumericalError,
-    PipelineError,
+    OutOfMemoryError,
     ReplicaFullError,
 )
 from pipeline.latents import draw_noise
@@ -208,16 +211,88 @@ def test_a_step_that_failed_alone_leaves_nothing_behind_to_be_measured_later(
     assert loop.backlog().forward_times[request.size].seconds < 60
 
 
-def test_a_preview_that_cannot_be_drawn_fails_alone(build_loop: BuildLoop) -> None:
+def test_a_preview_that_cannot_be_drawn_costs_no_picture(build_loop: BuildLoop) -> None:
     broken = LatentPreview(torch.ones(3, 3), torch.zeros(3))
-    loop, watched, healthy = build_loop(preview=broken), Recorder(), Recorder()
+    loop, watched = build_loop(preview=broken), Recorder()
+    request = build_request("watched", num_inference_steps=8, num_previews=3)
 
-    loop.submit(build_request("healthy", num_inference_steps=8), healthy)
-    loop.submit(build_request("watched", num_inference_steps=8, num_previews=3), watched)
+    loop.submit(request, watched)
 
-    assert isinstance(watched.last(), PipelineError)
-    assert healthy.result().latents.isfinite().all()
-    assert loop.failure is None
+    assert torch.equal(watched.result().latents, build_loop().denoise(request).latents)
+    assert [event.preview for event in watched.events] == [None] * 8
+
+
+class Scarce:
+    """Raises for want of memory at its first calls, and works from then on."""
+
+    def __init__(self, act: Callable[..., Any], num_failures: int) -> None:
+        self._act = act
+        self._num_failures = num_failures
+
+    def __call__(self, *arguments: Any) -> Any:
+        self._num_failures -= 1
+        if self._num_failures >= 0:
+            raise torch.OutOfMemoryError("full")
+        return self._act(*arguments)
+
+
+def test_memory_that_is_short_beside_the_forward_costs_a_second_try(
+    build_loop: BuildLoop, transformer: PackedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ScarceSchedule(Schedule):
+        def advance(self, latents: Tensor, velocity: Tensor, step: int) -> Tensor:
+            stepped: Tensor = advance(self, latents, velocity, step)
+            return stepped
+
+    advance = Scarce(Schedule.advance, 1)
+    request = build_request("short", num_inference_steps=3)
+    expected = build_loop().denoise(request).latents
+    loop = build_loop(schedule_of=lambda steps: ScarceSchedule(build_schedule(steps).sigmas))
+    monkeypatch.setattr(transformer, "encode_caption", Scarce(transformer.encode_caption, 1))
+
+    assert torch.equal(loop.denoise(request).latents, expected)
+
+
+def test_memory_that_stays_short_beside_the_forward_is_told_as_that(
+    build_loop: BuildLoop, transformer: PackedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformer, "encode_caption", Scarce(transformer.encode_caption, 2))
+
+    with pytest.raises(OutOfMemoryError, match="must fit on the device"):
+        build_loop().denoise(build_request("short"))
+
+
+def test_latents_that_cannot_leave_the_device_stay_there(
+    build_loop: BuildLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: DenoisingRun) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(DenoisingRun, "offload", fail)
+    monkeypatch.setattr(DenoisingRun, "device_bytes", 2**20)
+    loop = build_loop(limits=BatchingLimits(max_items=1, paused_bytes=1))
+    urgent, patient = Recorder(), Recorder()
+    patient.at_step[1] = lambda: loop.submit(build_request("urgent", seed=1), urgent)
+
+    loop.submit(build_request("patient", priority=Priority.BATCH), patient)
+
+    assert patient.result().latents.isfinite().all()
+    assert urgent.result().latents.isfinite().all()
+
+
+def test_a_listener_that_asks_again_and_fails_loses_the_first_request_only(
+    build_loop: BuildLoop,
+) -> None:
+    loop, again = build_loop(), Recorder()
+
+    def listen(outcome: object) -> None:
+        if isinstance(outcome, DenoiseResult):
+            loop.submit(build_request("one"), again)
+            raise KeyError("a listener's own")
+
+    loop.submit(build_request("one"), listen)
+
+    assert again.result().latents.isfinite().all()
 
 
 def test_a_step_that_cannot_be_taken_fails_alone(build_loop: BuildLoop) -> None:
@@ -284,8 +359,10 @@ def test_a_request_leaves_at_the_step_after_its_deadline(
 
     assert isinstance(outcome, DeadlineError)
     left = 9 - steps_ahead
-    message = f"the picture must be finished within 10.0 s, {left} of 12 steps are left"
-    assert str(outcome) == message
+    assert str(outcome) == (
+        "the picture must be finished within the 10.00 s left on arrival, "
+        f"{left} of 12 steps are left"
+    )
     assert len(late.events) == 3
 
 

@@ -1,5 +1,6 @@
 """One item's failure, and the lack of memory, cost nobody else a step."""
 
+import math
 import weakref
 
 import pytest
@@ -21,10 +22,10 @@ class SmallMemoryAttention(PerItemAttention):
 
     def __init__(self, max_rows: int) -> None:
         super().__init__()
-        self._max_rows = max_rows
+        self.max_rows = max_rows
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
-        if layout.num_rows > self._max_rows:
+        if layout.num_rows > self.max_rows:
             raise torch.OutOfMemoryError(f"{layout.num_rows} rows")
         return super().__call__(query, key, value, layout)
 
@@ -34,6 +35,12 @@ class BrokenDeviceAttention(PerItemAttention):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout) -> Tensor:
         raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
+class CudaMemoryError(torch.AcceleratorError):
+    """What CUDA itself says where torch's allocator was not asked."""
+
+    error_code = 2
 
 
 class FullAttention(PerItemAttention):
@@ -93,6 +100,37 @@ def test_the_bound_is_remembered(model: ZImageTransformer2DModel) -> None:
     assert forward.max_units == 2.0
 
 
+def test_an_item_that_does_not_fit_alone_bounds_nobody_else(
+    model: ZImageTransformer2DModel,
+) -> None:
+    small = PackedTransformer(model, SmallMemoryAttention(max_rows=200))
+    forward = IsolatedForward(small)
+    large = PackedItem(torch.ones(16, 40, 40), 0.5, _items(small, 1)[0].caption)
+
+    outcomes = forward.predict([*_items(small, 3), large], [1.0, 1.0, 1.0, 6.0])
+
+    assert [type(outcome) for outcome in outcomes] == [Tensor] * 3 + [OutOfMemoryError]
+    assert forward.max_units == math.inf
+
+
+def test_the_bound_grows_once_memory_has_sufficed_for_long(
+    model: ZImageTransformer2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.denoising.isolation._STEPS_TO_GROW", 3)
+    attention = SmallMemoryAttention(max_rows=200)
+    forward = IsolatedForward(PackedTransformer(model, attention))
+    items = _items(PackedTransformer(model, PerItemAttention()), 8)
+    forward.predict(items[:4], [1.0] * 4)
+    bounds = [forward.max_units]
+
+    attention.max_rows = 10_000
+    for _ in range(6):
+        forward.predict(items[:2], [1.0] * 2)
+        bounds.append(forward.max_units)
+
+    assert bounds == [2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 8.0]
+
+
 def test_an_item_that_does_not_fit_alone_says_so(model: ZImageTransformer2DModel) -> None:
     small = PackedTransformer(model, SmallMemoryAttention(max_rows=50))
     caption = PackedTransformer(model, PerItemAttention()).encode_caption(torch.ones(9, 32))
@@ -115,7 +153,10 @@ def test_a_retry_that_fails_otherwise_is_the_items_own_failure(
     assert "CUBLAS_STATUS_ALLOC_FAILED" in str(outcome)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("broken")])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), CudaMemoryError("full"), RuntimeError("broken")],
+)
 def test_a_failure_keeps_nothing_of_what_was_computed(
     model: ZImageTransformer2DModel, transformer: PackedTransformer, error: Exception
 ) -> None:
