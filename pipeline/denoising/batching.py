@@ -91,6 +91,9 @@ class Demand:
     timeout_s: float | None
     step_s: float = 0.0
     """Seconds that a step takes at least, as far as is known for sure."""
+    share_s: float = 0.0
+    """What it adds at least to steps that it shares with others: less than `step_s` where it shares
+    their forwards, too."""
 
     @property
     def least_s(self) -> float:
@@ -112,7 +115,7 @@ class HeldWork:
     priority: Priority
     due_s: float
     least_s: float = 0.0
-    """Seconds that they take at least."""
+    """What they add at least to steps that are shared, in seconds."""
 
 
 def admit(
@@ -141,7 +144,8 @@ def admit(
     if not rate_units_s:
         return None
     ahead = _find_ahead(demand, held, rate_units_s, now_s, limits)
-    least_s = demand.least_s + sum(work.least_s for work in ahead)
+    shares_s = demand.share_s * demand.num_steps + sum(work.least_s for work in ahead)
+    least_s = max(demand.least_s, shares_s)
     if demand.timeout_s is not None and least_s > demand.timeout_s:
         raise DeadlineError(
             f"estimated {least_s:.2f} s must be within the {demand.timeout_s:.2f} s left"
@@ -150,13 +154,17 @@ def admit(
 
 
 def due_time(
-    demand: Demand, *, rate_units_s: float | None, now_s: float, limits: BatchingLimits
+    demand: Demand, *, rate_units_s: float | None, arrived_s: float, limits: BatchingLimits
 ) -> float:
-    """Return when a request that arrives now is due, on the loop's clock."""
+    """Return when a request is due, on the loop's clock.
+
+    By the rate as it is known now: by that of its arrival, whoever came before any was known would
+    have all the time there is, and everyone later would overtake.
+    """
     timeout_s = math.inf if demand.timeout_s is None else demand.timeout_s
     # Before a rate is known a unit stands for a second: the order of sizes is right all the same.
     patience_s = limits.patience * demand.units / (rate_units_s or 1.0)
-    return now_s + min(timeout_s, patience_s)
+    return arrived_s + min(timeout_s, patience_s)
 
 
 def _find_ahead(
@@ -166,7 +174,7 @@ def _find_ahead(
     now_s: float,
     limits: BatchingLimits,
 ) -> list[HeldWork]:
-    due_s = due_time(demand, rate_units_s=rate_units_s, now_s=now_s, limits=limits)
+    due_s = due_time(demand, rate_units_s=rate_units_s, arrived_s=now_s, limits=limits)
     rank = (demand.priority is Priority.BATCH, due_s)
     return [work for work in held if (work.priority is Priority.BATCH, work.due_s) <= rank]
 

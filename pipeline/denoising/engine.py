@@ -17,7 +17,13 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.denoising.batching import BatchingLimits, Demand, choose_batch, choose_offloads
+from pipeline.denoising.batching import (
+    BatchingLimits,
+    Candidate,
+    Demand,
+    choose_batch,
+    choose_offloads,
+)
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.forward_report import ForwardListener, ForwardReport
@@ -74,6 +80,8 @@ class _RunningStep:
     works: tuple[Work, ...]
     units: tuple[float, ...]
     sizes: tuple[ImageSize, ...]
+    shares: bool
+    """Whether its items share forwards."""
     tells: list[Tell | None]
     """None where there is no velocity."""
     forward: LaunchedForward
@@ -264,7 +272,7 @@ class StepLoop:
             return
         step_units = min(self._limits.step_units, self._forward.max_units)
         chosen = choose_batch(
-            [work.to_candidate() for work in waiting.values()],
+            self._to_candidates(list(waiting.values())),
             replace(self._limits, step_units=step_units),
         )
         running = [waiting.pop(candidate.id) for candidate in chosen]
@@ -274,6 +282,10 @@ class StepLoop:
         self._running = launched
         if launched and not self._may_run_on(launched):
             self._settle()
+
+    def _to_candidates(self, works: Sequence[Work]) -> list[Candidate]:
+        rate = self._roster.rate_units_s
+        return [work.to_candidate(rate, self._limits) for work in works]
 
     def _may_run_on(self, step: "_RunningStep") -> bool:
         """Say whether the next step may be launched before this one has ended.
@@ -298,8 +310,9 @@ class StepLoop:
         for work in paused:
             work.passed_over += 1
         holding = {work.id: work for work in paused if work.device_bytes}
-        sizes = [(work.to_candidate(), work.device_bytes) for work in holding.values()]
-        for candidate in choose_offloads(sizes, self._limits):
+        sizes = [work.device_bytes for work in holding.values()]
+        candidates = self._to_candidates(list(holding.values()))
+        for candidate in choose_offloads(list(zip(candidates, sizes, strict=True)), self._limits):
             self._offload(holding[candidate.id])
 
     def _offload(self, work: Work) -> None:
@@ -327,7 +340,10 @@ class StepLoop:
         ]
         forward.end()
         sizes = tuple(_size_of(item) for item in items)
-        return _RunningStep(works, units, sizes, tells, forward, begun_s)
+        # An item that failed may be of no shape that the transformer knows.
+        is_whole = all(isinstance(velocity, Tensor) for velocity in forward.velocities)
+        shares = is_whole and not any(map(self._transformer.runs_apart, items))
+        return _RunningStep(works, units, sizes, shares, tells, forward, begun_s)
 
     def _settle(self) -> None:
         """Wait for the step that runs, and tell what it made."""
@@ -340,7 +356,8 @@ class StepLoop:
         # Measured before anyone is told, so that whoever hears of a step finds its rate.
         # A forward that failed may have ended early, or have been run again in parts.
         if all(isinstance(velocity, Tensor) for velocity in velocities):
-            self._roster.measure(step.sizes, sum(step.units), ended_s - begun_s)
+            seconds = ended_s - begun_s
+            self._roster.measure(step.sizes, sum(step.units), seconds, shares=step.shares)
         ids = tuple(work.id for work in step.works)
         self._on_forward(ForwardReport(ids, step.units, step.sizes, ended_s - begun_s))
         for work, tell, velocity in zip(step.works, step.tells, velocities, strict=True):

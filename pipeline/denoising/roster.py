@@ -11,7 +11,7 @@ from typing import Final
 
 from torch import Tensor
 
-from pipeline.denoising.batching import BatchingLimits, Demand, admit, due_time
+from pipeline.denoising.batching import BatchingLimits, Demand, admit
 from pipeline.denoising.captions import identify_caption
 from pipeline.denoising.work import Admission, Listener, Work
 from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFullError
@@ -49,7 +49,9 @@ class ForwardTime:
     """Smoothed over the last steps."""
     num_steps: int
     trust: float = 1.0
-    """How much of `seconds` is still believed; less the longer ago the last step is."""
+    """How much of the times is still believed; less the longer ago the last step is."""
+    share_s: float = 0.0
+    """What an item adds at least to a step that it shares with as many as may; as smooth."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Roster:
         """Why the loop has stopped for good; None while it is well."""
         return self._failure
 
+    @property
+    def rate_units_s(self) -> float | None:
+        """Cost units a second, smoothed over the last steps; None while none was measured."""
+        return self._rate_units_s
+
     def let_in(
         self,
         request_id: str,
@@ -122,8 +129,9 @@ class Roster:
         with self._condition:
             self._check_open(request_id)
             now_s, rate = self._clock(), self._rate_units_s
-            held = [work.to_held() for work in self._held.values()]
-            demand = replace(demand, step_s=self._least_step_s(size, demand.step_units, now_s))
+            held = [work.to_held(rate, self._limits) for work in self._held.values()]
+            step_s, share_s = self._least_step_s(size, demand.step_units, now_s)
+            demand = replace(demand, step_s=step_s, share_s=share_s)
             estimate_s = admit(demand, held, rate_units_s=rate, now_s=now_s, limits=self._limits)
             self._num_arrived += 1
             self._held[request_id] = build(
@@ -134,7 +142,6 @@ class Roster:
                     prompt_embeds=prompt_embeds,
                     arrival=self._num_arrived,
                     arrived_s=now_s,
-                    due_s=due_time(demand, rate_units_s=rate, now_s=now_s, limits=self._limits),
                     deadline_s=now_s + timeout_s,
                     listener=listener,
                 )
@@ -142,18 +149,24 @@ class Roster:
             self._condition.notify_all()
         return Ticket(request_id, demand.units, estimate_s)
 
-    def _least_step_s(self, size: ImageSize, step_units: float, now_s: float) -> float:
-        """Return what a step takes at least: as routers see it, so nothing of an unknown size.
+    def _least_step_s(
+        self, size: ImageSize, step_units: float, now_s: float
+    ) -> tuple[float, float]:
+        """Return what a step takes at least, and what its part is of a step that is shared.
+
+        As routers see it, so nothing of an unknown size.
 
         A size that a slow moment turned away would never be measured again, so the measurement is
         believed ever less.
         """
         if size in self._forward_times:
             timing, at_s = self._forward_times[size]
-            return timing.seconds * _trust(now_s - at_s)
+            trust = _trust(now_s - at_s)
+            return timing.seconds * trust, timing.share_s * trust
         if self._forward_times or self._rate_units_s is None:
-            return 0.0
-        return step_units / self._rate_units_s * _trust(now_s - self._rated_s)
+            return 0.0, 0.0
+        seconds = step_units / self._rate_units_s * _trust(now_s - self._rated_s)
+        return seconds, seconds
 
     def _check_open(self, request_id: str) -> None:
         if self._failure is not None:
@@ -195,8 +208,17 @@ class Roster:
             self._condition.wait_for(lambda: self._held or self._is_closing)
             return bool(self._held) and not self._is_stopping
 
-    def measure(self, items: Sequence[ImageSize], units: float, elapsed_s: float) -> None:
-        """Learn from a step of items of these sizes how fast the loop goes."""
+    def measure(
+        self, items: Sequence[ImageSize], units: float, elapsed_s: float, *, shares: bool = False
+    ) -> None:
+        """Learn from a step of items of these sizes how fast the loop goes.
+
+        Args:
+            items: The size of each.
+            units: What they cost together.
+            elapsed_s: How long the step took.
+            shares: Whether they shared a forward, as more of them would have.
+        """
         sizes = frozenset(items)
         with self._condition:
             is_warm = sizes <= self._warm_sizes.keys()
@@ -207,7 +229,14 @@ class Roster:
                 smoothed = sample if rate is None else rate + _RATE_WEIGHT * (sample - rate)
                 self._rate_units_s, self._rated_s = smoothed, self._clock()
                 if len(sizes) == 1:
-                    self._time_forward(items[0], elapsed_s / len(items))
+                    num_items = len(items)
+                    most = self._count_most(units / num_items) if shares else num_items
+                    self._time_forward(items[0], elapsed_s / num_items, elapsed_s / most)
+
+    def _count_most(self, item_units: float) -> int:
+        """Return how many items of one cost may share a step."""
+        fitting = int(self._limits.step_units / item_units)
+        return max(1, min(self._limits.max_items, fitting))
 
     def _keep_warm(self, sizes: frozenset[ImageSize]) -> None:
         for size in sizes:
@@ -219,12 +248,15 @@ class Roster:
             del self._warm_sizes[oldest]
             self._forward_times.pop(oldest, None)
 
-    def _time_forward(self, size: ImageSize, seconds: float) -> None:
-        known, _ = self._forward_times.get(size, (ForwardTime(seconds, 0), 0.0))
+    def _time_forward(self, size: ImageSize, seconds: float, share_s: float) -> None:
+        first = ForwardTime(seconds, num_steps=0, share_s=share_s)
+        known, _ = self._forward_times.get(size, (first, 0.0))
         weight = max(_RATE_WEIGHT, 1 / (known.num_steps + 1))
-        bounded = min(seconds, _MAX_SLOWER * known.seconds)
-        smoothed = known.seconds + weight * (bounded - known.seconds)
-        timing = ForwardTime(smoothed, known.num_steps + 1)
+        timing = ForwardTime(
+            _smooth(known.seconds, seconds, weight),
+            known.num_steps + 1,
+            share_s=_smooth(known.share_s, share_s, weight),
+        )
         self._forward_times[size] = timing, self._clock()
 
     def backlog(self) -> Backlog:
@@ -269,6 +301,10 @@ class Roster:
         """Let nothing more in, for good."""
         with self._condition:
             self._failure = failure
+
+
+def _smooth(known_s: float, seconds: float, weight: float) -> float:
+    return known_s + weight * (min(seconds, _MAX_SLOWER * known_s) - known_s)
 
 
 def _trust(age_s: float) -> float:

@@ -196,10 +196,14 @@ class PackedTransformer:
         velocities: dict[int, Tensor] = {}
         for group in self._group(items):
             members = [items[index] for index in group]
-            is_solo = members[0].shape.num_joint_rows >= self._solo_rows
+            is_solo = self.runs_apart(members[0])
             predicted = self._predict_solo(members[0]) if is_solo else self._predict_shared(members)
             velocities.update(zip(group, predicted, strict=True))
         return [velocities[index] for index in range(len(items))]
+
+    def runs_apart(self, item: PackedItem) -> bool:
+        """Say whether an item has a forward of its own, whoever else is there."""
+        return item.shape.num_joint_rows >= self._solo_rows
 
     def release_memory(self) -> None:
         """Let go of all that is kept for later forwards, recordings included.

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pipeline.denoising.batching import Candidate, Demand, HeldWork
+from pipeline.denoising.batching import (
+    BatchingLimits,
+    Candidate,
+    Demand,
+    HeldWork,
+    due_time,
+)
 from pipeline.denoising.captions import CaptionKey, CaptionState
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
 from pipeline.denoising.preview import LatentPreview, choose_preview_steps, previews_may_fail
@@ -66,7 +72,6 @@ class Admission:
     prompt_embeds: Tensor
     arrival: int
     arrived_s: float
-    due_s: float
     deadline_s: float
     """On the loop's clock; infinite when there is none."""
     listener: Listener
@@ -113,7 +118,14 @@ class Work(ABC):
     def offload(self) -> None:
         """Move that state to host memory; the next forward brings it back."""
 
-    def to_candidate(self) -> Candidate:
+    def due_s(self, rate_units_s: float | None, limits: BatchingLimits) -> float:
+        """Return when this work is due at such a rate, on the loop's clock."""
+        terms = self.admission
+        return due_time(
+            terms.demand, rate_units_s=rate_units_s, arrived_s=terms.arrived_s, limits=limits
+        )
+
+    def to_candidate(self, rate_units_s: float | None, limits: BatchingLimits) -> Candidate:
         """Describe this work to `choose_batch`."""
         terms = self.admission
         demand = terms.demand
@@ -121,7 +133,7 @@ class Work(ABC):
             terms.id,
             demand.step_units,
             demand.priority,
-            terms.due_s,
+            self.due_s(rate_units_s, limits),
             terms.arrival,
             self.passed_over,
         )
@@ -131,14 +143,14 @@ class Work(ABC):
         """Cost of what is left, here and elsewhere."""
         return self.admission.demand.step_units * self.steps_left
 
-    def to_held(self) -> HeldWork:
+    def to_held(self, rate_units_s: float | None, limits: BatchingLimits) -> HeldWork:
         """Describe this work to `admit`."""
         demand = self.admission.demand
         return HeldWork(
             demand.step_units * self.steps_left,
             demand.priority,
-            self.admission.due_s,
-            demand.step_s * self.steps_left,
+            self.due_s(rate_units_s, limits),
+            demand.share_s * self.steps_left,
         )
 
 

@@ -24,6 +24,8 @@ LIMITS = BatchingLimits(
     step_units=8.0, max_items=4, held_units=100.0, max_passed_over=5, paused_bytes=10
 )
 
+LARGE_LIMITS = replace(LIMITS, held_units=1000.0)
+
 candidates_of_any_kind = st.builds(
     Candidate,
     id=st.uuids().map(str),
@@ -147,7 +149,12 @@ def test_nobody_is_passed_over_beyond_the_bound(
 
 def _demand(units: float = 1.0, timeout_s: float | None = None, step_s: float = 0.0) -> Demand:
     return Demand(
-        units, num_steps=8, priority=Priority.INTERACTIVE, timeout_s=timeout_s, step_s=step_s
+        units,
+        num_steps=8,
+        priority=Priority.INTERACTIVE,
+        timeout_s=timeout_s,
+        step_s=step_s,
+        share_s=step_s,
     )
 
 
@@ -188,6 +195,15 @@ def test_a_deadline_that_surely_cannot_be_met_is_refused_with_the_time() -> None
         )
 
 
+def test_what_shares_forwards_is_waited_for_by_its_share_of_them() -> None:
+    demand = replace(_demand(timeout_s=6.5, step_s=0.75), share_s=0.05)
+    held = [_held(20.0, least_s=0.4)] * 15
+
+    assert admit(demand, held, rate_units_s=400.0, now_s=0.0, limits=LARGE_LIMITS) is not None
+    with pytest.raises(DeadlineError, match=r"estimated 6.80 s"):
+        admit(demand, held + held[:1], rate_units_s=400.0, now_s=0.0, limits=LARGE_LIMITS)
+
+
 def test_an_estimate_that_is_not_sure_turns_nobody_away() -> None:
     estimate_s = admit(
         _demand(timeout_s=6.5),
@@ -207,9 +223,9 @@ def test_without_a_measured_rate_there_is_no_estimate() -> None:
 
 
 def test_a_small_picture_is_due_before_a_large_one_that_came_a_little_earlier() -> None:
-    large = due_time(_demand(24.7), rate_units_s=44.0, now_s=0.0, limits=LIMITS)
-    small = due_time(_demand(1.0), rate_units_s=44.0, now_s=5.0, limits=LIMITS)
-    small_much_later = due_time(_demand(1.0), rate_units_s=44.0, now_s=20.0, limits=LIMITS)
+    large = due_time(_demand(24.7), rate_units_s=44.0, arrived_s=0.0, limits=LIMITS)
+    small = due_time(_demand(1.0), rate_units_s=44.0, arrived_s=5.0, limits=LIMITS)
+    small_much_later = due_time(_demand(1.0), rate_units_s=44.0, arrived_s=20.0, limits=LIMITS)
 
     assert small < large < small_much_later
 
@@ -217,7 +233,7 @@ def test_a_small_picture_is_due_before_a_large_one_that_came_a_little_earlier() 
 def test_a_deadline_is_never_passed_by_patience() -> None:
     demand = _demand(24.7, timeout_s=2.0)
 
-    assert due_time(demand, rate_units_s=1.0, now_s=10.0, limits=LIMITS) == 12.0
+    assert due_time(demand, rate_units_s=1.0, arrived_s=10.0, limits=LIMITS) == 12.0
 
 
 def test_the_least_urgent_leave_the_device_when_paused_latents_exceed_the_bound() -> None:

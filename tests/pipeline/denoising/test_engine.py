@@ -427,6 +427,32 @@ def test_a_small_picture_overtakes_a_large_one_that_is_running(
     assert ends == [4]
 
 
+def test_what_came_before_any_speed_was_known_is_not_overtaken_by_what_came_after(
+    build_loop: BuildLoop,
+) -> None:
+    clock = HandClock()
+    loop = build_loop(limits=ONE_AT_A_TIME, clock=clock)
+    ends: list[str] = []
+
+    def end(name: str, *, is_early: bool = False) -> Recorder:
+        def note() -> None:
+            ends.append(name)
+            if is_early:
+                loop.submit(build_request(f"later-{name}"), end(f"later-{name}"))
+
+        steps = {step: lambda: clock.advance(0.01) for step in (1, 2, 3)}
+        return Recorder({**steps, 4: note})
+
+    early = [end(f"{index}", is_early=True) for index in range(4)]
+    for index, recorder in enumerate(early):
+        loop.submit(build_request(f"{index}"), recorder)
+    for recorder in early:
+        recorder.result()
+    loop.close()
+
+    assert ends[:4] == ["0", "1", "2", "3"]
+
+
 def test_a_batch_request_is_not_starved_by_interactive_ones(build_loop: BuildLoop) -> None:
     loop = build_loop(limits=BatchingLimits(max_items=1, max_passed_over=3))
     crowd: list[Recorder] = []

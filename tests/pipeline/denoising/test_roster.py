@@ -5,10 +5,13 @@ import time
 import pytest
 import torch
 from hand_clock import HandClock
+from torch import Tensor
 
 from pipeline.denoising.batching import BatchingLimits, Demand
+from pipeline.denoising.captions import CaptionState
 from pipeline.denoising.roster import Roster
-from pipeline.denoising.work import Admission, Work
+from pipeline.denoising.transformer import PackedItem
+from pipeline.denoising.work import Admission, Tell, Work
 from pipeline.errors import DeadlineError
 from pipeline.request import ImageSize, Priority
 
@@ -17,6 +20,25 @@ SMALL, LARGE = ImageSize(64, 64), ImageSize(512, 512)
 
 class LetInError(Exception):
     """The roster lets a request in."""
+
+
+class Held(Work):
+    """Eight steps that nobody takes."""
+
+    steps_left, device_bytes = 8, 0
+
+    def next_item(self, caption: CaptionState) -> PackedItem:
+        raise NotImplementedError
+
+    def take(self, velocity: Tensor) -> Tell:
+        raise NotImplementedError
+
+    def offload(self) -> None:
+        raise NotImplementedError
+
+
+def hold(admission: Admission) -> Work:
+    return Held(admission)
 
 
 def ask(roster: Roster, size: ImageSize, *, timeout_s: float) -> None:
@@ -39,6 +61,24 @@ def measured(clock: HandClock, *seconds: float, size: ImageSize = LARGE) -> Rost
 def test_what_takes_too_long_is_refused() -> None:
     with pytest.raises(DeadlineError, match=r"estimated 8\.00 s"):
         ask(measured(HandClock(), 1.0), LARGE, timeout_s=7.0)
+
+
+def test_small_pictures_that_share_forwards_are_not_refused_by_what_they_take_alone() -> None:
+    roster = Roster(BatchingLimits(max_items=16), HandClock())
+    for _ in range(20):
+        roster.measure([SMALL], 0.1, 0.01, shares=True)
+
+    for index in range(16):
+        roster.let_in(
+            f"{index}",
+            SMALL,
+            Demand(0.1, 8, Priority.INTERACTIVE, timeout_s=0.5),
+            torch.zeros(1, 1),
+            lambda outcome: None,
+            hold,
+        )
+
+    assert roster.backlog().num_held == 16
 
 
 def test_a_slow_moment_does_not_refuse_a_size_for_good() -> None:
