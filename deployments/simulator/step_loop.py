@@ -1,9 +1,9 @@
 """A replica's step loop, at the resolution of changes of company.
 
-Who shares a step is chosen as the engine chooses (`pipeline.denoising.batching`): whoever was
-passed over too often, then interactive work, then by due time, as many as the budget of a step
-allows. Whoever comes while a step runs joins the next one. Between two changes of company all that
-run advance one forward a step, so a change is the only event.
+Who shares a step is chosen as the engine chooses (`pipeline.denoising.batching`): interactive work,
+then by due time, as many as the budget of a step allows, and every so many steps one before all
+that was passed over too often. Whoever comes while a step runs joins the next one. Between two
+changes of company all that run advance one forward a step, so a change is the only event.
 
 Of those that run, small ones share a forward as the transformer groups them
 (`pipeline.denoising.packing`), and pay its overhead once.
@@ -87,12 +87,14 @@ class StepLoop:
 
     __slots__ = (
         "_begun_s",
+        "_is_turn",
         "_num_steps",
         "_running",
         "_saved_s",
         "_sharing",
         "_step_s",
         "_step_units",
+        "_steps_since_turn",
         "held",
     )
 
@@ -103,6 +105,8 @@ class StepLoop:
         self._step_units = step_units
         self._sharing = sharing
         self._saved_s = [0.0, 0.0]
+        self._is_turn = False
+        self._steps_since_turn = 0
         self._step_s = 1.0
         self._num_steps = 0.0
         """That this company takes, unless somebody comes."""
@@ -149,6 +153,7 @@ class StepLoop:
             return
         self._begun_s += num_steps * self._step_s
         self._num_steps -= num_steps
+        self._steps_since_turn = 0 if self._is_turn else self._steps_since_turn + ceil(num_steps)
         if len(self._running) < len(self.held):
             for part in self.held:
                 part.passed_over += ceil(num_steps)
@@ -162,13 +167,15 @@ class StepLoop:
 
     def _rearrange(self) -> None:
         held = self.held
+        self._is_turn = False
         if len(held) == 1:
             self._running = held[:]
             held[0].step_saved_s = 0.0
             self._step_s = held[0].forward_s
             self._num_steps = held[0].forwards_left
             return
-        self._running = running = choose_step(held, self._step_units)
+        self._running = running = choose_step(held, self._step_units, self._steps_since_turn)
+        self._is_turn = running[0] is not held[0]
         share_overheads(running, self._sharing)
         self._step_s = sum(part.forward_s - part.step_saved_s for part in running)
         self._num_steps = min(part.forwards_left for part in running)
@@ -176,9 +183,12 @@ class StepLoop:
             self._num_steps = min(self._num_steps, self._count_steps_to_a_turn())
 
     def _count_steps_to_a_turn(self) -> int:
-        """Return the steps until somebody has been passed over too often, or has had its turn."""
+        """Return the steps until somebody has a turn, or has had it."""
+        if self._is_turn:
+            return 1
         longest = max(part.passed_over for part in self.held)
-        return max(1, _LIMITS.steps_to_a_turn(len(self.held)) - longest)
+        to_age = _LIMITS.steps_to_a_turn(len(self.held)) - longest
+        return max(1, to_age, _LIMITS.max_passed_over - self._steps_since_turn)
 
 
 def share_overheads(running: Sequence[HeldPart], sharing: SharingLimits) -> None:
@@ -196,9 +206,9 @@ def share_overheads(running: Sequence[HeldPart], sharing: SharingLimits) -> None
             sharers[index].step_saved_s = saved_s
 
 
-def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:
+def choose_step(held: list[HeldPart], step_units: float, steps_since_turn: int) -> list[HeldPart]:
     """Choose who shares the next step: the most urgent, and whoever fits beside it."""
-    in_order = _put_in_order(held)
+    in_order = _put_in_order(held, steps_since_turn)
     running = [in_order[0]]
     units = in_order[0].forward_units
     for part in in_order[1:]:
@@ -208,10 +218,12 @@ def choose_step(held: list[HeldPart], step_units: float) -> list[HeldPart]:
     return running
 
 
-def _put_in_order(held: list[HeldPart]) -> list[HeldPart]:
+def _put_in_order(held: list[HeldPart], steps_since_turn: int) -> list[HeldPart]:
+    if steps_since_turn < _LIMITS.max_passed_over:
+        return held
     steps_to_a_turn = _LIMITS.steps_to_a_turn(len(held))
     aged = [part for part in held if part.passed_over >= steps_to_a_turn]
     if not aged:
         return held
-    aged.sort(key=lambda part: (-part.passed_over, part.rank))
-    return aged + [part for part in held if part.passed_over < steps_to_a_turn]
+    first = max(aged, key=lambda part: part.passed_over)
+    return [first, *(part for part in held if part is not first)]

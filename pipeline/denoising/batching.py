@@ -1,9 +1,9 @@
 """Which requests are admitted, and which share the next step. Pure functions over plain data.
 
-Order within a step: whoever was passed over too often, then interactive before batch, then the
-earliest due time. A request is due at its deadline, or when it has taken `patience` times as long
-as it would alone, whichever comes first: a small picture overtakes a large one that is not late,
-and no later arrival overtakes one that is.
+Order within a step: interactive before batch, then the earliest due time; every so many steps one
+that was passed over too often goes before all. A request is due at its deadline, or when it has
+taken `patience` times as long as it would alone, whichever comes first: a small picture overtakes a
+large one that is not late, and no later arrival overtakes one that is.
 """
 
 import math
@@ -25,10 +25,12 @@ class BatchingLimits:
     held_units: float = 512.0
     """Work that the loop accepts, all remaining steps counted."""
     max_passed_over: int = 16
-    """Steps, beyond one for each request held, after which a waiting request goes first.
+    """Steps, beyond one for each request held, after which a waiting request goes first, and steps
+    until another one may.
 
     Those ahead in order of their due times take about that one each: without them a deep queue
-    would turn by turn bring all forward together, and none to its end.
+    would turn by turn bring all forward together, and none to its end. Batch requests that wait
+    together come of age together, and must not go before interactive ones one after another.
     """
     patience: float = 4.0
     """How many times its time alone a request may take before it is due."""
@@ -56,17 +58,23 @@ class Candidate:
     """Steps taken by others since its own last step, or since it came."""
 
 
-def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> list[Candidate]:
+def choose_batch(
+    candidates: Sequence[Candidate], limits: BatchingLimits, *, steps_since_turn: int
+) -> list[Candidate]:
     """Choose who shares the next step, most urgent first.
 
     The most urgent always runs, however large. Others join while the step stays within bounds. With
-    at most n requests held at a time, none is passed over more than `max_passed_over + 2 n` steps:
-    the most passed over goes first, and counts anew afterwards.
+    at most n requests held at a time, none is passed over more than `(max_passed_over + 2) (n + 1)`
+    steps: of those who wait for a turn the most passed over has it, and counts anew afterwards.
+
+    Args:
+        candidates: All that wait for a step.
+        limits: The bounds.
+        steps_since_turn: Steps after the last one that `is_turn`; however many if none was.
     """
     chosen: list[Candidate] = []
     units = 0.0
-    steps_to_a_turn = limits.steps_to_a_turn(len(candidates))
-    for candidate in sorted(candidates, key=lambda each: _urgency(each, steps_to_a_turn)):
+    for candidate in _put_in_order(candidates, limits, steps_since_turn):
         fits = units + candidate.step_units <= limits.step_units
         if not chosen or (fits and len(chosen) < limits.max_items):
             chosen.append(candidate)
@@ -74,11 +82,27 @@ def choose_batch(candidates: Sequence[Candidate], limits: BatchingLimits) -> lis
     return chosen
 
 
-def _urgency(candidate: Candidate, steps_to_a_turn: int) -> tuple[int, bool, float, int]:
-    is_aged = candidate.passed_over >= steps_to_a_turn
-    age = candidate.passed_over if is_aged else 0
-    is_batch = candidate.priority is Priority.BATCH
-    return (-age, is_batch, candidate.due_s, candidate.arrival)
+def is_turn(chosen: Sequence[Candidate], candidates: Sequence[Candidate]) -> bool:
+    """Say whether the first of those chosen goes before others that are more urgent."""
+    return chosen[0] is not min(candidates, key=_urgency)
+
+
+def _put_in_order(
+    candidates: Sequence[Candidate], limits: BatchingLimits, steps_since_turn: int
+) -> list[Candidate]:
+    in_order = sorted(candidates, key=_urgency)
+    if steps_since_turn >= limits.max_passed_over:
+        steps_to_a_turn = limits.steps_to_a_turn(len(candidates))
+        aged = [each for each in in_order if each.passed_over >= steps_to_a_turn]
+        if aged:
+            first = max(aged, key=lambda each: each.passed_over)
+            in_order.remove(first)
+            in_order.insert(0, first)
+    return in_order
+
+
+def _urgency(candidate: Candidate) -> tuple[bool, float, int]:
+    return candidate.priority is Priority.BATCH, candidate.due_s, candidate.arrival
 
 
 @dataclass(frozen=True)
@@ -188,8 +212,7 @@ def choose_offloads(
         paused: Candidates that have started and do not run, with the bytes of their latents.
         limits: The bound on their sum.
     """
-    steps_to_a_turn = limits.steps_to_a_turn(len(paused))
-    by_urgency = sorted(paused, key=lambda each: _urgency(each[0], steps_to_a_turn))
+    by_urgency = sorted(paused, key=lambda each: _urgency(each[0]))
     kept_bytes = 0
     offloaded = []
     for candidate, num_bytes in by_urgency:

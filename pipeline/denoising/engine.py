@@ -23,6 +23,7 @@ from pipeline.denoising.batching import (
     Demand,
     choose_batch,
     choose_offloads,
+    is_turn,
 )
 from pipeline.denoising.caching import ByteBoundedCache
 from pipeline.denoising.captions import CaptionKey, CaptionState
@@ -114,6 +115,7 @@ class StepLoop:
         is_asynchronous = transformer.device.type == "cuda"
         self._runs_ahead = is_asynchronous if runs_ahead is None else runs_ahead
         self._running: _RunningStep | None = None
+        self._steps_since_turn = 0
         self._ended_s = -math.inf
         self._step_begun_s: float | None = None
         self._max_step_s = max_step_s or _MAX_STEP_S.get(transformer.device.type, math.inf)
@@ -271,10 +273,14 @@ class StepLoop:
             self._settle()
             return
         step_units = min(self._limits.step_units, self._forward.max_units)
+        candidates = self._to_candidates(list(waiting.values()))
         chosen = choose_batch(
-            self._to_candidates(list(waiting.values())),
+            candidates,
             replace(self._limits, step_units=step_units),
+            steps_since_turn=self._steps_since_turn,
         )
+        has_turn = is_turn(chosen, candidates)
+        self._steps_since_turn = 0 if has_turn else self._steps_since_turn + 1
         running = [waiting.pop(candidate.id) for candidate in chosen]
         self._pass_over(list(waiting.values()))
         launched = self._launch(running)

@@ -12,7 +12,7 @@ from deployments.routing.paths import RoutingPolicy
 from deployments.simulator.dispatch import CostDispatcher
 from deployments.simulator.simulation import Simulation
 from deployments.simulator.traces import Trace, draw_trace, steady
-from pipeline.denoising.batching import BatchingLimits, Candidate, choose_batch
+from pipeline.denoising.batching import BatchingLimits, Candidate, choose_batch, is_turn
 from pipeline.request import Priority
 from tests.deployments.simulator.plans import BIG_UNITS_PER_S, big_pool, service
 
@@ -57,7 +57,7 @@ def step_through(trace: Trace) -> NDArray[np.float64]:
     """Take every step as the engine does, arrivals between steps only; return latencies."""
     latency_s = np.full(len(trace), np.nan)
     held: dict[str, Held] = {}
-    now_s, coming = 0.0, 0
+    now_s, coming, steps_since_turn = 0.0, 0, 0
     while held or coming < len(trace):
         if not held:
             now_s = max(now_s, float(trace.times_s[coming]))
@@ -66,7 +66,9 @@ def step_through(trace: Trace) -> NDArray[np.float64]:
             arrived_s = float(trace.times_s[coming])
             held[str(coming)] = Held(coming, facts, arrived_s, facts.num_inference_steps)
             coming += 1
-        chosen = choose_batch([each.to_candidate() for each in held.values()], LIMITS)
+        candidates = [each.to_candidate() for each in held.values()]
+        chosen = choose_batch(candidates, LIMITS, steps_since_turn=steps_since_turn)
+        steps_since_turn = 0 if is_turn(chosen, candidates) else steps_since_turn + 1
         now_s += sum(each.step_units for each in chosen) / BIG_UNITS_PER_S
         for each in held.values():
             each.passed_over += 1

@@ -167,6 +167,6 @@ def test_a_step_is_shared_as_the_engine_shares_it(
         for each in parts
     ]
     limits = batching.BatchingLimits()
-    chosen = choose_step(sorted(parts, key=attrgetter("rank")), limits.step_units)
-    expected = batching.choose_batch(candidates, limits)
+    chosen = choose_step(sorted(parts, key=attrgetter("rank")), limits.step_units, 99)
+    expected = batching.choose_batch(candidates, limits, steps_since_turn=99)
     assert [str(each.request) for each in chosen] == [each.id for each in expected]

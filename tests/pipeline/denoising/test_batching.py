@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from pipeline.denoising.batching import (
     choose_batch,
     choose_offloads,
     due_time,
+    is_turn,
 )
 from pipeline.errors import DeadlineError, ReplicaFullError
 from pipeline.request import Priority
@@ -42,8 +44,8 @@ def _candidate(name: str, arrival: int = 0, **changes: object) -> Candidate:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def _chosen(*candidates: Candidate) -> list[str]:
-    return [candidate.id for candidate in choose_batch(candidates, LIMITS)]
+def _chosen(*candidates: Candidate, steps: int = 99) -> list[str]:
+    return [candidate.id for candidate in choose_batch(candidates, LIMITS, steps_since_turn=steps)]
 
 
 def test_interactive_goes_before_batch_that_is_due_earlier() -> None:
@@ -63,6 +65,16 @@ def test_whoever_was_passed_over_too_often_goes_before_everyone() -> None:
     aged = _candidate("aged", priority=Priority.BATCH, due_s=math.inf, passed_over=7)
 
     assert _chosen(_candidate("urgent", due_s=0.0), aged) == ["aged", "urgent"]
+
+
+def test_those_passed_over_together_do_not_have_their_turns_in_a_row() -> None:
+    aged = [
+        _candidate(f"{rank}", rank, priority=Priority.BATCH, passed_over=rank) for rank in (9, 8)
+    ]
+    urgent = [_candidate(f"urgent-{rank}", due_s=0.0) for rank in range(2)]
+
+    assert _chosen(*aged, *urgent)[:2] == ["9", "urgent-0"]
+    assert _chosen(*aged, *urgent, steps=4) == ["urgent-0", "urgent-1", "8", "9"]
 
 
 def test_a_deep_queue_is_worked_off_in_order() -> None:
@@ -85,7 +97,7 @@ def test_a_small_one_joins_where_the_next_large_one_does_not_fit() -> None:
 
 @given(st.lists(candidates_of_any_kind, min_size=1, max_size=20, unique_by=lambda each: each.id))
 def test_a_step_stays_within_its_bounds(candidates: list[Candidate]) -> None:
-    chosen = choose_batch(candidates, LIMITS)
+    chosen = choose_batch(candidates, LIMITS, steps_since_turn=99)
     units = sum(candidate.step_units for candidate in chosen)
 
     assert 1 <= len(chosen) <= LIMITS.max_items
@@ -105,12 +117,17 @@ def _crowds(draw: st.DrawFn) -> tuple[Candidate, int, list[list[Candidate]]]:
     return patient, most, arrivals
 
 
-def _serve(held: dict[str, Candidate], limits: BatchingLimits) -> dict[str, Candidate]:
-    chosen = {candidate.id for candidate in choose_batch(list(held.values()), limits)}
-    return {
+def _serve(
+    held: dict[str, Candidate], limits: BatchingLimits, steps_since_turn: int
+) -> tuple[dict[str, Candidate], int]:
+    candidates = list(held.values())
+    in_order = choose_batch(candidates, limits, steps_since_turn=steps_since_turn)
+    chosen = {candidate.id for candidate in in_order}
+    served = {
         name: replace(each, passed_over=0 if name in chosen else each.passed_over + 1)
         for name, each in held.items()
     }
+    return served, 0 if is_turn(in_order, candidates) else steps_since_turn + 1
 
 
 def _longest_wait(
@@ -121,9 +138,9 @@ def _longest_wait(
     Returns how many are held, and the longest wait of the patient one.
     """
     held = {each.id: replace(each, passed_over=0) for each in (patient, *arrivals[0])}
-    num_held, longest = len(held), 0
+    num_held, longest, steps_since_turn = len(held), 0, 0
     for step in range(num_steps):
-        held = _serve(held, LIMITS)
+        held, steps_since_turn = _serve(held, LIMITS, steps_since_turn)
         longest = max(longest, held["patient"].passed_over)
         crowd = arrivals[step % len(arrivals)]
         served = [name for name, each in held.items() if not each.passed_over and name != "patient"]
@@ -142,9 +159,26 @@ def test_nobody_is_passed_over_beyond_the_bound(
 ) -> None:
     patient, _, arrivals = crowds
 
-    num_held, longest = _longest_wait(patient, arrivals, num_steps=60)
+    num_held, longest = _longest_wait(patient, arrivals, num_steps=150)
 
-    assert longest <= LIMITS.max_passed_over + 2 * num_held
+    assert longest <= (LIMITS.max_passed_over + 2) * (num_held + 1)
+
+
+def test_batch_requests_have_their_turns_far_apart_however_many_wait() -> None:
+    batch = [
+        _candidate(f"batch-{rank}", rank, priority=Priority.BATCH, step_units=8.0)
+        for rank in range(12)
+    ]
+    urgent = _candidate("urgent", due_s=0.0, step_units=8.0)
+    held = {each.id: each for each in (*batch, urgent)}
+    turns, steps_since_turn = [], 0
+    for step in range(200):
+        held, steps_since_turn = _serve(held, LIMITS, steps_since_turn)
+        if held["urgent"].passed_over:
+            turns.append(step)
+
+    gaps = [later - earlier for earlier, later in pairwise(turns)]
+    assert set(gaps) == {LIMITS.max_passed_over + 1}
 
 
 def _demand(units: float = 1.0, timeout_s: float | None = None, step_s: float = 0.0) -> Demand:
