@@ -66,6 +66,10 @@ class PoolStatus(Protocol):
         """Work that it holds, or that waits for it to start."""
 
     @property
+    def interactive_backlog_units(self) -> float:
+        """The part of it that is interactive; all of it where the pool has no replica."""
+
+    @property
     def wait_s(self) -> float:
         """Until the replica that would take a batch request begins it."""
 
@@ -75,7 +79,10 @@ class PoolStatus(Protocol):
 
     @property
     def max_backlog_units(self) -> float:
-        """What its replicas take before they refuse, synchronous calls at least."""
+        """What its replicas take before they refuse.
+
+        Batch work counts beside all that they hold, interactive work beside the interactive.
+        """
 
     @property
     def units_per_s(self) -> float:
@@ -95,6 +102,7 @@ class PoolState:
     num_replicas: int
     num_idle_replicas: float
     backlog_units: float
+    interactive_backlog_units: float
     wait_s: float
     interactive_wait_s: float
     max_backlog_units: float
@@ -127,6 +135,7 @@ def build_state(
         num_idle_replicas=backlog.num_idle_replicas,
         # What waits for a first replica has been sent, and is counted so for a while.
         backlog_units=max(backlog.backlog_units, waiting_units),
+        interactive_backlog_units=max(backlog.interactive_backlog_units, waiting_units),
         wait_s=share * backlog.wait_s,
         interactive_wait_s=share * backlog.interactive_wait_s,
         max_backlog_units=backlog.max_backlog_units,

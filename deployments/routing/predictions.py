@@ -75,7 +75,8 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     own_s = _run_s(work, pool.rate.estimate_s, num_replicas) + facts.other_stages_s
     may_wait = pool.traits.max_held_units * pool.traits.max_replicas
     most = may_wait if is_cold else pool.max_backlog_units
-    excess = pool.backlog_units + work.units - most
+    held_units = pool.interactive_backlog_units if is_interactive else pool.backlog_units
+    excess = held_units + work.units - most
     return Option(
         traits=pool.traits,
         work=work,
@@ -84,7 +85,7 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
         least_own_s=_run_s(work, pool.rate.least_s, num_replicas),
         busy_share=1.0 if is_cold else 1 - pool.num_idle_replicas / pool.num_replicas,
         is_cold=is_cold,
-        is_full=pool.backlog_units > 0 and excess > 0,
+        is_full=held_units > 0 and excess > 0,
         room_after_s=excess / pool.units_per_s if pool.units_per_s else pool.traits.start_up_s,
     )
 

@@ -43,6 +43,7 @@ class SimulatedPool:
         self.num_starting = 0
         self.start_left_s = plan.traits.start_up_s
         self.backlog_units = 0.0
+        self.interactive_backlog_units = 0.0
         self.wait_s = 0.0
         self.interactive_wait_s = 0.0
         self.max_backlog_units = 0.0
@@ -77,6 +78,8 @@ class SimulatedPool:
         busy_s = max(0.0, self._sum_free_s - self.num_busy * now_s)
         coming, coming_batch = self._coming_units
         self.backlog_units = busy_s * units_per_s + self.waiting_units + coming + coming_batch
+        busy_s = max(0.0, self._sum_interactive_free_s - self._num_interactive_busy * now_s)
+        self.interactive_backlog_units = busy_s * units_per_s + self.waiting_units + coming
         self.num_idle_replicas = max(0, self.num_resting - self._num_coming)
         self.units_per_s = self.num_replicas * units_per_s
         if is_least_loaded and self.traits.path is not RenderPath.TILED:

@@ -23,7 +23,9 @@ class BatchingLimits:
     max_items: int = 16
     """Items of one step."""
     held_units: float = 512.0
-    """Work that the loop accepts, all remaining steps counted."""
+    """Work that the loop accepts, all remaining steps counted: of batch requests beside all that it
+    holds, of interactive ones beside the interactive. They go before the others, and would wait for
+    none of it."""
     max_passed_over: int = 16
     """Steps, beyond one for each request held, after which a waiting request goes first, and steps
     until another one may.
@@ -159,8 +161,11 @@ def admit(
         ReplicaFullError: If it does not fit beside what is held.
         DeadlineError: If what goes before it surely leaves too little time.
     """
-    held_units = sum(work.units for work in held)
-    if held and held_units + demand.units > limits.held_units:
+    is_interactive = demand.priority is Priority.INTERACTIVE
+    held_units = sum(
+        work.units for work in held if not is_interactive or work.priority is demand.priority
+    )
+    if held_units and held_units + demand.units > limits.held_units:
         raise ReplicaFullError(
             f"held work must stay within {limits.held_units:.1f} cost units, "
             f"holding {held_units:.1f} and got {demand.units:.1f}"

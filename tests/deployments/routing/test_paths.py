@@ -19,6 +19,7 @@ BIG = PoolState(
     num_replicas=4,
     num_idle_replicas=4,
     backlog_units=0.0,
+    interactive_backlog_units=0.0,
     wait_s=0.0,
     interactive_wait_s=0.0,
     max_backlog_units=4 * 8000.0,
@@ -32,6 +33,7 @@ SMALL = PoolState(
     num_replicas=8,
     num_idle_replicas=8,
     backlog_units=0.0,
+    interactive_backlog_units=0.0,
     wait_s=0.0,
     interactive_wait_s=0.0,
     max_backlog_units=8 * 2000.0,
@@ -45,7 +47,12 @@ PICTURE_2048 = RequestFacts(2048, 2048, 8, timeout_s=300.0)
 def loaded(pool: PoolState, wait_s: float) -> PoolState:
     units = wait_s * pool.units_per_s
     return replace(
-        pool, num_idle_replicas=0, backlog_units=units, wait_s=wait_s, interactive_wait_s=wait_s
+        pool,
+        num_idle_replicas=0,
+        backlog_units=units,
+        interactive_backlog_units=units,
+        wait_s=wait_s,
+        interactive_wait_s=wait_s,
     )
 
 
@@ -248,9 +255,18 @@ def test_full_pools_are_busy_until_they_have_drained() -> None:
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 1)
 
 
+def test_a_pool_full_of_batch_work_has_room_for_interactive_work() -> None:
+    full = replace(loaded(BIG, 30.0), max_backlog_units=30.0 * BIG.units_per_s)
+    pool = replace(full, interactive_backlog_units=0.0, interactive_wait_s=0.0)
+    batch = replace(PICTURE_512, timeout_s=None, priority=Priority.BATCH)
+
+    assert choose(PICTURE_512, pool) == ("h800", Reason.ONLY)
+    assert refuse(batch, pool).kind is RefusalKind.BUSY
+
+
 def test_what_waits_for_a_cold_pool_is_bounded_too() -> None:
     most = BIG.traits.max_held_units * BIG.traits.max_replicas
-    pool = replace(cold(BIG), backlog_units=most)
+    pool = replace(cold(BIG), backlog_units=most, interactive_backlog_units=most)
     refusal = refuse(replace(PICTURE_512, timeout_s=None), pool)
     assert (refusal.kind, refusal.retry_after_s) == (RefusalKind.BUSY, 180)
 

@@ -206,6 +206,21 @@ def test_a_loop_that_is_full_refuses_at_once() -> None:
         admit(_demand(), [_held(93.0)], rate_units_s=1.0, now_s=0.0, limits=LIMITS)
 
 
+def test_a_loop_full_of_batch_work_takes_interactive_work() -> None:
+    batch = _held(99.0, priority=Priority.BATCH)
+    demand = _demand()
+
+    assert admit(demand, [batch], rate_units_s=1.0, now_s=0.0, limits=LIMITS) == 8.0
+    with pytest.raises(ReplicaFullError, match=r"holding 99.0 and got 8.0"):
+        admit(
+            replace(demand, priority=Priority.BATCH),
+            [batch],
+            rate_units_s=1.0,
+            now_s=0.0,
+            limits=LIMITS,
+        )
+
+
 def test_an_empty_loop_takes_a_request_of_any_cost() -> None:
     assert admit(_demand(50.0), [], rate_units_s=10.0, now_s=0.0, limits=LIMITS) == 40.0
 
