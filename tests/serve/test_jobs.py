@@ -13,7 +13,7 @@ import yaml
 from job_polling import finish_job
 from service import Service, run_service
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.cluster]
 
 NUM_JOBS: Final = 20
 BODY: Final = {"prompt": "a red circle", "size": "256x256", "num_inference_steps": 30}

@@ -17,7 +17,7 @@ from service import Service, run_service
 
 from deployments.commands.tour import STOPS
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.cluster]
 
 TOUR_WITHIN_S = 120.0
 

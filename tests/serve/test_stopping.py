@@ -10,7 +10,7 @@ import psutil
 import pytest
 from service import Service, run_service
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.cluster]
 
 LEFT_WITHIN_S = 90.0
 

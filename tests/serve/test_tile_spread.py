@@ -14,7 +14,7 @@ from deployments.config import AppConfig
 from pipeline.denoising.work import VelocityRequest
 from pipeline.request import PromptEncoding
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.cluster]
 
 NUM_REPLICAS = 2
 NUM_TILES = 4
