@@ -112,13 +112,19 @@ class TileCoordinatorDeployment:
         sent: Carrier,
     ) -> list[TileVelocity]:
         items = await asyncio.to_thread(run.next_items)
-        seconds_left = _seconds_left(request, started)
-        calls = [
-            _to_call(request, item, f"{request.id}-{step}-{index}", seconds_left, later_units)
-            for index, item in enumerate(items)
-        ]
+
+        async def predict(index: int) -> TileVelocity:
+            left_s, name = _seconds_left(request, started), f"{request.id}-{step}-{index}"
+            call = _to_call(request, items[index], name, left_s, later_units)
+            return await self._predict_tile(call, sent)
+
+        # What steps were drawn would be drawn once more, were a full pool not waited for.
+        waits_for_room = step > 0
         return await gather_or_cancel(
-            [try_again(partial(self._predict_tile, call, sent)) for call in calls]
+            [
+                try_again(partial(predict, index), waits_for_room=waits_for_room)
+                for index in range(len(items))
+            ]
         )
 
 

@@ -1,5 +1,6 @@
 """The coordinator draws by single forwards what the full-image path draws, or tile by tile."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from deployments.denoiser import DenoiserDeployment
 from deployments.errors import ReplicaLostError
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
+from deployments.retries import MAX_FULL
 from deployments.routing.predictions import step_units
 from deployments.served_model import describe_model
 from deployments.stages import Denoised, TileVelocity
 from deployments.tile_coordinator import PredictTile, TileCoordinatorDeployment
 from pipeline.denoising.work import VelocityRequest
+from pipeline.errors import DeadlineError, ReplicaFullError
 from pipeline.request import DenoiseRequest, ImageSize, PromptEncoding, RenderPath, StepEvent
 from pipeline.schedule import build_schedule
 from pipeline.tiled_passes import plan_passes
@@ -102,6 +105,46 @@ async def test_a_tile_whose_replica_is_lost_is_run_again_and_the_picture_is_the_
 
     assert lost
     assert torch.equal(bumpy.result.latents, smooth.result.latents)
+
+
+class FullLater:
+    """A pool that is full for some calls, from its second step on."""
+
+    def __init__(self, denoiser: DenoiserDeployment, num_refusals: int) -> None:
+        self._denoiser = denoiser
+        self._num_refusals = num_refusals
+        self.timeouts_s: list[float] = []
+
+    async def predict(self, call: VelocityRequest, trace: Carrier) -> TileVelocity:
+        self.timeouts_s.append(call.timeout_s or 0.0)
+        if "-0-" not in call.id and self._num_refusals:
+            self._num_refusals -= 1
+            raise ReplicaFullError("full")
+        return await self._denoiser.predict_velocity(call)
+
+
+async def test_a_picture_on_its_way_waits_for_a_full_pool(
+    load: StageLoader, denoiser: DenoiserDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.retries._MOST_WAIT_S", 0.01)
+    request = replace(_request(ImageSize(128, 96)), timeout_s=60.0)
+    pool = FullLater(denoiser, MAX_FULL + 3)
+
+    _, waited = await _draw(_coordinator(load, pool.predict), request)
+
+    _, smooth = await _draw(_coordinator(load, denoiser.predict_velocity), request)
+    assert torch.equal(waited.result.latents, smooth.result.latents)
+    assert pool.timeouts_s == sorted(pool.timeouts_s, reverse=True)
+    assert len(set(pool.timeouts_s)) == len(pool.timeouts_s)
+
+
+async def test_a_picture_that_waits_for_a_full_pool_is_given_up_at_its_deadline(
+    load: StageLoader, denoiser: DenoiserDeployment
+) -> None:
+    request = replace(_request(ImageSize(128, 96)), timeout_s=0.5)
+
+    with pytest.raises(DeadlineError, match="must be done within 0.5 s"):
+        await _draw(_coordinator(load, FullLater(denoiser, 10**6).predict), request)
 
 
 async def test_tiles_of_several_replicas_are_named_in_the_fingerprint(
