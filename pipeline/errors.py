@@ -10,7 +10,8 @@ PipelineError
 ├── ReplicaFullError      the step loop holds as much work as it may, or is closing
 ├── ReplicaFailedError    the step loop has stopped, and the replica must be replaced
 ├── AttentionUnavailableError  this machine cannot run the attention kernel that was asked for
-└── AccelerationUnavailableError  nor another option of how to compute
+├── AccelerationUnavailableError  nor another option of how to compute
+└── KernelArchiveError    an archive of compiled kernels that cannot be used here
 """
 
 

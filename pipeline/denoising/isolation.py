@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 _STEPS_TO_GROW: Final = 1024
 """Launches without a lack of memory after which twice as much is tried: what was missing may have
-been something else's. Where it is missing still, that costs one step in so many."""
+been something else's. Each time it is missing still, the next try comes after twice as many."""
 
 
 class PredictsVelocity(Protocol):
@@ -80,7 +80,9 @@ class IsolatedForward:
         self._release_memory = release_memory or transformer.release_memory
         self.max_units = math.inf
         """Cost units of one step that have fitted where twice as many did not."""
-        self._launches_to_grow = 0
+        self._steps_to_grow = _STEPS_TO_GROW
+        self._steps_since_lack = 0
+        self._has_grown = False
 
     def predict(
         self, items: Sequence[PackedItem], units: Sequence[float]
@@ -108,12 +110,14 @@ class IsolatedForward:
     def _grow(self) -> None:
         if self.max_units == math.inf:
             return
-        self._launches_to_grow -= 1
-        if not self._launches_to_grow:
-            self._bound(2 * self.max_units)
+        self._steps_since_lack += 1
+        if self._steps_since_lack >= self._steps_to_grow:
+            self.max_units, self._steps_since_lack, self._has_grown = 2 * self.max_units, 0, True
 
-    def _bound(self, max_units: float) -> None:
-        self.max_units, self._launches_to_grow = max_units, _STEPS_TO_GROW
+    def _shrink(self, max_units: float) -> None:
+        if self._has_grown:
+            self._steps_to_grow, self._has_grown = 2 * self._steps_to_grow, False
+        self.max_units, self._steps_since_lack = min(self.max_units, max_units), 0
 
     def _launch(self, items: Sequence[PackedItem], units: Sequence[float]) -> LaunchedForward:
         try:
@@ -144,7 +148,7 @@ class IsolatedForward:
         together = outcomes[0] + outcomes[1]
         # An item that does not fit alone says nothing of how much the others may be together.
         if not any(isinstance(outcome, OutOfMemoryError) for outcome in together):
-            self._bound(min(self.max_units, max(sum(costs) for _, costs in halves)))
+            self._shrink(max(sum(costs) for _, costs in halves))
             _logger.warning("steps stay within %.2f cost units for a while", self.max_units)
         return together
 

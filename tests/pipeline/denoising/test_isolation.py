@@ -131,6 +131,21 @@ def test_the_bound_grows_once_memory_has_sufficed_for_long(
     assert bounds == [2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 8.0]
 
 
+def test_a_bound_that_grew_in_vain_is_tried_again_after_twice_as_long(
+    model: ZImageTransformer2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.denoising.isolation._STEPS_TO_GROW", 2)
+    forward = IsolatedForward(PackedTransformer(model, SmallMemoryAttention(max_rows=200)))
+    items = _items(PackedTransformer(model, PerItemAttention()), 8)
+    bounds = []
+    for _ in range(12):
+        num_items = int(min(forward.max_units, 8))
+        forward.predict(items[:num_items], [1.0] * num_items)
+        bounds.append(forward.max_units)
+
+    assert [step for step, bound in enumerate(bounds) if bound == 4.0] == [2, 7]
+
+
 def test_an_item_that_does_not_fit_alone_says_so(model: ZImageTransformer2DModel) -> None:
     small = PackedTransformer(model, SmallMemoryAttention(max_rows=50))
     caption = PackedTransformer(model, PerItemAttention()).encode_caption(torch.ones(9, 32))
