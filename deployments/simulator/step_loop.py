@@ -179,7 +179,7 @@ class StepLoop:
         share_overheads(running, self._sharing)
         self._step_s = sum(part.forward_s - part.step_saved_s for part in running)
         self._num_steps = min(part.forwards_left for part in running)
-        if len(running) < len(held):
+        if len(running) < len(held) or self._is_turn:
             self._num_steps = min(self._num_steps, self._count_steps_to_a_turn())
 
     def _count_steps_to_a_turn(self) -> int:
@@ -209,12 +209,21 @@ def share_overheads(running: Sequence[HeldPart], sharing: SharingLimits) -> None
 def choose_step(held: list[HeldPart], step_units: float, steps_since_turn: int) -> list[HeldPart]:
     """Choose who shares the next step: the most urgent, and whoever fits beside it."""
     in_order = _put_in_order(held, steps_since_turn)
-    running = [in_order[0]]
-    units = in_order[0].forward_units
+    first = in_order[0]
+    running = [first]
+    units = [0.0, 0.0]
+    """Interactive and batch."""
+    units[first.is_batch] = first.forward_units
+    has_interactive = not held[0].is_batch
     for part in in_order[1:]:
-        if units + part.forward_units <= step_units and len(running) < _LIMITS.max_items:
-            running.append(part)
-            units += part.forward_units
+        if sum(units) + part.forward_units > step_units or len(running) == _LIMITS.max_items:
+            continue
+        if has_interactive and part.is_batch:
+            most_units = _LIMITS.batch_share * units[False]
+            if units[True] + part.forward_units > most_units:
+                continue
+        running.append(part)
+        units[part.is_batch] += part.forward_units
     return running
 
 

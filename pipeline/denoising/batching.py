@@ -34,6 +34,9 @@ class BatchingLimits:
     would turn by turn bring all forward together, and none to its end. Batch requests that wait
     together come of age together, and must not go before interactive ones one after another.
     """
+    batch_share: float = 0.25
+    """Batch work that may join a step while interactive requests wait, in parts of their work in
+    it: on a device that is full it makes the step so much longer."""
     patience: float = 4.0
     """How many times its time alone a request may take before it is due."""
     paused_bytes: int = 256 * 2**20
@@ -65,9 +68,10 @@ def choose_batch(
 ) -> list[Candidate]:
     """Choose who shares the next step, most urgent first.
 
-    The most urgent always runs, however large. Others join while the step stays within bounds. With
-    at most n requests held at a time, none is passed over more than `(max_passed_over + 2) (n + 1)`
-    steps: of those who wait for a turn the most passed over has it, and counts anew afterwards.
+    The most urgent always runs, however large. Others join while the step stays within bounds, and
+    batch requests while they hold up no interactive one by more than `batch_share`. With at most n
+    requests held at a time, none is passed over more than `(max_passed_over + 2) (n + 1)` steps: of
+    those who wait for a turn the most passed over has it, and counts anew afterwards.
 
     Args:
         candidates: All that wait for a step.
@@ -75,12 +79,17 @@ def choose_batch(
         steps_since_turn: Steps after the last one that `is_turn`; however many if none was.
     """
     chosen: list[Candidate] = []
-    units = 0.0
+    units = dict.fromkeys(Priority, 0.0)
+    has_interactive = any(each.priority is Priority.INTERACTIVE for each in candidates)
     for candidate in _put_in_order(candidates, limits, steps_since_turn):
-        fits = units + candidate.step_units <= limits.step_units
-        if not chosen or (fits and len(chosen) < limits.max_items):
+        fits = len(chosen) < limits.max_items
+        fits &= sum(units.values()) + candidate.step_units <= limits.step_units
+        if has_interactive and candidate.priority is Priority.BATCH:
+            most_units = limits.batch_share * units[Priority.INTERACTIVE]
+            fits &= units[Priority.BATCH] + candidate.step_units <= most_units
+        if not chosen or fits:
             chosen.append(candidate)
-            units += candidate.step_units
+            units[candidate.priority] += candidate.step_units
     return chosen
 
 

@@ -74,7 +74,18 @@ def test_those_passed_over_together_do_not_have_their_turns_in_a_row() -> None:
     urgent = [_candidate(f"urgent-{rank}", due_s=0.0) for rank in range(2)]
 
     assert _chosen(*aged, *urgent)[:2] == ["9", "urgent-0"]
-    assert _chosen(*aged, *urgent, steps=4) == ["urgent-0", "urgent-1", "8", "9"]
+    assert _chosen(*aged, *urgent, steps=4) == ["urgent-0", "urgent-1"]
+
+
+def test_batch_work_joins_a_step_while_it_holds_interactive_work_up_by_little() -> None:
+    urgent = _candidate("urgent", due_s=0.0, step_units=4.0)
+    batch = [
+        _candidate(f"batch-{rank}", rank, priority=Priority.BATCH, step_units=0.6)
+        for rank in range(2)
+    ]
+
+    assert _chosen(urgent, *batch) == ["urgent", "batch-0"]
+    assert _chosen(*batch) == ["batch-0", "batch-1"]
 
 
 def test_a_deep_queue_is_worked_off_in_order() -> None:
