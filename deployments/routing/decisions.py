@@ -93,6 +93,8 @@ class Option:
     traits: PoolTraits
     work: Work
     wait_s: float
+    least_wait_s: float
+    """What is certain of it."""
     own_s: float
     """Denoising and the other stages."""
     least_own_s: float
@@ -112,7 +114,7 @@ class Option:
     @property
     def least_completion_s(self) -> float:
         """What is certain of it."""
-        return self.wait_s + self.least_own_s
+        return self.least_wait_s + self.least_own_s
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """What a pool would do with a request: its cost, the wait, and when it would be done.
 
-Work ahead that a higher priority overtakes is not waited for.
+Work ahead that a higher priority overtakes is not waited for. How much of its own priority's work a
+picture waits for depends on who is due when, which a replica alone knows: where whole pictures are
+drawn it is the replica that says whether what goes before leaves time.
 """
 
 from collections.abc import Callable
@@ -77,10 +79,13 @@ def predict(facts: RequestFacts, pool: PoolStatus) -> Option:
     most = may_wait if is_cold else pool.max_backlog_units
     held_units = pool.interactive_backlog_units if is_interactive else pool.backlog_units
     excess = held_units + work.units - most
+    wait_s = _cold_wait_s(pool) if is_cold else warm_wait_s
+    is_certain = is_cold or pool.traits.path is RenderPath.TILED
     return Option(
         traits=pool.traits,
         work=work,
-        wait_s=_cold_wait_s(pool) if is_cold else warm_wait_s,
+        wait_s=wait_s,
+        least_wait_s=wait_s if is_certain else 0.0,
         own_s=own_s,
         least_own_s=_run_s(work, pool.rate.least_s, num_replicas),
         busy_share=1.0 if is_cold else 1 - pool.num_idle_replicas / pool.num_replicas,

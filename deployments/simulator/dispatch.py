@@ -12,6 +12,7 @@ from deployments.routing.paths import RoutingPolicy, choose_path, traffic_class
 from deployments.routing.predictions import estimate_work
 from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
+from deployments.simulator.step_loop import find_due_s
 from pipeline.request import Priority, RenderPath
 
 
@@ -204,5 +205,26 @@ def _is_full(
 ) -> bool:
     if facts.is_job or not replica.loop.held:
         return False
-    held_units = (replica.free_s - now_s) * pool.rate.overall.units_per_s
-    return held_units + work.units > pool.traits.max_held_units
+    is_batch = facts.priority is Priority.BATCH
+    free_s = replica.free_s if is_batch else replica.interactive_free_s
+    held_units = max(0.0, free_s - now_s) * pool.rate.overall.units_per_s
+    if held_units and held_units + work.units > pool.traits.max_held_units:
+        return True
+    return pool.traits.path is RenderPath.FULL_IMAGE and _lacks_time(
+        pool, replica, work, now_s, facts
+    )
+
+
+def _lacks_time(
+    pool: SimulatedPool,
+    replica: SimulatedReplica,
+    work: Work,
+    now_s: float,
+    facts: RequestFacts,
+) -> bool:
+    if facts.timeout_s is None:
+        return False
+    own_s = sum(one.num_forwards * pool.plan.forward_s(one.tile_units) for one in work.passes)
+    due_s = find_due_s(own_s, facts.timeout_s, now_s)
+    ahead_s = replica.loop.count_ahead_s(due_s, is_batch=facts.priority is Priority.BATCH)
+    return ahead_s + own_s > facts.timeout_s

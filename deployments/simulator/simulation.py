@@ -16,13 +16,11 @@ from deployments.simulator.pool import SimulatedPool
 from deployments.simulator.replica import SimulatedReplica
 from deployments.simulator.scaler import Scaler
 from deployments.simulator.stage import SimulatedStage
-from deployments.simulator.step_loop import HeldPart
+from deployments.simulator.step_loop import HeldPart, find_due_s
 from deployments.simulator.traces import Trace
 from pipeline.request import Priority
 
 TICK_S = 1.0
-PATIENCE = 4.0
-"""How many times its own time a request may take before it is due (`BatchingLimits.patience`)."""
 
 Event = tuple[float, int, SimulatedPool | None, SimulatedReplica | None, int]
 """When, a serial number, and what: a part is done, a replica is ready (no replica), a tick."""
@@ -197,8 +195,7 @@ class Simulation:
         facts = self._kinds[self._kind_of[request]]
         forward_s = pool.plan.forward_s(turn.tile_units) * self._slowness[request]
         own_s = forward_s * turn.num_steps
-        timeout_s = inf if facts.timeout_s is None else facts.timeout_s
-        due_s, is_batch = now_s + min(PATIENCE * own_s, timeout_s), self._is_batch(request)
+        due_s, is_batch = find_due_s(own_s, facts.timeout_s, now_s), self._is_batch(request)
         pool.charge(replica, own_s, now_s, is_batch=is_batch)
         part = HeldPart(
             request,

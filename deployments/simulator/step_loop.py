@@ -11,7 +11,7 @@ Of those that run, small ones share a forward as the transformer groups them
 
 from bisect import insort
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 from operator import attrgetter
 from typing import Final
 
@@ -78,6 +78,12 @@ class HeldPart:
         return self.forward_s - self.saved_s / self.num_forwards
 
 
+def find_due_s(own_s: float, timeout_s: float | None, now_s: float) -> float:
+    """Return when work is due that comes now, and takes `own_s` alone."""
+    patience_s = _LIMITS.patience * own_s
+    return now_s + (patience_s if timeout_s is None else min(patience_s, timeout_s))
+
+
 _RANK = attrgetter("rank")
 _ROUNDING = 1e-9
 
@@ -140,6 +146,15 @@ class StepLoop:
         if not any(part.forwards_left <= _ROUNDING for part in self._running):
             self._rearrange()
         return self._begun_s + self._num_steps * self._step_s
+
+    def count_ahead_s(self, due_s: float, *, is_batch: bool) -> float:
+        """Return the time that what goes before work due then takes at least."""
+        rank = (is_batch, due_s, inf)
+        return sum(
+            part.forwards_left * (part.forward_s - part.overhead_s)
+            for part in self.held
+            if part.rank <= rank
+        )
 
     def take_saved_s(self) -> tuple[float, float]:
         """Return what sharing has saved interactive and batch work since it was last asked."""

@@ -167,8 +167,9 @@ def admit(
         Seconds until it should be done; None while no rate was measured.
 
     Raises:
-        ReplicaFullError: If it does not fit beside what is held.
-        DeadlineError: If what goes before it surely leaves too little time.
+        ReplicaFullError: If it does not fit beside what is held, or what goes before it surely
+            leaves too little time.
+        DeadlineError: If it surely takes too long alone.
     """
     is_interactive = demand.priority is Priority.INTERACTIVE
     held_units = sum(
@@ -183,10 +184,14 @@ def admit(
         return None
     ahead = _find_ahead(demand, held, rate_units_s, now_s, limits)
     shares_s = demand.share_s * demand.num_steps + sum(work.least_s for work in ahead)
-    least_s = max(demand.least_s, shares_s)
-    if demand.timeout_s is not None and least_s > demand.timeout_s:
+    left_s = math.inf if demand.timeout_s is None else demand.timeout_s
+    if demand.least_s > left_s:
         raise DeadlineError(
-            f"estimated {least_s:.2f} s must be within the {demand.timeout_s:.2f} s left"
+            f"estimated {demand.least_s:.2f} s must be within the {left_s:.2f} s left"
+        )
+    if shares_s > left_s:
+        raise ReplicaFullError(
+            f"with what goes before, {shares_s:.2f} s must be within the {left_s:.2f} s left"
         )
     return (demand.units + sum(work.units for work in ahead)) / rate_units_s
 

@@ -171,7 +171,7 @@ def test_a_measurement_of_long_ago_turns_nobody_away() -> None:
     assert chooser.choose(replace(SMALL, timeout_s=1.0)).pool == "consumer"
 
 
-def test_a_busy_pool_that_would_be_in_time_is_a_matter_of_waiting() -> None:
+def test_a_busy_pool_whose_replicas_may_find_time_is_asked() -> None:
     slow, fast = CONSUMER, _pool("fast", 15.0)
     chooser = _chooser(HandClock(), slow, fast)
     hurried = replace(SMALL, timeout_s=5.0)
@@ -185,11 +185,7 @@ def test_a_busy_pool_that_would_be_in_time_is_a_matter_of_waiting() -> None:
         )
     )
 
-    with pytest.raises(OverloadedError):
-        chooser.choose(hurried)
-
-    [_, demand] = chooser.read_demand()
-    assert demand.asked.refused_units_per_s > 0
+    assert chooser.choose(hurried).pool == "fast"
 
 
 def test_what_no_replica_could_do_in_time_asks_for_no_more_of_them() -> None:

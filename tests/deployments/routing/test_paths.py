@@ -195,9 +195,15 @@ def test_a_cold_pool_that_would_start_too_late_is_a_refusal_with_the_estimate() 
     assert refusal.retry_after_s == 121
 
 
+def test_a_replica_says_whether_what_goes_before_a_whole_picture_leaves_time() -> None:
+    facts = replace(PICTURE_512, timeout_s=20.0)
+    assert choose(facts, loaded(BIG, 100.0)) == ("h800", Reason.ONLY)
+    assert choose(facts, loaded(BIG, 100.0), SMALL) == ("consumer", Reason.ONLY)
+
+
 def test_a_size_never_drawn_that_has_to_wait_may_come_again_once_the_wait_is_over() -> None:
     drew_large = ReplicaRate(SmoothedRate(0.1, 20), {9: SmoothedRate(0.1, 20)})
-    refusal = refuse(PICTURE_512, replace(loaded(BIG, 70.0), rate=drew_large))
+    refusal = refuse(PICTURE_512, replace(loaded(SMALL, 70.0), rate=drew_large))
     assert refusal.own_s is None
     assert refusal.retry_after_s == 10
 
@@ -312,7 +318,7 @@ def test_small_and_large_work_remember_their_pools_apart() -> None:
 
 def test_refused_work_counts_for_the_pool_that_came_nearest() -> None:
     facts = replace(PICTURE_1024, timeout_s=10.0)
-    nearest = refuse(facts, loaded(BIG, 20.0), loaded(SMALL, 90.0)).nearest
+    nearest = refuse(facts, cold(BIG), loaded(SMALL, 200.0)).nearest
     assert nearest is not None
     assert (nearest.traits.name, round(nearest.work.units, 1)) == ("h800", 34.5)
 

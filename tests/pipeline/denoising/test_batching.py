@@ -244,8 +244,19 @@ def test_the_estimate_counts_what_goes_before() -> None:
     assert admit(_demand(), held, rate_units_s=4.0, now_s=0.0, limits=LIMITS) == 7.0
 
 
-def test_a_deadline_that_surely_cannot_be_met_is_refused_with_the_time() -> None:
-    with pytest.raises(DeadlineError, match=r"estimated 7.00 s must be within the 6.50 s left"):
+def test_what_surely_takes_too_long_alone_is_told_so() -> None:
+    with pytest.raises(DeadlineError, match=r"estimated 2.00 s must be within the 1.50 s left"):
+        admit(
+            _demand(timeout_s=1.5, step_s=0.25),
+            [],
+            rate_units_s=4.0,
+            now_s=0.0,
+            limits=LIMITS,
+        )
+
+
+def test_what_goes_before_and_surely_leaves_too_little_time_is_a_lack_of_room() -> None:
+    with pytest.raises(ReplicaFullError, match=r"7.00 s must be within the 6.50 s left"):
         admit(
             _demand(timeout_s=6.5, step_s=0.25),
             [_held(20.0, due_s=1.0, least_s=5.0)],
@@ -260,7 +271,7 @@ def test_what_shares_forwards_is_waited_for_by_its_share_of_them() -> None:
     held = [_held(20.0, least_s=0.4)] * 15
 
     assert admit(demand, held, rate_units_s=400.0, now_s=0.0, limits=LARGE_LIMITS) is not None
-    with pytest.raises(DeadlineError, match=r"estimated 6.80 s"):
+    with pytest.raises(ReplicaFullError, match=r"with what goes before, 6.80 s"):
         admit(demand, held + held[:1], rate_units_s=400.0, now_s=0.0, limits=LARGE_LIMITS)
 
 
