@@ -13,11 +13,12 @@ from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
 from cluster.telemetry import METRICS
-from deployments.ray_metrics import to_prometheus_name
+from deployments.ray_metrics import known_counts, to_prometheus_name
 from tests.k8s.manifests import MANIFESTS, find_all
 
 PRODUCTION = "overlays/production"
 METRIC = re.compile(r"\b(?:ray|autoscaler|kube|kuberay)_[a-z0-9_]+")
+INCREASE = re.compile(r"increase\((ray_zimage_\w+)")
 ALERT = re.compile(r"- alert: (\w+)")
 LABELS = {"ray_io_group", "ray_io_cluster"}
 KUBE_STATE_METRICS = {
@@ -104,6 +105,14 @@ def test_every_metric_of_the_rules_and_the_guide_exists() -> None:
     }
 
     assert unknown == set()
+
+
+def test_counters_whose_increase_an_alert_asks_for_are_shown_before_their_first_event() -> None:
+    shown = {to_prometheus_name(metric) for metric, _ in known_counts()}
+    asked = {name for each in alerts() for name in INCREASE.findall(each["expr"])}
+
+    assert asked
+    assert asked <= shown
 
 
 def test_every_runbook_is_a_section_of_the_guide() -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import tomllib
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_a_replica_fits_a_pod_of_the_group_that_its_labels_choose(folder: str) -
 
 @pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
 def test_a_group_has_room_for_a_replacement_beside_the_most_replicas(folder: str) -> None:
-    needed: Counter[str] = Counter()
+    needed: defaultdict[str, float] = defaultdict(float)
     for each in placed(app_config(folder)):
         needed[each.label_selector["pool"]] += each.num_gpus * each.max_replicas
 
