@@ -80,6 +80,8 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram."""
+    known: tuple[tuple[str, ...], ...] = ()
+    """All values of each label, of a counter that Ray is to show before its first event."""
 
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
@@ -137,6 +139,7 @@ DEADLINES: Final = Metric(
     "{request}",
     "Accepted calls by whether their deadline was met.",
     ("result", "priority"),
+    known=(("met", "missed", "failed"), ("interactive", "batch")),
 )
 ESTIMATE_RATIO: Final = Metric(
     "zimage.estimate.ratio",
@@ -159,6 +162,7 @@ RETRIES: Final = Metric(
     "{call}",
     "Stages that were called again, since a replica was lost or full.",
     ("reason",),
+    known=(("lost", "full"),),
 )
 UPLOADS: Final = Metric(
     "zimage.uploads",
@@ -260,6 +264,7 @@ TELEMETRY_DROPPED: Final = Metric(
     "{item}",
     "Spans that were never exported: the queue was full, or the collector failed.",
     ("reason",),
+    known=(("queue_full", "export_failed"),),
 )
 USAGE_RECORDS: Final = Metric(
     "zimage.usage.records",
@@ -267,6 +272,7 @@ USAGE_RECORDS: Final = Metric(
     "{record}",
     "Usage records by what happened to them: accepted, closed, lost, exported, failed.",
     ("state",),
+    known=(("accepted", "closed", "lost", "exported", "failed"),),
 )
 
 METRICS: Final = tuple(value for value in dict(globals()).values() if isinstance(value, Metric))

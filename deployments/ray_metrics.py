@@ -1,8 +1,14 @@
-"""The service's metrics in Ray's exporter, beside Serve's own."""
+"""The service's metrics in Ray's exporter, beside Serve's own.
 
+Ray shows a counter from its first event on, and Prometheus' `increase` then misses that one. So the
+counters that alerts look at are shown at zero first.
+"""
+
+import itertools
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ray.serve import metrics
@@ -11,7 +17,7 @@ from cluster.telemetry import METRICS, Metric, MetricKind
 from deployments.log import logger
 
 _Instrument = metrics.Counter | metrics.Gauge | metrics.Histogram
-
+_Labels = tuple[tuple[str, str], ...]
 
 SUM_S: Final = 1.0
 """For how long counts are added up before Ray is told: to tell it takes many times as long."""
@@ -22,7 +28,8 @@ class RayMeter:
 
     def __init__(self) -> None:
         self._instruments = {metric.name: _build(metric) for metric in METRICS}
-        self._sums: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        self._sums: defaultdict[tuple[str, _Labels], float] = defaultdict(float)
+        self._sums.update({(metric.name, labels): 0.0 for metric, labels in known_counts()})
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name="ray-meter", daemon=True).start()
 
@@ -44,8 +51,8 @@ class RayMeter:
             sums, self._sums = self._sums, defaultdict(float)
         for (name, labels), value in sums.items():
             instrument = self._instruments[name]
-            if value and isinstance(instrument, metrics.Counter):
-                instrument.inc(value, dict(labels))
+            if isinstance(instrument, metrics.Counter):
+                _count(instrument, value, dict(labels))
 
     def _run(self) -> None:
         while True:
@@ -54,6 +61,22 @@ class RayMeter:
                 self.flush()
             except Exception:  # noqa: BLE001 - a process whose counts stand still looks idle
                 logger.exception("Ray could not be told of counts")
+
+
+def known_counts() -> Iterator[tuple[Metric, _Labels]]:
+    """Yield the counters that are shown before their first event, each with its labels."""
+    for metric in METRICS:
+        if metric.known:
+            for values in itertools.product(*metric.known):
+                yield metric, tuple(zip(metric.labels, values, strict=True))
+
+
+def _count(counter: metrics.Counter, value: float, labels: dict[str, str]) -> None:
+    if value:
+        counter.inc(value, labels)
+    else:
+        # `inc` takes no zero, and what is behind it does.
+        counter._record(0.0, labels)
 
 
 _SUFFIX: Final = {"s": "_seconds", "By": "_bytes"}

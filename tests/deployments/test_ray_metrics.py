@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import pytest
 from ray.serve import metrics
 
-from cluster.telemetry import COST_UNITS, REQUEST_DURATION
-from deployments.ray_metrics import RayMeter
+from cluster.telemetry import COST_UNITS, DEADLINES, REQUEST_DURATION
+from deployments.ray_metrics import RayMeter, known_counts, to_ray_name
+from pipeline.request import Priority
 
 
 @pytest.fixture
@@ -31,6 +32,29 @@ def test_counts_are_added_up_by_their_labels(told: Counter[tuple[str, str]]) -> 
     meter.flush()
 
     assert told == {("zimage_cost_units", "h800"): 4.0, ("zimage_cost_units", "cpu"): 4.0}
+
+
+def test_counters_that_alerts_look_at_are_shown_at_zero_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def record(self: metrics.Counter, value: float, tags: Mapping[str, str]) -> None:
+        shown[self.info["name"], tuple(tags.values())] = value
+
+    monkeypatch.setattr(metrics.Counter, "_record", record)
+
+    RayMeter().flush()
+
+    assert shown == {
+        (to_ray_name(metric), tuple(value for _, value in labels)): 0.0
+        for metric, labels in known_counts()
+    }
+    assert shown["zimage_retries", ("lost",)] == 0.0
+
+
+def test_deadlines_are_shown_for_every_priority() -> None:
+    assert set(DEADLINES.known[1]) == set(Priority)
 
 
 def test_a_duration_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What kustomize renders from `k8s/`, as plain data."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -19,7 +20,23 @@ Manifest = dict[str, Any]
 @cache
 def render(folder: str) -> tuple[Manifest, ...]:
     """Return the manifests of a folder below `k8s/`."""
-    command = ["kubectl", "kustomize", str(MANIFESTS / folder)]
+    return _kustomize(MANIFESTS / folder)
+
+
+def component_overlay(folder: Path, *components: str, **fields: Any) -> tuple[Manifest, ...]:
+    """Return what an operator's own overlay of production renders, written to a folder."""
+    manifests = Path(os.path.relpath(MANIFESTS, folder))
+    overlay = {
+        "resources": [str(manifests / "overlays" / "production")],
+        "components": [str(manifests / "components" / each) for each in components],
+        **fields,
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay), "utf-8")
+    return _kustomize(folder)
+
+
+def _kustomize(folder: Path) -> tuple[Manifest, ...]:
+    command = ["kubectl", "kustomize", str(folder)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return tuple(yaml.safe_load_all(output))
 
@@ -63,6 +80,11 @@ def pod_specs(folder: str) -> Iterator[tuple[str, Manifest]]:
     for manifest in render(folder):
         if manifest["kind"] in {"Deployment", "StatefulSet", "Job"}:
             yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
+
+
+def cpus(quantity: str) -> float:
+    """Return how many CPUs a quantity says."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
 def containers(pod: Manifest) -> list[Manifest]:

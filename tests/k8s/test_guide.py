@@ -1,5 +1,6 @@
 """The guide says what the manifests and the commands say."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,7 +11,14 @@ import pytest
 
 from deployments.key_file import read_key_file
 from tests.benchmarks.sizing import table
-from tests.k8s.manifests import MANIFESTS, RENDERED, containers, pod_specs
+from tests.k8s.manifests import (
+    MANIFESTS,
+    RENDERED,
+    containers,
+    find_all,
+    pod_specs,
+    rayservice,
+)
 
 GUIDE = (MANIFESTS / "README.md").read_text("utf-8")
 
@@ -72,6 +80,24 @@ def test_every_alert_is_in_the_runbook() -> None:
     rules = (MANIFESTS / "components" / "monitoring" / "rules.yaml").read_text("utf-8")
 
     assert [each for each in re.findall(r"alert: (\S+)", rules) if f"`{each}`" not in GUIDE] == []
+
+
+def test_the_lever_of_the_runbook_moves_the_group_that_it_names() -> None:
+    (text,) = re.findall(r"patch raycluster .* --type=json -p '(.+?)'", GUIDE, flags=re.DOTALL)
+    test, change = json.loads(text)
+    groups = rayservice("base")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    *_, index, name = test["path"].split("/")
+
+    assert groups[int(index)][name] == test["value"]
+    assert change["path"] == f"/spec/workerGroupSpecs/{index}/maxReplicas"
+    assert change["value"] > groups[int(index)]["maxReplicas"]
+
+
+def test_the_class_of_the_gateway_is_one_that_the_guide_has_made() -> None:
+    (gateway,) = find_all("overlays/production", "Gateway")
+    name = gateway["spec"]["gatewayClassName"]
+
+    assert f"class is `{name}`: make a GatewayClass of that name" in " ".join(GUIDE.split())
 
 
 def test_every_folder_that_the_guide_applies_exists() -> None:

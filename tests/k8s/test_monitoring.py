@@ -13,21 +13,21 @@ from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
 from cluster.telemetry import METRICS
-from deployments.ray_metrics import to_prometheus_name
+from deployments.ray_metrics import known_counts, to_prometheus_name
 from tests.k8s.manifests import MANIFESTS, find_all
 
 PRODUCTION = "overlays/production"
-METRIC = re.compile(r"\b(?:ray|autoscaler|kube)_[a-z0-9_]+")
+METRIC = re.compile(r"\b(?:ray|autoscaler|kube|kuberay)_[a-z0-9_]+")
+INCREASE = re.compile(r"increase\((ray_zimage_\w+)")
 ALERT = re.compile(r"- alert: (\w+)")
 LABELS = {"ray_io_group", "ray_io_cluster"}
-KUBE_STATE_METRICS = {"kube_statefulset_status_replicas_ready"}
-OF_SERVICE = {to_prometheus_name(metric) for metric in METRICS}
-BY_PROTOCOL = {
-    "ray_serve_num_http_requests_total",
-    "ray_serve_num_http_error_requests_total",
-    "ray_serve_http_request_latency_ms_bucket",
+KUBE_STATE_METRICS = {
+    "kube_pod_container_status_waiting_reason",
+    "kube_pod_init_container_status_waiting_reason",
+    "kube_statefulset_status_replicas_ready",
 }
-"""Ray puts these names together from the protocol's."""
+OF_OPERATOR = {"kuberay_service_condition_upgrade_in_progress"}
+OF_SERVICE = {to_prometheus_name(metric) for metric in METRICS}
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool, of the package prometheus, is missing"
@@ -98,11 +98,21 @@ def test_every_metric_of_the_rules_and_the_guide_exists() -> None:
 
     unknown = {
         name
-        for name in used - KUBE_STATE_METRICS - BY_PROTOCOL - OF_SERVICE - of_autoscaler
-        if f'"{name.removeprefix("ray_")}"' not in source and name not in panels
+        for name in used - KUBE_STATE_METRICS - OF_OPERATOR - OF_SERVICE - of_autoscaler
+        if name.removesuffix("_bucket") not in OF_SERVICE
+        and f'"{name.removeprefix("ray_")}"' not in source
+        and name not in panels
     }
 
     assert unknown == set()
+
+
+def test_counters_whose_increase_an_alert_asks_for_are_shown_before_their_first_event() -> None:
+    shown = {to_prometheus_name(metric) for metric, _ in known_counts()}
+    asked = {name for each in alerts() for name in INCREASE.findall(each["expr"])}
+
+    assert asked
+    assert asked <= shown
 
 
 def test_every_runbook_is_a_section_of_the_guide() -> None:

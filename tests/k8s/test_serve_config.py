@@ -1,8 +1,10 @@
 """`serveConfigV2` of every overlay: what Serve and the application will take."""
 
 import json
+import math
 import re
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.k8s.manifests import (
     Manifest,
     application_args,
     containers,
+    cpus,
     pod_specs,
     rayservice,
     serve_config,
@@ -116,8 +119,23 @@ def test_a_replica_fits_a_pod_of_the_group_that_its_labels_choose(folder: str) -
         each
         for each in placed(app_config(folder))
         if each.num_gpus > int(room[each.label_selector["pool"]].get(GPU, 0))
-        or each.num_cpus > float(room[each.label_selector["pool"]]["cpu"])
+        or each.num_cpus > cpus(room[each.label_selector["pool"]]["cpu"])
     ] == []
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_a_group_has_room_for_a_replacement_beside_the_most_replicas(folder: str) -> None:
+    needed: defaultdict[str, float] = defaultdict(float)
+    for each in placed(app_config(folder)):
+        needed[each.label_selector["pool"]] += each.num_gpus * each.max_replicas
+
+    pods = {group["labels"]["pool"]: group for group in worker_groups(folder).values()}
+
+    assert {
+        pool: (gpus, pods[pool]["maxReplicas"])
+        for pool, gpus in needed.items()
+        if pods[pool]["maxReplicas"] < math.ceil(gpus) + 1
+    } == {}
 
 
 @pytest.mark.parametrize("folder", RENDERED)
@@ -192,6 +210,16 @@ def _secret_mounts(folder: str) -> set[Path]:
     return {
         Path(mount["mountPath"]) for mount in container["volumeMounts"] if mount["name"] in secrets
     }
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_the_model_is_read_from_the_folder_that_the_head_fills(folder: str) -> None:
+    (fetch,) = rayservice(folder)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][
+        "initContainers"
+    ]
+    (filled,) = [each["value"] for each in fetch["env"] if each["name"] == "WEIGHTS_FOLDER"]
+
+    assert application_args(folder)["model"]["source"] == filled
 
 
 @pytest.mark.parametrize("folder", RENDERED)

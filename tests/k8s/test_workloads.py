@@ -1,6 +1,7 @@
 """Pods: how they are secured, scheduled, drained and replaced."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from tests.k8s.manifests import (
     RENDERED,
     Manifest,
     application_args,
+    component_overlay,
     containers,
+    cpus,
     find_all,
     pod_specs,
     rayservice,
@@ -20,9 +23,23 @@ from tests.k8s.manifests import (
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 SPOT_NOTICE_S = 120
+SHORT_NOTICE_S = 15
+"""What Google leaves to a pod of its 30 seconds."""
 DEV_CPUS = 4.0
-SYSTEM_CPUS = 0.5
-"""What Kubernetes' own pods and KubeRay's operator ask for on kind."""
+SYSTEM_CPUS = 1.05
+"""What Kubernetes' own pods (0.95) and KubeRay's operator (0.1) ask for on kind."""
+HOUSEKEEPING = 0.75
+"""Share of a Redis server's memory for its data; the rest is for copies, buffers and fragments."""
+UNITS = {"mb": 2**20, "Mi": 2**20, "Gi": 2**30}
+
+GATEWAYS: dict[str, tuple[list[str | None], list[int], list[str]]] = {
+    "base": ([], [], []),
+    "overlays/dev": ([], [], []),
+    "overlays/aws": ([], [], []),
+    "overlays/gke": ([None], [180], []),
+    "overlays/incremental-upgrade": ([], [], ["180s"]),
+}
+"""Timeouts of routes, of Google's and of Envoy's policies, where they are not the route's alone."""
 
 
 def all_containers(folder: str) -> list[Manifest]:
@@ -39,10 +56,6 @@ def drain_s(folder: str, group: Manifest) -> float:
         each["data"] for each in find_all(folder, "ConfigMap") if each["metadata"]["name"] == name
     ]
     return float([shared[DRAIN], *own][-1])
-
-
-def cpus(quantity: str) -> float:
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
 @pytest.mark.parametrize("folder", RENDERED)
@@ -193,6 +206,21 @@ def test_a_spot_node_drains_within_the_notice() -> None:
     assert group["template"]["spec"]["terminationGracePeriodSeconds"] < SPOT_NOTICE_S
 
 
+def test_a_spot_node_drains_within_a_short_notice(tmp_path: Path) -> None:
+    rendered = component_overlay(tmp_path, "spot", "spot-short-notice")
+
+    (service,) = [each for each in rendered if each["kind"] == "RayService"]
+    (group,) = [
+        each
+        for each in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        if each["groupName"] == "consumer-16gb"
+    ]
+    (container,) = group["template"]["spec"]["containers"]
+    (own,) = [float(each["value"]) for each in container["env"] if each["name"] == DRAIN]
+
+    assert own < group["template"]["spec"]["terminationGracePeriodSeconds"] <= SHORT_NOTICE_S
+
+
 @pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
 def test_big_gpus_idle_longer_than_small_ones(folder: str) -> None:
     idle_s = {name: group["idleTimeoutSeconds"] for name, group in worker_groups(folder).items()}
@@ -248,6 +276,97 @@ def test_dev_fits_four_cpus() -> None:
     requests = [each["resources"]["requests"] for each in [*all_containers(folder), autoscaler]]
 
     assert sum(cpus(each["cpu"]) for each in requests) <= DEV_CPUS - SYSTEM_CPUS
+
+
+def test_dev_starts_no_second_cluster() -> None:
+    assert rayservice("overlays/dev")["spec"]["upgradeStrategy"] == {"type": "None"}
+
+
+@pytest.mark.parametrize("folder", [each for each in RENDERED if each != "overlays/dev"])
+def test_pods_go_to_nodes_that_can_run_their_image(folder: str) -> None:
+    groups = ["head", *worker_groups(folder)]
+    selectors = {
+        name: pod.get("nodeSelector", {}) for name, pod in pod_specs(folder) if name in groups
+    }
+
+    assert {
+        name: each.get("kubernetes.io/arch") for name, each in selectors.items()
+    } == dict.fromkeys(groups, "amd64")
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_kuberays_services_find_their_pods(folder: str) -> None:
+    """The service of a RayService's head selects by KubeRay's own value of this label."""
+    cluster = rayservice(folder)["spec"]["rayClusterConfig"]
+    templates = [
+        each["template"] for each in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+
+    assert [
+        each
+        for each in templates
+        if "app.kubernetes.io/name" in each.get("metadata", {}).get("labels", {})
+    ] == []
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_redis_is_full_before_its_container_is(folder: str) -> None:
+    limits = {
+        name: memory(containers(pod)[0]["resources"]["limits"]["memory"])
+        for name, pod in pod_specs(folder)
+        if name.startswith("redis-")
+    }
+
+    assert {
+        name: limit
+        for name, limit in limits.items()
+        if not 0 < most_memory(folder, name) <= HOUSEKEEPING * limit
+    } == {}
+
+
+def most_memory(folder: str, server: str) -> int:
+    (settings,) = [
+        each["data"]["redis.conf"]
+        for each in find_all(folder, "ConfigMap")
+        if each["metadata"]["name"].startswith(server)
+    ]
+    (value,) = re.findall(r"^maxmemory (\S+)$", settings, flags=re.MULTILINE)
+    return memory(value)
+
+
+def memory(quantity: str) -> int:
+    return int(quantity[:-2]) * UNITS[quantity[-2:]]
+
+
+@pytest.mark.parametrize("folder", ["overlays/aws", "overlays/on-prem"])
+def test_the_durable_redis_has_a_disk_of_its_own(folder: str) -> None:
+    (redis,) = find_all(folder, "StatefulSet")
+    (claim,) = redis["spec"]["volumeClaimTemplates"]
+    shared = {
+        each["spec"]["storageClassName"] for each in find_all(folder, "PersistentVolumeClaim")
+    }
+
+    assert claim["spec"]["storageClassName"] not in shared
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_a_gateway_waits_for_the_longest_call(folder: str) -> None:
+    """Google's controller refuses a route with timeouts; its backend policy has the limit."""
+    routes = [
+        rule.get("timeouts", {}).get("request")
+        for each in find_all(folder, "HTTPRoute")
+        for rule in each["spec"]["rules"]
+    ]
+    backends = [
+        each["spec"]["default"]["timeoutSec"] for each in find_all(folder, "GCPBackendPolicy")
+    ]
+    policies = [
+        each["spec"]["timeout"]["http"]["requestTimeout"]
+        for each in find_all(folder, "BackendTrafficPolicy")
+        if "timeout" in each["spec"]
+    ]
+
+    assert (routes, backends, policies) == GATEWAYS.get(folder, (["180s"], [], []))
 
 
 @pytest.mark.parametrize("folder", RENDERED)
