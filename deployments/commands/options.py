@@ -13,6 +13,7 @@ from deployments.config_file import (
     merge,
     validate_config,
 )
+from deployments.config_mistakes import describe_type
 
 _S3_SCHEME = "s3://"
 
@@ -72,7 +73,9 @@ def _read_store(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
     if not isinstance(section, dict):
         variable = f"{ENV_PREFIX}STORE"
         place = variable if variable in os.environ else file
-        raise ConfigurationError(f"store must be a mapping, got {section!r} in {place}")
+        raise ConfigurationError(
+            f"store must be a mapping, got {describe_type(section)} in {place}"
+        )
     return section
 
 
