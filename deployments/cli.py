@@ -148,8 +148,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "check",
         help="print the configuration and what is wrong with it",
-        description="Print configuration, GPUs, model revision and store; exit with 1 if "
-        "anything is wrong.",
+        description="Print configuration, GPUs, model revision, stores, keys and what each Redis "
+        "answers; exit with 1 if anything is wrong.",
     )
     _add_common(parser)
     parser.set_defaults(run=_run_check)

@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, RecordStoreUnavailableError
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
 from deployments.commands.draining import drain_calls
@@ -27,11 +27,13 @@ from deployments.commands.machine import local_defaults
 from deployments.commands.mixed_nodes import mixed_defaults
 from deployments.commands.options import to_config
 from deployments.commands.ray_watch import RayWatch, watch_ray
+from deployments.commands.start_failures import explain_failure
 from deployments.commands.tour import show_tour
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError, merge
 from deployments.http_api import GENERATIONS
-from deployments.stores import build_store
+from deployments.redis_checks import check_cache, check_jobs, check_quotas
+from deployments.stores import check_store
 from pipeline.errors import PipelineError
 
 APPLICATION: Final = "zimage"
@@ -49,8 +51,8 @@ def run_service(options: argparse.Namespace) -> int:
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
         if options.address is None:
-            # Of a cluster that is joined, another machine may reach it and this one not.
-            build_store(config.store).check()
+            # Of a cluster that is joined, another machine may reach them and this one not.
+            _check_stores(config)
         application = build_app(config)
         cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
         with cluster, _stop_signals() as signals, watch_ray(signals.stop) as watch:
@@ -76,6 +78,17 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as exc:
             raise OSError(f"port must be free, got {host}:{port} ({exc.strerror})") from exc
+
+
+def _check_stores(config: AppConfig) -> None:
+    check_store(config.store)
+    check_jobs(config)
+    check_quotas(config)
+    try:
+        check_cache(config)
+    except RecordStoreUnavailableError as exc:
+        # What is cached may be lost at any time, also before the start.
+        print(f"warning: {exc}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def _serve(
             ],
             wait_for_applications_running=False,
         )
-        failure = _wait_until_ready(url, signals.stop)
+        failure = _wait_until_ready(url, config, signals.stop)
         if failure is not None:
             return failure
         if not signals.stop.is_set():
@@ -165,7 +178,7 @@ def _shut_down(address: str | None) -> None:
         serve.delete(APPLICATION)
 
 
-def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
+def _wait_until_ready(url: str, config: AppConfig, stop: threading.Event) -> str | None:
     """Print each deployment as it comes up; return what failed, or None."""
     printed: dict[str, str] = {}
     while not stop.wait(_POLL_S):
@@ -175,7 +188,7 @@ def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
                 printed[name] = deployment.status.value
                 print(f"  {name}: {deployment.status.value.lower()}", flush=True)
         if application.status is ApplicationStatus.DEPLOY_FAILED:
-            return application.message
+            return explain_failure(application, config)
         if application.status is ApplicationStatus.RUNNING and is_ready(url):
             return None
     return None

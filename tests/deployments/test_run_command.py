@@ -52,7 +52,10 @@ def test_a_folder_that_cannot_be_written_is_refused(
     line = _run(capsys, *options)
     joining = _run(capsys, *options, "--address", "127.0.0.1:1")
 
-    assert line == "zimage-serve: the folder store cannot write images/probe: not a directory"
+    folder = tmp_path / "file" / "images"
+    assert line == (
+        f"zimage-serve: the folder store cannot write images/probe: not a directory, in {folder}"
+    )
     assert joining == "zimage-serve: a cluster would start"
 
 
@@ -73,6 +76,54 @@ def test_a_bucket_that_does_not_answer_is_refused(
     line = _run(capsys, "--model", str(tiny_model), "--store", "s3://pictures")
 
     assert f"cannot write images/probe in bucket pictures at 127.0.0.1:{port}" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ZIMAGE_JOBS__STORE", "{{kind: redis, url: '{}'}}"),
+        ("ZIMAGE_KEYS__REDIS_URL", "{}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "url", ["redis://:hidden@127.0.0.1:{}", "redis://:hid/hidden@127.0.0.1:{}"]
+)
+def test_a_redis_that_keeps_what_must_last_is_asked_before_a_cluster_starts(
+    name: str,
+    value: str,
+    url: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port] = draw_free_ports(1)
+    monkeypatch.setenv(name, value.format(url.format(port)))
+    options = ("--model", str(tiny_model), "--store", str(tmp_path))
+
+    line = _run(capsys, *options)
+    joining = _run(capsys, *options, "--address", "127.0.0.1:1")
+
+    assert line.startswith(("zimage-serve: jobs.store: ", "zimage-serve: keys.redis_url: "))
+    assert "hidden" not in line
+    assert joining == "zimage-serve: a cluster would start"
+
+
+def test_a_cache_that_is_away_is_told_and_does_not_keep_a_service_from_starting(
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port, cache_port] = draw_free_ports(2)
+    monkeypatch.setenv("ZIMAGE_CACHE__REDIS_URL", f"redis://:hidden@127.0.0.1:{cache_port}")
+    options = ["--port", str(port), "--model", str(tiny_model), "--store", str(tmp_path)]
+
+    assert main(["run", *options]) == 1
+    [warning, failure] = capsys.readouterr().out.splitlines()
+
+    assert warning.startswith(f"warning: cache.redis_url: redis://127.0.0.1:{cache_port} failed: ")
+    assert failure == "zimage-serve: a cluster would start"
 
 
 def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
