@@ -188,6 +188,15 @@ def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("option", ["--store", "--model"])
+def test_an_option_without_a_value_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", option, ""]) == 1
+
+    assert f"wrong: {option} must be a folder or" in capsys.readouterr().out
+
+
 def test_an_empty_section_under_the_option_of_the_store_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

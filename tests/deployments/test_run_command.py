@@ -140,6 +140,18 @@ def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
     assert "'a b'" in line
 
 
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "8e3", ""])
+def test_a_port_that_is_none_is_refused(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", f"{option}={text}"])
+
+    message = f"argument {option}: port must be in [1, 65535], got {text!r}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
 def test_readiness_is_asked_without_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     service = FastAPI()
 
