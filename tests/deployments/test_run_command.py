@@ -1,6 +1,7 @@
 """`zimage-serve run`: what is refused before a cluster starts, and how it finds itself ready."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from local_service import serve_locally
 from s3_server import draw_free_ports
 
 from deployments.cli import main
-from deployments.commands.run import is_ready
+from deployments.commands.run import build_example, is_ready, to_url_host
+from deployments.keys_config import KeysConfig
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,68 @@ def test_a_port_that_is_none_is_refused(
 
     message = f"argument {option}: port must be in [1, 65535], got {text!r}"
     assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--address", "127.0.0.1:1"], True),
+        (["--host", "127.0.0.1"], False),
+    ],
+)
+def test_urls_that_other_machines_cannot_follow_are_told(
+    options: list[str],
+    is_warned: bool,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port] = draw_free_ports(1)
+    running = ["run", "--port", str(port), "--model", str(tiny_model), "--store", str(tmp_path)]
+    running += ["--insecure-no-keys", *options]
+
+    main(running)
+    by_default = capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("ZIMAGE_STORE__BASE_URL", "https://pictures.example")
+    main(running)
+    told = capsys.readouterr().out.splitlines()
+
+    assert (
+        by_default[:-1]
+        == [
+            "warning: URLs of pictures name 127.0.0.1, which other machines do not reach: "
+            "set store.base_url to where they reach this service"
+        ]
+        * is_warned
+    )
+    assert told == ["zimage-serve: a cluster would start"]
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost")],
+)
+def test_an_address_to_listen_on_has_a_place_in_a_url(host: str, named: str) -> None:
+    assert to_url_host(host) == named
+
+
+def test_the_example_of_a_service_with_keys_shows_one() -> None:
+    open_lines = build_example("http://h:1", KeysConfig())
+    keyed_lines = build_example("http://h:1", KeysConfig(file=Path("keys.yaml")))
+
+    assert shlex.split("\n".join(keyed_lines).replace("\\\n", "")) == [
+        "curl",
+        "http://h:1/v1/images/generations",
+        "-H",
+        "content-type: application/json",
+        "-H",
+        "authorization: Bearer $KEY",
+        "-d",
+        '{"prompt": "a red circle on a blue background"}',
+    ]
+    assert "authorization" not in "".join(open_lines)
 
 
 def test_readiness_is_asked_without_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
