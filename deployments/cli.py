@@ -10,7 +10,7 @@ from typing import Final
 
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
 from deployments.commands.key import run_key_new
-from deployments.commands.options import add_key_argument
+from deployments.commands.options import add_key_argument, parse_port
 from deployments.commands.top import add_top_arguments, run_top
 from deployments.commands.usage import add_usage_arguments, run_usage
 from deployments.simulator.command import add_plan_arguments, run_plan
@@ -90,7 +90,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     _add_common(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8000, help="port (%(default)s)")
+    parser.add_argument("--port", type=parse_port, default=8000, help="port (%(default)s)")
     cluster = parser.add_mutually_exclusive_group()
     cluster.add_argument(
         "--mixed",
@@ -104,7 +104,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument(
         "--metrics-port",
-        type=_port,
+        type=parse_port,
         metavar="PORT",
         help="port of Ray's Prometheus exporter, where this starts Ray (any free one)",
     )
@@ -148,8 +148,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "check",
         help="print the configuration and what is wrong with it",
-        description="Print configuration, GPUs, model revision and store; exit with 1 if "
-        "anything is wrong.",
+        description="Print configuration, GPUs, model revision, stores, keys and what each Redis "
+        "answers; exit with 1 if anything is wrong.",
     )
     _add_common(parser)
     parser.set_defaults(run=_run_check)
@@ -232,13 +232,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER_OR_ID", help="a folder in diffusers' layout, or an id of the hub"
     )
     parser.add_argument("--store", metavar="FOLDER_OR_S3", help="a folder, or s3://bucket/prefix")
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"port must be in [1, 65535], got {port}")
-    return port
 
 
 if __name__ == "__main__":

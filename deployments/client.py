@@ -48,7 +48,7 @@ class ImagesClient:
         trust_env: bool = True,
     ) -> None:
         """Ask the service at `url`; `trust_env` obeys the environment's proxies."""
-        self._url = url.rstrip("/")
+        self._url = to_service_url(url)
         self._headers = to_headers(key)
         self._max_wait_s = max_wait_s
         self._sleep = sleep
@@ -92,7 +92,7 @@ class ImagesClient:
         ) as answer:
             if answer.is_error:
                 answer.read()
-                raise _to_refusal(answer)
+                raise to_refusal(answer)
             for event in read_events(answer.iter_lines()):
                 if "error" in event:
                     raise RefusedError(
@@ -103,6 +103,11 @@ class ImagesClient:
                 if event["type"] == "image_generation.completed":
                     return base64.b64decode(event["b64_json"])
         raise ClientError("the stream must end in a picture, got none")
+
+
+def to_service_url(url: str) -> str:
+    """Return where a service is; of a base URL as OpenAI's SDK has it, what precedes `/v1`."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def to_headers(key: str | None) -> dict[str, str]:
@@ -117,7 +122,8 @@ def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def _to_refusal(answer: httpx.Response) -> RefusedError:
+def to_refusal(answer: httpx.Response) -> RefusedError:
+    """Read an answer that is an error, whoever it is from."""
     try:
         message = str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

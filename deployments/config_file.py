@@ -4,20 +4,18 @@
 `[{name: a}]` mean what they mean in the file.
 """
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from deployments.config import AppConfig
+from deployments.config_mistakes import explain_mistake
+from deployments.config_yaml import DuplicateKeyError, YamlMistakeError, read_yaml
 
 ENV_PREFIX: Final = "ZIMAGE_"
 _NESTING: Final = "__"
-_YAML_ERRORS: Final = (yaml.YAMLError, ValueError)
-"""The second is what a date says that no calendar has."""
 
 
 class ConfigurationError(Exception):
@@ -51,7 +49,9 @@ def validate_config(values: Mapping[str, Any]) -> AppConfig:
     try:
         return AppConfig.model_validate(values)
     except ValidationError as exc:
-        raise ConfigurationError("\n".join(_explain(error) for error in exc.errors())) from exc
+        lines = [explain_mistake(error, AppConfig) for error in exc.errors()]
+        # Not chained: what failed has the values.
+        raise ConfigurationError("\n".join(lines)) from None
 
 
 def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def _read_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = read_yaml(file.read_text("utf-8"))
     except OSError as exc:
         raise ConfigurationError(f"configuration file must be readable, got {file}: {exc}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigurationError(f"configuration file must be UTF-8, got {file}: {exc}") from exc
-    except _YAML_ERRORS as exc:
+    except YamlMistakeError as exc:
         raise ConfigurationError(f"configuration file must be YAML, got {file}: {exc}") from exc
     if content is None:
         return {}
@@ -94,9 +94,10 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse_variable(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except _YAML_ERRORS as exc:
-        # Without the text, and without the parser's words, which quote it: it may be a password.
+        return read_yaml(text)
+    except DuplicateKeyError as exc:
+        raise ConfigurationError(f"{name}: {exc}") from exc
+    except YamlMistakeError as exc:
         raise ConfigurationError(
             f"{name} must be YAML, where text that begins with a sign such as [ or * needs quotes"
         ) from exc
@@ -107,45 +108,3 @@ def _nest(keys: list[str], value: Any) -> dict[str, Any]:
         value = {key: value}
     nested: dict[str, Any] = value
     return nested
-
-
-def _explain(error: Any) -> str:
-    sections: list[type[BaseModel]] = [AppConfig]
-    known: list[type[BaseModel]] = sections
-    place: list[str] = []
-    for part in error["loc"]:
-        narrowed = [section for section in sections if _kind(section) == part]
-        if narrowed and len(sections) > 1:
-            sections = narrowed
-            continue
-        known = sections
-        sections = [s for section in sections for s in _subsections(section, part)] or sections
-        place.append(str(part))
-    if error["type"] != "extra_forbidden":
-        return ": ".join(part for part in (".".join(place), error["msg"]) if part) + _value(error)
-    names = sorted({name for section in known for name in section.model_fields})
-    near = difflib.get_close_matches(place[-1], names, n=1, cutoff=0.0)
-    return f"{'.'.join(place)}: no such key, did you mean {'.'.join((*place[:-1], *near))}?"
-
-
-def _value(error: Any) -> str:
-    # A whole section may hold a password.
-    is_section = isinstance(error["input"], Mapping | list | tuple)
-    return "" if is_section else f", got {error['input']!r}"
-
-
-def _kind(section: type[BaseModel]) -> str | None:
-    """Return the tag by which a discriminated union knows its member."""
-    field = section.model_fields.get("kind")
-    return None if field is None else str(get_args(field.annotation)[0])
-
-
-def _subsections(section: type[BaseModel], key: Any) -> list[type[BaseModel]]:
-    field = section.model_fields.get(str(key))
-    return [] if field is None else _models_in(field.annotation)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]

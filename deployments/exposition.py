@@ -6,8 +6,25 @@ from dataclasses import dataclass
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 Labels = Mapping[str, str]
+
+
+class ExpositionError(ValueError):
+    """A page is not in Prometheus' text form."""
+
+
+def parse_page(page: str) -> list[Sample]:
+    """Read the samples of one exporter's page.
+
+    Raises:
+        ExpositionError: If it is of another form.
+    """
+    try:
+        return [each for family in text_string_to_metric_families(page) for each in family.samples]
+    except (ValueError, IndexError) as exc:
+        raise ExpositionError("the page must be metrics in Prometheus' text form") from exc
 
 
 @dataclass(frozen=True)
@@ -20,13 +37,20 @@ class Snapshot:
 
     @classmethod
     def from_pages(cls, pages: Iterable[str], at_s: float) -> Self:
-        """Parse the exporters' pages."""
-        samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
-        for page in pages:
-            for family in text_string_to_metric_families(page):
-                for sample in family.samples:
-                    samples[sample.name].append((sample.labels, sample.value))
-        return cls(at_s, {name: tuple(values) for name, values in samples.items()})
+        """Parse the exporters' pages.
+
+        Raises:
+            ExpositionError: If one is of another form.
+        """
+        return cls.from_samples((sample for page in pages for sample in parse_page(page)), at_s)
+
+    @classmethod
+    def from_samples(cls, samples: Iterable[Sample], at_s: float) -> Self:
+        """Sort samples by their names."""
+        by_name: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
+        for sample in samples:
+            by_name[sample.name].append((sample.labels, sample.value))
+        return cls(at_s, {name: tuple(values) for name, values in by_name.items()})
 
     def sum_by(self, name: str, label: str, **only: str) -> dict[str, float]:
         """Sum a sample's values by one label, of those that have the other labels."""

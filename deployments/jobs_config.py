@@ -5,7 +5,15 @@ import binascii
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 _SECRET_PREFIX: Final = "whsec_"
 _MIN_SECRET_BYTES: Final = 24
@@ -103,10 +111,16 @@ class JobsConfig(_Section):
         return values
 
 
+def _check_host(host: str) -> str:
+    if host != host.lower() or "/" in host or "@" in host or "*" in host:
+        raise ValueError("a host must be `host` or `host:port` in lower case")
+    return host
+
+
 class WebhooksConfig(_Section):
     """Signed messages about jobs, in the form of Standard Webhooks."""
 
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = Field(
         default=(),
         description="`host` or `host:port` that callers may name; none turns webhooks off.",
     )
@@ -123,14 +137,6 @@ class WebhooksConfig(_Section):
     allow_private_addresses: bool = Field(
         default=False, description="Also loopback and private networks; for tests."
     )
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts_are_lower_case(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if host != host.lower() or "/" in host or "@" in host or "*" in host:
-                raise ValueError(f"a host must be `host` or `host:port` in lower case, got {host}")
-        return hosts
 
     @field_validator("secret")
     @classmethod

@@ -19,6 +19,7 @@ from deployments.pool_choice import LedgerPoolChooser
 from deployments.pools import to_known_pool
 from deployments.process_telemetry import start_replica_telemetry
 from deployments.readiness import Readiness
+from deployments.redis_checks import check_jobs
 from deployments.served_model import ServedModel
 from deployments.trace_middleware import TraceMiddleware
 from deployments.usage_ledger import build_usage_ledger
@@ -37,6 +38,8 @@ class RouterDeployment:
     ) -> None:
         check_nodes(config, ray.nodes())  # type: ignore[no-untyped-call]  # Ray's is untyped
         check_message_limit(config.calls, os.environ)
+        # The jobs' own start does so too, but of what fails there Serve tells nothing.
+        check_jobs(config)
         start_replica_telemetry(config.telemetry, None)
         usage = build_usage_ledger(config.usage, model)
         stages = HandleStages(text_encoder, denoisers, vae_decoder, by_value=config.calls.by_value)

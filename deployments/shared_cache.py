@@ -51,27 +51,13 @@ class SharedCache:
         """Hold a value for as long as the lifetime, or until there is no room."""
         self._try(lambda: self._redis.set(self._name(key), value, ex=self._lifetime_s))
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
+    def check(self) -> None:
+        """Find out now what would keep it from being used.
 
-    def _try(self, command: Callable[[], Any]) -> Any:
-        if self._clock() < self._paused_until_s:
-            return None
-        try:
-            self._check()
-            return command()
-        except (RedisError, ValueError) as exc:
-            # ValueError: what answered is no Redis. A Redis may live on as the replica of another,
-            # and refuse whatever comes by what is open.
-            self._redis.connection_pool.disconnect(inuse_connections=False)
-            self._is_checked = False
-            self._pause(f"the cache's Redis failed: {type(exc).__name__}")
-        except UnboundedCacheError as exc:
-            self._pause(str(exc))
-        return None
-
-    def _check(self) -> None:
+        Raises:
+            RedisError: If it does not answer; ValueError, if what answers is no Redis.
+            UnboundedCacheError: If it would grow without bound, or refuse to forget.
+        """
         if self._is_checked:
             return
         memory = self._redis.info("memory")
@@ -83,6 +69,26 @@ class SharedCache:
                 f"got {maxmemory} and {policy}: it is not used"
             )
         self._is_checked = True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _try(self, command: Callable[[], Any]) -> Any:
+        if self._clock() < self._paused_until_s:
+            return None
+        try:
+            self.check()
+            return command()
+        except (RedisError, ValueError) as exc:
+            # ValueError: what answered is no Redis. A Redis may live on as the replica of another,
+            # and refuse whatever comes by what is open.
+            self._redis.connection_pool.disconnect(inuse_connections=False)
+            self._is_checked = False
+            self._pause(f"the cache's Redis failed: {type(exc).__name__}")
+        except UnboundedCacheError as exc:
+            self._pause(str(exc))
+        return None
 
     def _pause(self, reason: str) -> None:
         self.num_failures += 1

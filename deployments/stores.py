@@ -1,5 +1,6 @@
 """The image store that the configuration names."""
 
+from cluster.errors import StoreUnavailableError
 from cluster.storage import FolderStoreOptions, ImageStore
 from cluster.storage import build_store as build_store_of
 from deployments.config import FolderStoreConfig, S3StoreConfig
@@ -23,3 +24,17 @@ def build_store(config: FolderStoreConfig | S3StoreConfig) -> ImageStore:
             read_timeout_s=config.read_timeout_s,
         )
     )
+
+
+def check_store(config: FolderStoreConfig | S3StoreConfig) -> None:
+    """Write and read back a file of the store; what went wrong names the folder or the bucket.
+
+    Raises:
+        ClusterError: If options contradict each other, or the store does not do it.
+    """
+    try:
+        build_store(config).check()
+    except StoreUnavailableError as exc:
+        if isinstance(config, S3StoreConfig):
+            raise
+        raise StoreUnavailableError(f"{exc}, in {config.path}") from exc

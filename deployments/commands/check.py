@@ -11,7 +11,8 @@ from deployments.commands.options import to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
 from deployments.key_file import read_key_file
-from deployments.stores import build_store
+from deployments.redis_checks import check_cache, check_jobs, check_quotas
+from deployments.stores import check_store
 from pipeline.errors import PipelineError
 from pipeline.weights import resolve_weights
 
@@ -24,7 +25,15 @@ def run_check(options: argparse.Namespace) -> int:
         print("\n".join(f"wrong: {line}" for line in str(exc).splitlines()))
         return 1
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
-    checks = (_describe_gpus, _describe_model, _describe_store, _describe_keys)
+    checks = (
+        _describe_gpus,
+        _describe_model,
+        _describe_store,
+        _describe_keys,
+        check_jobs,
+        check_quotas,
+        check_cache,
+    )
     outcomes = [_run(check, config) for check in checks]
     return 0 if all(outcomes) else 1
 
@@ -63,7 +72,7 @@ def _describe_model(config: AppConfig) -> str:
 
 
 def _describe_store(config: AppConfig) -> str:
-    build_store(config.store).check()
+    check_store(config.store)
     place = config.store.path if config.store.kind == "folder" else config.store.bucket
     return f"store {config.store.kind} {place} is writable"
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from deployments.client import to_headers
-from deployments.commands.options import add_key_argument, read_key
+from deployments.client import ClientError, to_headers, to_refusal, to_service_url
+from deployments.commands.options import add_key_argument, parse_count, read_key
 from deployments.config_file import ConfigurationError
 from deployments.http_api import GENERATIONS
 
@@ -31,11 +31,13 @@ _TIMEOUT_S: Final = 600.0
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (%(default)s)")
-    parser.add_argument("--count", type=int, default=100, help="captions (%(default)s)")
+    parser.add_argument("--count", type=parse_count, default=100, help="captions (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="chooses captions and noise")
     parser.add_argument("--size", default="256x256", help="WIDTHxHEIGHT (%(default)s)")
     parser.add_argument("--path", choices=["auto", "full_image", "tiled"], default="auto")
-    parser.add_argument("--concurrency", type=int, default=4, help="calls at once (%(default)s)")
+    parser.add_argument(
+        "--concurrency", type=parse_count, default=4, help="calls at once (%(default)s)"
+    )
     add_key_argument(parser)
 
 
@@ -50,10 +52,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     captions = held_out_captions(options.count, seed=options.seed)
     try:
         scores = _score_all(options, captions)
-    except ConfigurationError as exc:
+    except (ConfigurationError, ClientError) as exc:
         print(f"zimage-serve: {exc}")
         return 1
-    except httpx.HTTPError as exc:
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
         print(f"zimage-serve: the service at {options.url} must answer, got {exc}")
         return 1
     print(f"{'':>16} {'all':>7} {'en':>7} {'zh':>7}   of {options.count} pictures")
@@ -88,7 +90,9 @@ def _score_all(
     ]
     headers = to_headers(read_key(options.key_file))
     with (
-        httpx.Client(base_url=options.url, headers=headers, timeout=_TIMEOUT_S) as client,
+        httpx.Client(
+            base_url=to_service_url(options.url), headers=headers, timeout=_TIMEOUT_S
+        ) as client,
         ThreadPoolExecutor(options.concurrency) as threads,
     ):
         drawn = threads.map(lambda body: _draw(client, body), bodies)
@@ -101,8 +105,10 @@ def _score_all(
 
 
 def _draw(client: httpx.Client, body: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    answer = client.post(GENERATIONS, json=body).raise_for_status().json()
-    content = base64.b64decode(answer["data"][0]["b64_json"])
+    answer = client.post(GENERATIONS, json=body)
+    if not answer.is_success:
+        raise ClientError(f"the service refused: {to_refusal(answer).message}")
+    content = base64.b64decode(answer.json()["data"][0]["b64_json"])
     with Image.open(BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))
 

@@ -40,6 +40,7 @@ _PROBE_TIMEOUT_S: Final = 1.0
 def run_generate(options: argparse.Namespace) -> int:
     """Draw one picture by a running service if there is one, else in this process."""
     try:
+        _check_url(options)
         body = _to_body(options)
         url = options.url or _find_service(options)
         key = read_key(options.key_file)
@@ -53,6 +54,16 @@ def run_generate(options: argparse.Namespace) -> int:
         return 1
     print(f"wrote {options.output}")
     return 0
+
+
+def _check_url(options: argparse.Namespace) -> None:
+    if options.url is None:
+        return
+    for name in ("config", "model", "store"):
+        if getattr(options, name) is not None:
+            raise ConfigurationError(
+                f"--{name} must be left out with --url: the service there has its own"
+            )
 
 
 def _to_body(options: argparse.Namespace) -> dict[str, Any]:

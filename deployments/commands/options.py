@@ -3,7 +3,7 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deployments.config import AppConfig
 from deployments.config_file import (
@@ -13,8 +13,10 @@ from deployments.config_file import (
     merge,
     validate_config,
 )
+from deployments.config_mistakes import describe_type
 
-_S3_SCHEME = "s3://"
+_S3_SCHEME: Final = "s3://"
+_LAST_PORT: Final = 65_535
 
 
 def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = None) -> AppConfig:
@@ -27,6 +29,8 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     """
     values = load_values(options.config, os.environ)
     if options.model is not None:
+        if not options.model:
+            raise ConfigurationError("--model must be a folder or an id of the hub, got ''")
         values = merge(values, {"model": {"source": options.model}})
     if options.store is not None:
         configured = _read_store(values, options.config)
@@ -35,6 +39,28 @@ def to_config(options: argparse.Namespace, *, defaults: dict[str, Any] | None = 
     if not _has_folder(values.get("store", {})):
         base.pop("store", None)
     return validate_config(merge(base, values))
+
+
+def parse_count(text: str) -> int:
+    """Read how many there shall be.
+
+    Raises:
+        ArgumentTypeError: If that is no whole number above 0.
+    """
+    if not _is_whole(text) or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def parse_port(text: str) -> int:
+    """Read a port.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    if not _is_whole(text) or not 1 <= int(text) <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"port must be in [1, {_LAST_PORT}], got {text!r}")
+    return int(text)
 
 
 def add_key_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +89,11 @@ def read_key(file: Path | None) -> str | None:
     return words[0]
 
 
+def _is_whole(text: str) -> bool:
+    # Python reads no more than 4,300 digits.
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
 def _has_folder(store: Any) -> bool:
     return not isinstance(store, dict) or store.get("kind", "folder") == "folder"
 
@@ -72,12 +103,14 @@ def _read_store(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
     if not isinstance(section, dict):
         variable = f"{ENV_PREFIX}STORE"
         place = variable if variable in os.environ else file
-        raise ConfigurationError(f"store must be a mapping, got {section!r} in {place}")
+        raise ConfigurationError(
+            f"store must be a mapping, got {describe_type(section)} in {place}"
+        )
     return section
 
 
 def _parse_store(text: str, configured: dict[str, Any]) -> dict[str, Any]:
-    if not text.startswith(_S3_SCHEME):
+    if text and not text.startswith(_S3_SCHEME):
         kept = configured if configured.get("kind", "folder") == "folder" else {}
         return {**kept, "kind": "folder", "path": text}
     bucket, _, prefix = text.removeprefix(_S3_SCHEME).partition("/")

@@ -18,20 +18,23 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, RecordStoreUnavailableError
 from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
 from deployments.commands.draining import drain_calls
-from deployments.commands.exposure import check_exposure
+from deployments.commands.exposure import check_exposure, warn_of_urls
 from deployments.commands.machine import local_defaults
 from deployments.commands.mixed_nodes import mixed_defaults
 from deployments.commands.options import to_config
 from deployments.commands.ray_watch import RayWatch, watch_ray
+from deployments.commands.start_failures import explain_failure
 from deployments.commands.tour import show_tour
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError, merge
 from deployments.http_api import GENERATIONS
-from deployments.stores import build_store
+from deployments.keys_config import KeysConfig
+from deployments.redis_checks import check_cache, check_jobs, check_quotas
+from deployments.stores import check_store
 from pipeline.errors import PipelineError
 
 APPLICATION: Final = "zimage"
@@ -43,14 +46,15 @@ _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 def run_service(options: argparse.Namespace) -> int:
     """Start everything, print how to try it, and serve until a signal comes."""
-    url = f"http://{_ANY_ADDRESS.get(options.host, options.host)}:{options.port}"
+    url = f"http://{to_url_host(options.host)}:{options.port}"
     try:
         config = to_config(options, defaults=_defaults(options, url))
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)
         if options.address is None:
-            # Of a cluster that is joined, another machine may reach it and this one not.
-            build_store(config.store).check()
+            # Of a cluster that is joined, another machine may reach them and this one not.
+            _check_stores(config)
+        _warn(options.host, url, config)
         application = build_app(config)
         cluster = ray_cluster(options.address, options.metrics_port, is_mixed=options.mixed)
         with cluster, _stop_signals() as signals, watch_ray(signals.stop) as watch:
@@ -60,6 +64,20 @@ def run_service(options: argparse.Namespace) -> int:
     if failure is not None:
         print(f"zimage-serve: {failure}")
     return 0 if failure is None else 1
+
+
+def to_url_host(host: str) -> str:
+    """Return what a URL on this machine has for an address to listen on."""
+    if host in _ANY_ADDRESS:
+        return _ANY_ADDRESS[host]
+    return f"[{host}]" if ":" in host else host
+
+
+def _warn(host: str, url: str, config: AppConfig) -> None:
+    # Another base URL is the operator's own word.
+    is_default = config.store.kind == "folder" and config.store.base_url == url
+    if is_default and (warning := warn_of_urls(host, url)):
+        print(warning, flush=True)
 
 
 def _defaults(options: argparse.Namespace, url: str) -> dict[str, Any]:
@@ -76,6 +94,17 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as exc:
             raise OSError(f"port must be free, got {host}:{port} ({exc.strerror})") from exc
+
+
+def _check_stores(config: AppConfig) -> None:
+    check_store(config.store)
+    check_jobs(config)
+    check_quotas(config)
+    try:
+        check_cache(config)
+    except RecordStoreUnavailableError as exc:
+        # What is cached may be lost at any time, also before the start.
+        print(f"warning: {exc}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -132,7 +161,7 @@ def _serve(
             ],
             wait_for_applications_running=False,
         )
-        failure = _wait_until_ready(url, signals.stop)
+        failure = _wait_until_ready(url, config, signals.stop)
         if failure is not None:
             return failure
         if not signals.stop.is_set():
@@ -165,7 +194,7 @@ def _shut_down(address: str | None) -> None:
         serve.delete(APPLICATION)
 
 
-def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
+def _wait_until_ready(url: str, config: AppConfig, stop: threading.Event) -> str | None:
     """Print each deployment as it comes up; return what failed, or None."""
     printed: dict[str, str] = {}
     while not stop.wait(_POLL_S):
@@ -175,7 +204,7 @@ def _wait_until_ready(url: str, stop: threading.Event) -> str | None:
                 printed[name] = deployment.status.value
                 print(f"  {name}: {deployment.status.value.lower()}", flush=True)
         if application.status is ApplicationStatus.DEPLOY_FAILED:
-            return application.message
+            return explain_failure(application, config)
         if application.status is ApplicationStatus.RUNNING and is_ready(url):
             return None
     return None
@@ -191,9 +220,18 @@ def is_ready(url: str) -> bool:
 
 def _print_how_to_try(url: str, config: AppConfig) -> None:
     print(f"\nready: {url}   (a description of the API: {url}/docs)\n")
-    print(f"  curl {url}{GENERATIONS} -H 'content-type: application/json' \\")
-    print("""    -d '{"prompt": "a red circle on a blue background"}'\n""")
+    print("\n".join(f"  {line}" for line in build_example(url, config.keys)) + "\n")
     if config.model.source == "embedded":
         print("This is the small embedded model. For the real one, on a GPU:")
         print("  zimage-serve run --model Tongyi-MAI/Z-Image-Turbo\n")
     print("Ctrl-C stops.", flush=True)
+
+
+def build_example(url: str, keys: KeysConfig) -> list[str]:
+    """Return the lines of a first call; a caller that needs a key has it in $KEY."""
+    authorization = [] if keys.file is None else ["""  -H "authorization: Bearer $KEY" \\"""]
+    return [
+        f"curl {url}{GENERATIONS} -H 'content-type: application/json' \\",
+        *authorization,
+        """  -d '{"prompt": "a red circle on a blue background"}'""",
+    ]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import httpx
+from prometheus_client.samples import Sample
 
-from deployments.exposition import Snapshot, Window
+from deployments.exposition import ExpositionError, Snapshot, Window, parse_page
 from deployments.top_view import render_top
 
 _WINDOW_S: Final = 30.0
@@ -39,11 +40,11 @@ def run_top(options: argparse.Namespace, print_line: Callable[[str], object]) ->
     snapshots: deque[Snapshot] = deque()
     with httpx.Client(timeout=_TIMEOUT_S) as client, contextlib.suppress(KeyboardInterrupt):
         while True:
-            pages, failures = _read_pages(client, options.exporters)
-            if options.once and not pages:
+            samples, failures = _read_pages(client, options.exporters)
+            if options.once and len(failures) == len(options.exporters):
                 print_line("\n".join(failures))
                 return 1
-            window = _extend(snapshots, Snapshot.from_pages(pages, time.monotonic()))
+            window = _extend(snapshots, Snapshot.from_samples(samples, time.monotonic()))
             print_line(_to_screen([*render_top(window), *failures], is_once=options.once))
             if options.once:
                 return 0
@@ -51,15 +52,16 @@ def run_top(options: argparse.Namespace, print_line: Callable[[str], object]) ->
     return 0
 
 
-def _read_pages(client: httpx.Client, urls: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the pages that could be read, and a line for each that could not."""
-    pages, failures = [], []
+def _read_pages(client: httpx.Client, urls: Sequence[str]) -> tuple[list[Sample], list[str]]:
+    """Return the samples of the pages that could be read, and a line for each that could not."""
+    samples: list[Sample] = []
+    failures: list[str] = []
     for url in urls:
         try:
-            pages.append(client.get(url).raise_for_status().text)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            samples += parse_page(client.get(url).raise_for_status().text)
+        except (httpx.HTTPError, httpx.InvalidURL, ExpositionError) as exc:
             failures.append(f"{url}: {type(exc).__name__}: {exc}")
-    return pages, failures
+    return samples, failures
 
 
 def _extend(snapshots: deque[Snapshot], now: Snapshot) -> Window:

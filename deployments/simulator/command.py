@@ -8,7 +8,7 @@ from deployments.simulator.dispatch import CostDispatcher
 from deployments.simulator.errors import PlanError
 from deployments.simulator.outcome import Outcome
 from deployments.simulator.plans import ServicePlan
-from deployments.simulator.plots import save_plot
+from deployments.simulator.plots import check_plot, save_plot
 from deployments.simulator.report import format_report, summarise
 from deployments.simulator.search import NOISE, Target, format_counts, search_mix, size_plan
 from deployments.simulator.simulation import Simulation
@@ -25,6 +25,8 @@ def run_plan(options: argparse.Namespace, print_line: Callable[[str], None]) -> 
         print_line: Takes the answer, a line at a time.
     """
     try:
+        if options.plot is not None:
+            check_plot(options.plot)
         trace = build_trace(options)
         plan = build_plan(options, trace)
         if not options.pool:

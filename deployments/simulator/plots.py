@@ -1,5 +1,6 @@
 """Pictures of an outcome. Needs matplotlib, which the extra `plan` brings."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,23 +15,40 @@ WINDOW_S = 10.0
 
 MAX_WINDOWS = 120
 
+KINDS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a file that cannot be written, before what takes long.
+
+    Raises:
+        PlanError: If so, or if matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as exc:
+        raise PlanError("a plot needs matplotlib: pip install 'zimage-serve[plan]'") from exc
+    if path.suffix.lower() not in KINDS:
+        raise PlanError(f"--plot must end with one of {', '.join(KINDS)}, got {path}")
+    if path.is_dir():
+        raise PlanError(f"--plot must be a file, got the folder {path}")
+    if not path.parent.is_dir():
+        raise PlanError(f"--plot must lie in a folder that exists, got {path}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PlanError(f"--plot must be writable, got {path}")
+
 
 def save_plot(outcome: Outcome, path: Path, *, p95_s: float | None = None) -> None:
-    """Draw load, latency, replicas and backlog over time into a PNG.
+    """Draw load, latency, replicas and backlog over time into a file that `check_plot` took.
 
     Args:
         outcome: What to draw.
         path: The file to write.
         p95_s: A target to draw into the latencies.
-
-    Raises:
-        PlanError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise PlanError("a plot needs matplotlib: pip install 'zimage-serve[plan]'") from exc
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 11), layout="constrained")
     FigureCanvasAgg(figure)
     load, latency, replicas, backlog = figure.subplots(4, 1, sharex=True)

@@ -44,6 +44,13 @@ def test_the_client_follows_every_step_to_a_picture(tiny_model: Path, tmp_path: 
     assert Image.open(BytesIO(content)).size == (64, 64)
 
 
+@pytest.mark.parametrize("ending", ["/", "/v1", "/v1/"])
+def test_a_base_url_as_openais_sdk_has_it_is_the_service(url: str, ending: str) -> None:
+    content = ImagesClient(url + ending).draw({**BODY, "num_inference_steps": 1}, _ignore)
+
+    assert Image.open(BytesIO(content)).size == (64, 64)
+
+
 def _refusing(times: int, answer: Callable[[], Response]) -> tuple[FastAPI, list[int]]:
     """An application that gives an answer so many times, and then a picture."""
     app = FastAPI()

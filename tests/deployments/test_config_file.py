@@ -1,5 +1,6 @@
 """Configuration comes from a file and the environment, and mistakes are named."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,104 @@ def test_a_variable_that_is_not_yaml_is_named_without_its_text(text: str) -> Non
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ZIMAGE_WEBHOOKS__SECRET", "whsec_hidden", "whsec_ and 24 to 64 bytes in base64"),
+        ("ZIMAGE_WEBHOOKS__SECRET", "7331", "webhooks.secret: Input should be a valid string"),
+        ("ZIMAGE_WEBHOOKS", "whsec_hidden", "webhooks: Input should be a valid dictionary"),
+        ("ZIMAGE_KEYS", "zs-hidden", "keys: Input should be a valid dictionary"),
+        ("ZIMAGE_KEYS__INSECURE_NO_KEYS", "hidden", "keys.insecure_no_keys: Input should be"),
+        ("ZIMAGE_KEYS__REDIS_URL", "7331", "keys.redis_url: Input should be a valid string"),
+        ("ZIMAGE_JOBS", '{store: "redis://:hidden@h/0"}', "jobs.store: Input should be a valid"),
+        ("ZIMAGE_JOBS__STORE__KIND", "redis://:hidden@h/0", "store.kind: must be one of 'sqlite'"),
+        ("ZIMAGE_POOLS", "[hidden]", "pools.0: Input should be a valid dictionary"),
+        ("ZIMAGE_LIMITS__MIN_SIDE", "https://hidden@h", "limits.min_side: Input should be"),
+        ("ZIMAGE_LIMITS__PASSWORD", "hidden", "limits.password: no such key"),
+        ("ZIMAGE_WEBHOOKS__ALLOWED_HOSTS", "['http://hidden@h']", "allowed_hosts.0: Value error"),
+    ],
+)
+def test_what_may_be_a_secret_is_not_told(name: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_config(None, {name: value})
+
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hidden" not in told
+    assert "7331" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ZIMAGE_WEBHOOKS__SECRET", "whsec_hidden", "got a string of 12 characters"),
+        ("ZIMAGE_KEYS__REDIS_URL", "7331", "got a number"),
+        ("ZIMAGE_KEYS__RELOAD_PERIOD_S", "-1", "got -1"),
+        ("ZIMAGE_STORE__URL_LIFETIME_S", "0", "got 0"),
+        ("ZIMAGE_LIMITS__MIN_SIDE", "wide", "got 'wide'"),
+        ("ZIMAGE_STORE__KIND", "disk", "store.kind: must be one of 'folder', 's3', got 'disk'"),
+        ("ZIMAGE_WEBHOOKS__ALLOWED_HOSTS", "[Example.com]", "lower case, got 'Example.com'"),
+    ],
+)
+def test_other_values_are_told_and_secrets_by_their_type(name: str, value: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{told}$"):
+        load_config(None, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("keys:\n  redis_url: 'redis://:hidden@h\n", "line 2"),
+        ("keys: {redis_url: hidden: x}", "line 1, column 25"),
+        ("model: {}\nkeys: {redis_url: *hidden}", "line 2, column 19.*undefined alias"),
+        ("webhooks: {secret: !hidden x}", "line 1, column 20.*the tag"),
+        ("limits: {min_side: !!int hidden}", "line 1, column 20"),
+        ("a: &hidden 1\nb: &hidden 2", "line 2, column 4.*duplicate anchor"),
+        ("secret: hidden\x00", "character 15"),
+        ("[" * 3000, "nested less deeply"),
+    ],
+)
+def test_a_mistake_in_yaml_is_placed_without_the_text(
+    content: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text(content)
+
+    with pytest.raises(ConfigurationError, match=rf"must be YAML, got .*yaml: .*{told}") as caught:
+        load_config(file, {})
+
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text("router: {num_replicas: 1}\nlimits: {}\nrouter: {}\n")
+
+    with pytest.raises(ConfigurationError, match=r"line 3, column 1: .*got router twice"):
+        load_config(file, {})
+    with pytest.raises(ConfigurationError, match=r"ZIMAGE_POOLS: .*got name twice"):
+        load_config(None, {"ZIMAGE_POOLS": "[{name: a, 'name': b}]"})
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "zimage.yaml"
+    file.write_text("pools: [&one {name: a, num_gpus: 1}, {<<: *one, name: b}]")
+
+    assert [(pool.name, pool.num_gpus) for pool in load_config(file, {}).pools] == [
+        ("a", 1),
+        ("b", 1),
+    ]
+
+
+@pytest.mark.parametrize("option", ["--store", "--model"])
+def test_an_option_without_a_value_is_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", option, ""]) == 1
+
+    assert f"wrong: {option} must be a folder or" in capsys.readouterr().out
+
+
 def test_an_empty_section_under_the_option_of_the_store_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,4 +215,7 @@ def test_a_variable_that_is_no_section_is_named_under_the_option_of_the_store(
 
     assert main(["check", "--store", str(tmp_path)]) == 1
 
-    assert "store must be a mapping, got 'images' in ZIMAGE_STORE" in capsys.readouterr().out
+    assert (
+        "store must be a mapping, got a string of 6 characters in ZIMAGE_STORE"
+        in capsys.readouterr().out
+    )

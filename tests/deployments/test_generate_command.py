@@ -145,6 +145,19 @@ def test_a_url_that_is_none_is_refused_with_a_line(
     assert "a service's URL must be valid, got http://[::1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--config", "--model", "--store"])
+def test_an_option_of_this_process_does_not_go_with_a_service(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asking = ["generate", "x", "-o", str(tmp_path / "out.png"), "--url", "http://127.0.0.1:1"]
+
+    assert main([*asking, option, "embedded"]) == 1
+
+    assert capsys.readouterr().out == (
+        f"zimage-serve: {option} must be left out with --url: the service there has its own\n"
+    )
+
+
 def _set_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)

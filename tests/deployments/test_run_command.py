@@ -1,6 +1,7 @@
 """`zimage-serve run`: what is refused before a cluster starts, and how it finds itself ready."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from local_service import serve_locally
 from s3_server import draw_free_ports
 
 from deployments.cli import main
-from deployments.commands.run import is_ready
+from deployments.commands.run import build_example, is_ready, to_url_host
+from deployments.keys_config import KeysConfig
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,10 @@ def test_a_folder_that_cannot_be_written_is_refused(
     line = _run(capsys, *options)
     joining = _run(capsys, *options, "--address", "127.0.0.1:1")
 
-    assert line == "zimage-serve: the folder store cannot write images/probe: not a directory"
+    folder = tmp_path / "file" / "images"
+    assert line == (
+        f"zimage-serve: the folder store cannot write images/probe: not a directory, in {folder}"
+    )
     assert joining == "zimage-serve: a cluster would start"
 
 
@@ -75,6 +80,54 @@ def test_a_bucket_that_does_not_answer_is_refused(
     assert f"cannot write images/probe in bucket pictures at 127.0.0.1:{port}" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ZIMAGE_JOBS__STORE", "{{kind: redis, url: '{}'}}"),
+        ("ZIMAGE_KEYS__REDIS_URL", "{}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "url", ["redis://:hidden@127.0.0.1:{}", "redis://:hid/hidden@127.0.0.1:{}"]
+)
+def test_a_redis_that_keeps_what_must_last_is_asked_before_a_cluster_starts(
+    name: str,
+    value: str,
+    url: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port] = draw_free_ports(1)
+    monkeypatch.setenv(name, value.format(url.format(port)))
+    options = ("--model", str(tiny_model), "--store", str(tmp_path))
+
+    line = _run(capsys, *options)
+    joining = _run(capsys, *options, "--address", "127.0.0.1:1")
+
+    assert line.startswith(("zimage-serve: jobs.store: ", "zimage-serve: keys.redis_url: "))
+    assert "hidden" not in line
+    assert joining == "zimage-serve: a cluster would start"
+
+
+def test_a_cache_that_is_away_is_told_and_does_not_keep_a_service_from_starting(
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port, cache_port] = draw_free_ports(2)
+    monkeypatch.setenv("ZIMAGE_CACHE__REDIS_URL", f"redis://:hidden@127.0.0.1:{cache_port}")
+    options = ["--port", str(port), "--model", str(tiny_model), "--store", str(tmp_path)]
+
+    assert main(["run", *options]) == 1
+    [warning, failure] = capsys.readouterr().out.splitlines()
+
+    assert warning.startswith(f"warning: cache.redis_url: redis://127.0.0.1:{cache_port} failed: ")
+    assert failure == "zimage-serve: a cluster would start"
+
+
 def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
     tiny_model: Path,
     tmp_path: Path,
@@ -87,6 +140,80 @@ def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
     line = _run(capsys, "--model", str(tiny_model), "--store", str(tmp_path / "images"))
 
     assert "'a b'" in line
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "8e3", ""])
+def test_a_port_that_is_none_is_refused(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", f"{option}={text}"])
+
+    message = f"argument {option}: port must be in [1, 65535], got {text!r}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--address", "127.0.0.1:1"], True),
+        (["--host", "127.0.0.1"], False),
+    ],
+)
+def test_urls_that_other_machines_cannot_follow_are_told(
+    options: list[str],
+    is_warned: bool,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [port] = draw_free_ports(1)
+    running = ["run", "--port", str(port), "--model", str(tiny_model), "--store", str(tmp_path)]
+    running += ["--insecure-no-keys", *options]
+
+    main(running)
+    by_default = capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("ZIMAGE_STORE__BASE_URL", "https://pictures.example")
+    main(running)
+    told = capsys.readouterr().out.splitlines()
+
+    assert (
+        by_default[:-1]
+        == [
+            "warning: URLs of pictures name 127.0.0.1, which other machines do not reach: "
+            "set store.base_url to where they reach this service"
+        ]
+        * is_warned
+    )
+    assert told == ["zimage-serve: a cluster would start"]
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost")],
+)
+def test_an_address_to_listen_on_has_a_place_in_a_url(host: str, named: str) -> None:
+    assert to_url_host(host) == named
+
+
+def test_the_example_of_a_service_with_keys_shows_one() -> None:
+    open_lines = build_example("http://h:1", KeysConfig())
+    keyed_lines = build_example("http://h:1", KeysConfig(file=Path("keys.yaml")))
+
+    assert shlex.split("\n".join(keyed_lines).replace("\\\n", "")) == [
+        "curl",
+        "http://h:1/v1/images/generations",
+        "-H",
+        "content-type: application/json",
+        "-H",
+        "authorization: Bearer $KEY",
+        "-d",
+        '{"prompt": "a red circle on a blue background"}',
+    ]
+    assert "authorization" not in "".join(open_lines)
 
 
 def test_readiness_is_asked_without_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """`zimage-serve top` out of exporters' pages."""
 
 import pytest
+from fastapi import FastAPI
+from local_service import serve_locally
 from service import free_port
+from starlette.responses import PlainTextResponse
 
 from deployments.cli import main
 from deployments.exposition import Snapshot, Window
@@ -72,6 +75,26 @@ def test_a_counter_that_started_over_counts_from_zero() -> None:
     )
 
     assert window.rate_by("ray_zimage_step_duration_seconds_count", "pool") == {"big": 2.0}
+
+
+@pytest.mark.parametrize("page", ['{"status": "ok"}', "<html></html>", "# TYPE x"])
+def test_a_page_without_metrics_is_told_in_a_line(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = FastAPI()
+    other.get("/healthz")(lambda: PlainTextResponse(page))
+    other.get("/metrics")(lambda: PlainTextResponse('ray_zimage_backlog_units{pool="big"} 1'))
+
+    with serve_locally(other) as url:
+        assert main(["top", f"{url}/healthz", "--once"]) == 1
+        alone = capsys.readouterr().out
+        assert main(["top", f"{url}/healthz", f"{url}/metrics", "--once"]) == 0
+        beside = capsys.readouterr().out
+
+    line = f"{url}/healthz: ExpositionError: the page must be metrics in Prometheus' text form"
+    assert alone.splitlines() == [line]
+    assert beside.splitlines()[-1] == line
+    assert "big" in beside
 
 
 def test_an_exporter_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,28 @@ def test_a_plot_is_a_png_of_four_panels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing/plot.png", "error: --plot must lie in a folder that exists, got "),
+        ("folder.png", "error: --plot must be a file, got the folder "),
+        ("plot.docx", "error: --plot must end with one of .png, .svg, .pdf"),
+        ("plot", "error: --plot must end with one of .png, .svg, .pdf"),
+    ],
+)
+def test_a_plot_that_cannot_be_written_is_refused_before_the_simulation(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plan` is not installed")
+    (tmp_path / "folder.png").mkdir()
+
+    exit_code, lines = plan("--pool", "H100:bf16x1", "--plot", str(tmp_path / name))
+
+    assert exit_code == 1
+    assert lines[0].startswith(message)
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--pool", "H900:bf16x1"], "error: accelerator must be one of"),
