@@ -6,6 +6,7 @@ import torch
 from pipeline.acceleration.attention import build_attention
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
 from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
+from pipeline.errors import AttentionUnavailableError
 from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
 
 pytestmark = [
@@ -90,3 +91,31 @@ def test_a_kernel_that_reads_lengths_follows_those_of_each_forward() -> None:
 
     [alone] = transformer.predict_velocity([item])
     assert all(torch.equal(each, alone) for each in together)
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "flash4"])
+def test_an_item_of_nan_leaves_its_neighbours_as_they_are(kernel: str) -> None:
+    device = torch.device("cuda")
+    try:
+        attention = build_attention(kernel, device)
+    except AttentionUnavailableError as exc:
+        pytest.skip(str(exc))
+    transformer = PackedTransformer(
+        build_tiny_transformer(torch.bfloat16, dim=96, n_heads=3).to(device),
+        attention,
+        limits=SharingLimits(solo_rows=1024, max_rows=2048),
+    )
+    caption = transformer.encode_caption(draw_encoding(20).prompt_embeds)
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        PackedItem(torch.randn(16, 16, width, generator=generator), 0.5, caption)
+        for width in (16, 24, 32)
+    ]
+    nan = PackedItem(torch.full((16, 24, 24), torch.nan), 0.5, caption)
+    alone = [transformer.predict_velocity([item])[0] for item in items]
+
+    first, second, poisoned, third = transformer.predict_velocity([*items[:2], nan, items[2]])
+
+    pairs = zip((first, second, third), alone, strict=True)
+    assert all(torch.equal(beside, by_itself) for beside, by_itself in pairs)
+    assert not poisoned.isfinite().any()
