@@ -4,11 +4,12 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from cluster.errors import ClusterError
-from cluster.jobs.job import Delivery, Job
+from cluster.jobs.job import Delivery, Job, JobStatus
 from cluster.jobs.job_store import JobStore
 from deployments.errors import InvalidFieldError
 from deployments.jobs.descriptions import to_body
@@ -108,15 +109,22 @@ class WebhookDispatcher:
 
 
 def to_message(job: Job, delivery: Delivery) -> bytes:
-    """Return a message's body: the job without its result, which its owner reads."""
+    """Return a message's body: the job as it was then, without its result; its owner reads that."""
     happened = datetime.fromtimestamp(delivery.happened_at, UTC)
-    data = to_body(job).model_dump(mode="json", exclude_none=True)
+    then = _as_it_was(job, JobStatus(delivery.event.removeprefix("job.")))
     message = {
         "type": delivery.event,
         "timestamp": happened.isoformat().replace("+00:00", "Z"),
-        "data": {**data, "status": delivery.event.removeprefix("job.")},
+        "data": to_body(then).model_dump(mode="json", exclude_none=True),
     }
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _as_it_was(job: Job, status: JobStatus) -> Job:
+    """Return a job at a status that it has had; a message may leave after the next change."""
+    if status.is_final:
+        return job
+    return replace(job, status=status, finished_at=None, expires_at=None, failure=None)
 
 
 def retry_delay_s(config: WebhooksConfig, num_attempts: int) -> float | None:

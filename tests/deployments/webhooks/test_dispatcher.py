@@ -15,13 +15,18 @@ from pydantic import ValidationError
 from standardwebhooks.webhooks import Webhook
 from webhook_receiver import Receiver, run_receiver
 
-from cluster.jobs.job import Job, JobKind, JobStatus, Lane
+from cluster.jobs.job import Job, JobFailure, JobKind, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
-from cluster.jobs.transitions import JobPolicy
+from cluster.jobs.transitions import JobPolicy, claim, finish
 from cluster.records import SqliteRecordStore
 from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import WebhooksConfig
-from deployments.webhooks.dispatcher import WebhookDispatcher, build_rules, retry_delay_s
+from deployments.webhooks.dispatcher import (
+    WebhookDispatcher,
+    build_rules,
+    retry_delay_s,
+    to_message,
+)
 from deployments.webhooks.sender import WebhookSender, resolve_host
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
@@ -61,9 +66,8 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
         yield JobStore(records, JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0))
 
 
-def finish_job(store: JobStore, receiver: Receiver) -> Job:
-    now = store.records.now()
-    job = Job(
+def new_job(webhook_url: str, now: float = 1.0) -> Job:
+    return Job(
         id="job-1",
         owner="anonymous",
         request_id="r",
@@ -73,9 +77,13 @@ def finish_job(store: JobStore, receiver: Receiver) -> Job:
         created_at=now,
         deadline_at=now + 60,
         estimate_s=1.0,
-        webhook_url=f"http://localhost:{receiver.port}/hook?token=t",
+        webhook_url=webhook_url,
     )
-    store.accept(job, "")
+
+
+def finish_job(store: JobStore, receiver: Receiver) -> Job:
+    url = f"http://localhost:{receiver.port}/hook?token=t"
+    store.accept(new_job(url, store.records.now()), "")
     claimed = store.claim(Lane.INTERACTIVE)
     assert claimed is not None
     return store.finish(claimed, None)
@@ -105,6 +113,26 @@ async def test_messages_arrive_in_order_and_verify(store: JobStore) -> None:
     assert [message["data"]["status"] for message in messages] == ["running", "succeeded"]
     assert {message["data"]["id"] for message in messages} == {"job-1"}
     assert receiver.received[0].path == "/hook?token=t"
+
+
+@pytest.mark.parametrize("failure", [None, JobFailure("no", "server_error", "internal_error")])
+def test_a_running_message_tells_nothing_of_the_end(failure: JobFailure | None) -> None:
+    policy = JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0)
+    running = claim(new_job("https://example.com"), "lease", 2.0, policy)
+    finished = finish(running, "lease", failure, 9.0, policy)
+
+    then, _ = finished.deliveries
+
+    assert to_message(finished, then) == to_message(running, then)
+    assert json.loads(to_message(finished, then))["data"] == {
+        "id": "job-1",
+        "object": "image.job",
+        "status": "running",
+        "created": 1,
+        "started": 2,
+        "estimate_s": 1.0,
+        "num_requests": 1,
+    }
 
 
 async def test_a_message_is_tried_again_before_the_next_one(store: JobStore) -> None:
