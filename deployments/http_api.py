@@ -192,11 +192,10 @@ class ImagesApi:
 
     async def ready(self, response: Response) -> Health:
         """Tell whether a picture has been drawn by at least one pool."""
-        pools = self._readiness.pools
-        if any(pools.values()):
-            return Health(status="ready", pools=pools)
-        response.status_code = 503
-        return Health(status="starting", pools=pools)
+        status = self._readiness.status
+        if status != "ready":
+            response.status_code = 503
+        return Health(status=status, pools=self._readiness.pools, open_calls=self._calls.num_open)
 
     async def read_file(
         self, key: str, expires: Annotated[int, Query()], signature: Annotated[str, Query()]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, Literal
 
 from deployments.errors import ApiError
 from deployments.generation import SOFTWARE
@@ -28,12 +28,20 @@ class Readiness:
         self._holds_start = holds_start
         self._is_ready = dict.fromkeys(pools, False)
         self._has_drawn = asyncio.Event()
+        self._is_stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def pools(self) -> dict[str, bool]:
         """Whether each pool has drawn a picture."""
         return dict(self._is_ready)
+
+    @property
+    def status(self) -> Literal["starting", "ready", "stopping"]:
+        """Where the service stands: ready once any pool has drawn, until it stops."""
+        if self._is_stopping:
+            return "stopping"
+        return "ready" if any(self._is_ready.values()) else "starting"
 
     async def start(self) -> None:
         """Warm up every pool in the background, for as long as it takes.
@@ -50,7 +58,8 @@ class Readiness:
             raise
 
     def stop(self) -> None:
-        """Stop warming up."""
+        """Stop warming up; nothing is ready any more."""
+        self._is_stopping = True
         for task in self._tasks:
             task.cancel()
 

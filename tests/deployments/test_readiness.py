@@ -1,8 +1,11 @@
 """What a router waits for before it takes calls."""
 
 import asyncio
+from pathlib import Path
 
+from caller_api import SMALL, open_client
 from fakes import SteppedStages
+from local_service import build_api_over, local_config
 
 from deployments.readiness import Readiness
 
@@ -42,3 +45,32 @@ async def test_a_start_that_is_held_can_be_given_up() -> None:
 
     assert start.cancelled()
     await stages.is_closed.wait()
+
+
+async def test_a_service_that_stops_is_ready_no_more() -> None:
+    stages = SteppedStages()
+    readiness = Readiness(stages, ("big",), timeout_s=60, holds_start=True)
+    before = readiness.status
+    stages.allow(1)
+    await readiness.start()
+    drawn = readiness.status
+
+    readiness.stop()
+
+    assert (before, drawn, readiness.status) == ("starting", "ready", "stopping")
+
+
+async def test_both_probes_tell_of_calls_that_are_not_answered(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    stages = SteppedStages()
+    async with open_client(build_api_over(local_config(tiny_model, tmp_path), stages)) as client:
+        call = asyncio.create_task(client.post("/v1/images/generations", json=SMALL))
+        await stages.is_entered.wait()
+        open_calls = [
+            (await client.get(path)).json()["open_calls"] for path in ("/healthz", "/readyz")
+        ]
+        stages.allow(1)
+        await call
+
+    assert open_calls == [1, 1]
