@@ -28,7 +28,10 @@ _SERVE_OVERRIDES: Final = ("x-request-timeout-seconds", "x-request-disconnect-di
 
 
 class RequestIdMiddleware:
-    """Takes the request's `x-request-id`; Serve's proxy makes one where none is, and echoes it."""
+    """Takes the request's `x-request-id`; Serve's proxy makes one where none is, and echoes it.
+
+    One that breaks the rule is refused, and the answer has another in its place.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,11 +43,26 @@ class RequestIdMiddleware:
             return
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID)
-        scope.setdefault("state", {})["request_id"] = given or f"req-{secrets.token_hex(12)}"
+        request_id = given if given and is_request_id(given) else draw_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
         refusal = _check_headers(headers)
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        answer = to_response(refusal)
+        if given not in (None, request_id):
+            answer.headers[REQUEST_ID] = request_id
+        await answer(scope, receive, send)
 
-        app = self._app if refusal is None else to_response(refusal)
-        await app(scope, receive, send)
+
+def is_request_id(text: str) -> bool:
+    """Say whether a request may be known by this in logs."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
+def draw_request_id() -> str:
+    """Draw an id for a request that has none."""
+    return f"req-{secrets.token_hex(12)}"
 
 
 def has_head(path: str) -> bool:
@@ -148,7 +166,7 @@ def _check_headers(headers: Headers) -> ApiError | None:
             f"headers must be at most {_MAX_HEADERS} of {_MAX_HEADER_BYTES} bytes in all, "
             f"got {len(headers.raw)} of {num_bytes}"
         )
-    if REQUEST_ID in headers and not _REQUEST_ID.fullmatch(headers[REQUEST_ID]):
+    if REQUEST_ID in headers and not is_request_id(headers[REQUEST_ID]):
         return InvalidFieldError(
             f"{REQUEST_ID} must be 1 to 128 visible ASCII characters", REQUEST_ID
         )

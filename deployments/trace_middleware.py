@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.spans import from_carrier, start_span
 from cluster.telemetry import ATTR_REQUEST_ID
+from deployments.middleware import REQUEST_ID, is_request_id
 
 _TRACED: Final = "/v1/images/"
 _CARRIED: Final = ("traceparent", "tracestate")
@@ -33,7 +34,7 @@ class TraceMiddleware:
         attributes = {
             _METHOD: scope["method"],
             _ROUTE: _to_route(scope["path"]),
-            ATTR_REQUEST_ID: headers.get("x-request-id", ""),
+            ATTR_REQUEST_ID: _request_id_of(headers),
         }
         span = start_span(
             f"{scope['method']} {attributes[_ROUTE]}",
@@ -62,6 +63,12 @@ def _parent_of(headers: Headers) -> otel_context.Context | None:
     if trace.get_current_span().get_span_context().is_valid:
         return None
     return from_carrier({name: headers[name] for name in _CARRIED if name in headers})
+
+
+def _request_id_of(headers: Headers) -> str:
+    """Return the id that the call is known by; empty for one that is refused."""
+    given = headers.get(REQUEST_ID, "")
+    return given if is_request_id(given) else ""
 
 
 def _to_route(path: str) -> str:

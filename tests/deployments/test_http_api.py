@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -342,7 +343,7 @@ async def test_headers_that_override_serve_are_refused(
     assert _error(answer)["param"] == name
 
 
-@pytest.mark.parametrize("request_id", ["", " ", "a b", "x" * 129, "é"])
+@pytest.mark.parametrize("request_id", ["", " ", "a b", "a\tb", "x" * 129, "é"])
 async def test_a_request_id_that_could_break_a_log_is_refused(
     caller: httpx.AsyncClient, request_id: str
 ) -> None:
@@ -350,6 +351,8 @@ async def test_a_request_id_that_could_break_a_log_is_refused(
 
     assert answer.status_code == 400
     assert _error(answer)["param"] == "x-request-id"
+    [echoed] = answer.headers.get_list("x-request-id")
+    assert re.fullmatch("req-[0-9a-f]{24}", echoed)
 
 
 @pytest.mark.parametrize("error", ApiError.__subclasses__())
