@@ -9,6 +9,7 @@ ApiError
 ├── KeyConflictError       409  an idempotency key came with another body
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
+├── EmptyRangeError        416  the range has no byte of the file
 ├── HeadersTooLargeError   431  the headers are above what the service reads
 ├── QuotaExceededError     429  the key has used what it may; try again later
 ├── OverloadedError        503  no pool can take the work now; try again later
@@ -139,6 +140,14 @@ class BodyTooLargeError(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class EmptyRangeError(ApiError):
+    """The range has no byte of the file."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
 
 
 class QuotaExceededError(ApiError):

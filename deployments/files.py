@@ -3,29 +3,35 @@
 import asyncio
 import time
 
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
 from cluster.errors import ImageNotFoundError, KeyFormatError, UrlError
-from cluster.storage import FolderImageStore, StoredImage
+from cluster.storage import FolderImageStore
 from deployments.errors import ForbiddenError, NotFoundError
+from deployments.file_response import to_file_response
 
 
 class SignedFiles:
-    """Reads a picture for whoever holds a URL that the service signed."""
+    """Gives a picture to whoever holds a URL that the service signed."""
 
     def __init__(self, store: FolderImageStore) -> None:
         self._store = store
 
-    async def read(self, key: str, *, expires: int, signature: str) -> StoredImage:
-        """Read a picture.
+    async def answer(self, key: str, given: Headers, *, expires: int, signature: str) -> Response:
+        """Answer a call, with its headers, for a picture.
 
         Raises:
             ForbiddenError: If the signature is wrong or has expired.
             NotFoundError: If the picture is gone.
         """
+        now = time.time()
         try:
-            self._store.verify(key, expires, signature, now=time.time())
+            self._store.verify(key, expires, signature, now)
         except UrlError as exc:
             raise ForbiddenError(str(exc)) from exc
         try:
-            return await asyncio.to_thread(self._store.get, key)
+            stored = await asyncio.to_thread(self._store.get, key)
         except (ImageNotFoundError, KeyFormatError) as exc:
             raise NotFoundError("no such file", "key") from exc
+        return to_file_response(stored, given, max_age_s=int(expires - now))

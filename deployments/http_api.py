@@ -198,13 +198,16 @@ class ImagesApi:
         return Health(status=status, pools=self._readiness.pools, open_calls=self._calls.num_open)
 
     async def read_file(
-        self, key: str, expires: Annotated[int, Query()], signature: Annotated[str, Query()]
+        self,
+        key: str,
+        request: Request,
+        expires: Annotated[int, Query()],
+        signature: Annotated[str, Query()],
     ) -> Response:
         """Read a stored picture at its signed URL."""
         if self._files is None:
             raise NotFoundError("no file is served here")
-        stored = await self._files.read(key, expires=expires, signature=signature)
-        return Response(stored.content, media_type=stored.content_type)
+        return await self._files.answer(key, request.headers, expires=expires, signature=signature)
 
     async def _stream(self, order: ImagesOrder, charge: Charge) -> EventStreamResponse:
         async def draw(on_event: EventListener) -> DrawnImages:

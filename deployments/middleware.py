@@ -71,7 +71,10 @@ def has_head(path: str) -> bool:
 
 
 class HeadMiddleware:
-    """Answers HEAD as GET without the body, which RFC 9110 asks for, where GET is cheap."""
+    """Answers HEAD as GET without the body, which RFC 9110 asks for, where GET is cheap.
+
+    `Range` is for GET alone.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -88,7 +91,9 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+        headers = [each for each in scope["headers"] if each[0] != b"range"]
+        get = {**scope, "method": "GET", "headers": headers}
+        await self._app(get, receive, send_without_body)
 
 
 class BodyLimitMiddleware:

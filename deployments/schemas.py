@@ -220,9 +220,12 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/*": {}}, "description": "The picture."},
+    206: {"content": {"image/*": {}}, "description": "The part that `Range` asks for."},
+    304: {"description": "The caller has it: `If-None-Match` names its `ETag`."},
     400: ERROR_RESPONSES[400],
     403: {"model": ErrorResponse, "description": "The signature is wrong or has expired."},
     404: ERROR_RESPONSES[404],
+    416: {"model": ErrorResponse, "description": "The range has no byte of the picture."},
     503: ERROR_RESPONSES[503],
 }
 
