@@ -19,7 +19,7 @@ from deployments.errors import (
 from deployments.generation import ImagesOrder
 from deployments.keys import RESPONSE_HEADERS, Caller
 from deployments.quota_stores import QuotaStore
-from deployments.quotas import UNLIMITED, Reason
+from deployments.quotas import UNLIMITED, QuotaLimits, QuotaUse, Reason, windows
 from deployments.rate_limit_headers import format_units, to_rate_limit_headers
 from deployments.schemas import ImagesRequest
 from deployments.validation import RequestRules
@@ -27,11 +27,6 @@ from pipeline.errors import DeadlineError
 from pipeline.request import Priority
 
 _LEASE_MARGIN_S: Final = 30.0
-_WHAT: Final[dict[Reason, str]] = {
-    "minute": "cost units a minute",
-    "day": "cost units a day",
-    "concurrency": "calls at once",
-}
 
 Charge = contextlib.AbstractAsyncContextManager[object]
 """Is entered while the work goes on; a failure inside gives the units back."""
@@ -78,11 +73,22 @@ class Admission:
         getattr(request.state, RESPONSE_HEADERS).update(headers)
         if decision.refused is not None:
             raise QuotaExceededError(
-                f"this key has no {_WHAT[decision.refused]} left for this call",
+                _say_refusal(decision.refused, limits, decision.use, units),
                 None,
                 math.ceil(decision.retry_after_s),
             )
         return _Charge(self._quotas, caller, units, call_id)
+
+
+def _say_refusal(reason: Reason, limits: QuotaLimits, use: QuotaUse, units: float) -> str:
+    if reason == "concurrency":
+        most = limits.max_concurrent_requests
+        return f"calls at once must be at most {most} for this key, got {use.num_running + 1}"
+    window = windows(use, limits)[reason]
+    return (
+        f"cost units a {reason} must be at most {format_units(window.limit)} for this key, "
+        f"got {format_units(window.used + units)}"
+    )
 
 
 class _Charge:

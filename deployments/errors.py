@@ -9,6 +9,7 @@ ApiError
 ├── KeyConflictError       409  an idempotency key came with another body
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
+├── ContentEncodingError   415  the body is compressed
 ├── EmptyRangeError        416  the range has no byte of the file
 ├── HeadersTooLargeError   431  the headers are above what the service reads
 ├── QuotaExceededError     429  the key has used what it may; try again later
@@ -140,6 +141,18 @@ class BodyTooLargeError(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class ContentEncodingError(ApiError):
+    """The body is compressed."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def to_headers(self) -> dict[str, str]:
+        """Name what is taken, as RFC 9110 asks."""
+        return {**super().to_headers(), "accept-encoding": "identity"}
 
 
 class EmptyRangeError(ApiError):

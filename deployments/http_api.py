@@ -31,6 +31,7 @@ from deployments.generation import (
 from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
 from deployments.jobs.outcomes import Draw
+from deployments.json_body import JsonBodyRoute
 from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import (
     BodyLimitMiddleware,
@@ -103,6 +104,7 @@ class ImagesApi:
             # A redirect would be to the scheme that a gateway speaks here, and lose the key.
             redirect_slashes=False,
         )
+        app.router.route_class = JsonBodyRoute
         app.post(
             GENERATIONS,
             response_model=ImagesResponse,

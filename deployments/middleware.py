@@ -14,9 +14,11 @@ from deployments.errors import (
     ApiError,
     BodyTooLargeError,
     BodyTooSlowError,
+    ContentEncodingError,
     HeadersTooLargeError,
     InvalidFieldError,
 )
+from deployments.json_words import say
 
 REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -99,6 +101,8 @@ class HeadMiddleware:
 class BodyLimitMiddleware:
     """Answers 413 to a body longer than its route allows, however framed, and 408 to a slow one.
 
+    One that is compressed has no length that could be bounded: its answer is 415.
+
     A caller that sends a byte now and then would otherwise hold one of the router's places.
     """
 
@@ -112,8 +116,13 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            await to_response(_encoded(encoding))(scope, receive, send)
+            return
         limit = self._limit_of(scope["path"])
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
             await to_response(_too_large(limit))(scope, receive, send)
             return
@@ -162,6 +171,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"body must have at most {limit} bytes")
+
+
+def _encoded(encoding: str) -> ContentEncodingError:
+    return ContentEncodingError(
+        f"content-encoding must be identity, got {say(encoding)}", "content-encoding"
+    )
 
 
 def _check_headers(headers: Headers) -> ApiError | None:

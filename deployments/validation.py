@@ -9,6 +9,7 @@ from typing import Final, Literal, Self
 from deployments.config import AppConfig, LimitsConfig
 from deployments.errors import InvalidFieldError, NotFoundError
 from deployments.generation import ImagesOrder
+from deployments.json_words import say
 from deployments.schemas import ImagesRequest
 from deployments.served_model import ServedModel
 from pipeline.image_file import OutputFormat, check_output_compression
@@ -150,7 +151,7 @@ def check_stream(body: ImagesRequest) -> None:
         for name in ("partial_images", "progress_events"):
             if getattr(body, name):
                 raise InvalidFieldError(
-                    f"{name} must come with stream true, got {getattr(body, name)!r}", name
+                    f"{name} must come with stream true, got {say(getattr(body, name))}", name
                 )
         return
     if (body.n or 1) != 1:
@@ -168,4 +169,4 @@ def refuse_stream(body: ImagesRequest, where: str) -> None:
         InvalidFieldError: If one is asked for.
     """
     if body.stream:
-        raise InvalidFieldError(f"stream must be false {where}, got True", "stream")
+        raise InvalidFieldError(f"stream must be false {where}, got true", "stream")

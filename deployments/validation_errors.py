@@ -6,9 +6,10 @@ from typing import Any, Final
 from fastapi.exceptions import RequestValidationError
 
 from deployments.errors import InvalidFieldError
+from deployments.json_words import say, say_kind
 from deployments.schemas import ImagesRequest
 
-_VALUE_LENGTH: Final = 64
+_NAME_LENGTH: Final = 64
 _REASONS: Final = {
     "quality": "since num_inference_steps sets the quality here",
     "style": "since the prompt sets the style here",
@@ -16,6 +17,18 @@ _REASONS: Final = {
     "moderation": "since this service does not moderate",
 }
 """Why a field of OpenAI's is taken at its default only."""
+_OBJECTS: Final = frozenset({"dict_type", "model_attributes_type", "model_type"})
+"""In the place of an object, or of a list of them, there may be anything, even a prompt."""
+_RULES: Final = {
+    **dict.fromkeys(_OBJECTS, "must be an object"),
+    "bool_type": "must be true or false",
+    "int_from_float": "must be a valid integer",
+    "int_parsing": "must be a valid integer",
+    "int_parsing_size": "must be a valid integer",
+    "string_unicode": "must have no lone surrogates",
+}
+"""What this service says where pydantic speaks of Python."""
+_ITEMS: Final = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
 _VERBS: Final = {
     "Value error, ": "",
     "Input should be ": "must be ",
@@ -42,18 +55,21 @@ def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
         return InvalidFieldError(
             "body must be a JSON object, sent as application/json", str(source)
         )
-    field = ".".join(str(part)[:_VALUE_LENGTH] for part in place)
+    field = ".".join(str(part)[:_NAME_LENGTH] for part in place)
     if kind == "extra_forbidden":
         return InvalidFieldError(f"{field} must be a known field{_nearest(field)}", field)
     if kind == "missing":
         return InvalidFieldError(f"{field} must be given", field)
     reason = f", {_REASONS[field]}" if field in _REASONS else ""
-    value = _value(place, error["input"])
-    return InvalidFieldError(f"{field}: {_rule(error)}{reason}{value}", field)
+    is_private = kind in {*_OBJECTS, "list_type"} or not _PRIVATE_FIELDS.isdisjoint(place)
+    value = (say_kind if is_private else say)(error["input"])
+    return InvalidFieldError(f"{field}: {_rule(error)}{reason}, got {value}", field)
 
 
 def explain_unreadable_body(cause: BaseException | None) -> InvalidFieldError:
     """Say why a body could not even be parsed."""
+    if isinstance(cause, InvalidFieldError):
+        return cause
     if isinstance(cause, RecursionError):
         return InvalidFieldError("body must nest its values less deeply", "body")
     if isinstance(cause, UnicodeDecodeError):
@@ -71,16 +87,13 @@ def _nearest(field: str) -> str:
 
 
 def _rule(error: Any) -> str:
-    message = str(error["msg"])
+    kind, message = error["type"], str(error["msg"])
+    if kind in _RULES:
+        return _RULES[kind]
+    if kind in _ITEMS:
+        bound, length = _ITEMS[kind][0], error["ctx"][_ITEMS[kind][1]]
+        return f"must have at {bound} {length} {'item' if length == 1 else 'items'}"
     for prefix, verb in _VERBS.items():
         if message.startswith(prefix):
             return verb + message.removeprefix(prefix)
     return message[0].lower() + message[1:]
-
-
-def _value(place: list[Any], value: Any) -> str:
-    if not _PRIVATE_FIELDS.isdisjoint(place) or isinstance(value, dict | list):
-        size = f" of {len(value)}" if hasattr(value, "__len__") else ""
-        return f", got {type(value).__name__}{size}"
-    text = repr(value)
-    return f", got {text if len(text) <= _VALUE_LENGTH else text[:_VALUE_LENGTH] + '…'}"

@@ -91,7 +91,7 @@ JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 ACCEPT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: ERROR_RESPONSES[status] for status in (400, 401, 404, 409, 413, 429, 500, 503)
+    status: ERROR_RESPONSES[status] for status in (400, 401, 404, 409, 413, 415, 429, 500, 503)
 }
 
 CANCEL_RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -1,5 +1,6 @@
 """The HTTP contract in process: what a caller is told, and that its prompt is told to nobody."""
 
+import gzip
 import json
 import logging
 import pickle
@@ -30,15 +31,19 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 0}, "n", "n: must be greater than or equal to 1, got 0"),
     ({"n": 11}, "n", "n: must be less than or equal to 10, got 11"),
     ({"n": "1"}, "n", "n: must be a valid integer, got '1'"),
-    ({"n": True}, "n", "n: must be a valid integer, got True"),
-    ({"prompt": ""}, "prompt", "prompt: must have at least 1 character, got str of 0"),
-    ({"prompt": " \n"}, "prompt", "prompt: must not be blank, got str of 2"),
+    ({"n": True}, "n", "n: must be a valid integer, got true"),
+    (
+        {"prompt": ""},
+        "prompt",
+        "at least 1 character, got a string of 0 characters",
+    ),
+    ({"prompt": " \n"}, "prompt", "prompt: must not be blank, got a string of 2 characters"),
     ({"prompt": SECRET * 700}, "prompt", "prompt must have at most 8192 bytes, got 9100"),
     ({"prompt": "好" * 2731}, "prompt", "prompt must have at most 8192 bytes, got 8193"),
     ({"prompt": SECRET * 60}, "prompt", "prompt must have at most 512 tokens, got 799"),
-    ({"prompt": 7}, "prompt", "prompt: must be a valid string, got int"),
-    ({"prompt": [SECRET]}, "prompt", "prompt: must be a valid string, got list of 1"),
-    ({"prompt": None}, "prompt", "prompt: must be a valid string, got NoneType"),
+    ({"prompt": 7}, "prompt", "prompt: must be a valid string, got a number"),
+    ({"prompt": [SECRET]}, "prompt", "prompt: must be a valid string, got a list of 1 item"),
+    ({"prompt": None}, "prompt", "prompt: must be a valid string, got null"),
     ({"promt": SECRET}, "promt", "promt must be a known field, did you mean prompt?"),
     ({"stpes": 4}, "stpes", "stpes must be a known field"),
     ({"num_steps": 4}, "num_steps", "num_steps must be a known field, did you mean num_inferen"),
@@ -60,7 +65,14 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"path": "tiled"}, "path", "path must be one of ['auto', 'full_image'] here, got 'tiled'"),
     ({"priority": "high"}, "priority", "must be 'interactive' or 'batch', got 'high'"),
     ({"timeout_s": 0}, "timeout_s", "timeout_s: must be greater than 0, got 0"),
-    ({"user": SECRET * 20}, "user", "user: must have at most 256 characters, got str of 260"),
+    ({"stream": 1}, "stream", "stream: must be true or false, got 1"),
+    ({"stream": SECRET.split("-")[1]}, "stream", "stream: must be true or false, got '4711'"),
+    ({"seed": None, "n": {}}, "n", "n: must be a valid integer, got an object of 0 fields"),
+    (
+        {"user": SECRET * 20},
+        "user",
+        "at most 256 characters, got a string of 260 char",
+    ),
 ]
 
 BAD_BODIES: list[tuple[bytes, str, str]] = [
@@ -72,16 +84,29 @@ BAD_BODIES: list[tuple[bytes, str, str]] = [
     (b'{"prompt": "\xff"}', "body", "body must be JSON in UTF-8"),
     (b"[" * 200_000, "body", "body must nest its values less deeply"),
     (b'{"prompt":"x","seed":' + b"9" * 5000 + b"}", "body", "numbers of at most 4300 digits"),
-    (b'{"prompt":"x","guidance_scale":NaN}', "guidance_scale", "must be a finite number, got nan"),
-    (b'{"prompt":"x","timeout_s":Infinity}', "timeout_s", "must be a finite number, got inf"),
-    (b'{"prompt":"x","timeout_s":1e999}', "timeout_s", "must be a finite number, got inf"),
+    (b'{"prompt":"x","guidance_scale":NaN}', "guidance_scale", "must be a finite number, got NaN"),
+    (
+        b'{"prompt":"x","timeout_s":-Infinity}',
+        "timeout_s",
+        "a finite number, got -Infinity",
+    ),
+    (b'{"prompt":"x","timeout_s":1e999}', "timeout_s", "must be a finite number, got Infinity"),
     (
         f'{{"prompt":"{SECRET} \\ud800"}}'.encode(),
         "prompt",
-        "unable to parse raw data as a unicode string, got str of 15",
+        "prompt: must have no lone surrogates, got a string of 15 characters",
     ),
     (b'{"prompt":"x","size":"\\ud800"}', "size", "WIDTHxHEIGHT in pixels, got '\\ud800'"),
     (b"{}", "prompt", "prompt must be given"),
+    ('{"prompt":"x"}'.encode("utf-16"), "body", "body must be JSON in UTF-8"),
+    ('{"prompt":"x"}'.encode("utf-16-le"), "body", "body must be JSON in UTF-8"),
+    ('{"prompt":"x"}'.encode("utf-32"), "body", "body must be JSON in UTF-8"),
+    (
+        f'{{"prompt":"{SECRET}","seed":1,"seed":1}}'.encode(),
+        "body",
+        "body must name each field once, got 'seed' twice",
+    ),
+    (b'{"\\ud800":1,"\\ud800":1}', "body", "each field once, got '\\ud800' twice"),
 ]
 
 
@@ -157,6 +182,34 @@ async def test_a_body_is_json_by_its_content_type(caller: httpx.AsyncClient) -> 
 
     assert answer.status_code == 400
     assert "sent as application/json" in _error(answer)["message"]
+
+
+async def test_a_body_may_begin_with_utf8s_mark(caller: httpx.AsyncClient) -> None:
+    content = json.dumps(BODY).encode("utf-8-sig")
+
+    assert (await caller.post(GENERATIONS, content=content, headers=JSON)).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x" * 200])
+@pytest.mark.parametrize("path", [GENERATIONS, "/v1/images/batches"])
+async def test_a_compressed_body_is_refused(
+    caller: httpx.AsyncClient, path: str, encoding: str
+) -> None:
+    headers = {**JSON, "content-encoding": encoding}
+
+    answer = await caller.post(path, content=gzip.compress(b"{}"), headers=headers)
+
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "identity"
+    message = f"content-encoding must be identity, got '{encoding[:63]}"
+    assert _error(answer)["message"].startswith(message)
+    assert len(_error(answer)["message"]) < 120
+
+
+async def test_a_body_may_be_called_uncompressed(caller: httpx.AsyncClient) -> None:
+    headers = {"content-encoding": "Identity"}
+
+    assert (await caller.post(GENERATIONS, json=BODY, headers=headers)).status_code == 200
 
 
 async def _chunks(num_bytes: int) -> AsyncIterator[bytes]:

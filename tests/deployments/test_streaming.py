@@ -289,7 +289,7 @@ async def test_a_call_that_is_cancelled_before_its_first_step_takes_none(
         ({"stream": True, "n": 2}, "n must be 1 with stream true, got 2"),
         ({"stream": True, "response_format": "url"}, "response_format must be b64_json"),
         ({"partial_images": 1}, "partial_images must come with stream true, got 1"),
-        ({"progress_events": True}, "progress_events must come with stream true, got True"),
+        ({"progress_events": True}, "progress_events must come with stream true, got true"),
         ({"stream": True, "partial_images": 4}, "partial_images: must be less than or equal to 3"),
     ],
 )

@@ -1,6 +1,7 @@
 """Keys over HTTP: who gets in, to what, and how much of it."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,10 @@ async def test_use_is_told_by_openais_headers_and_ends_in_429(
     assert answers[0].headers["x-ratelimit-limit-units"] == "0.3"
     assert 0 < int(answers[1].headers["retry-after"]) <= 60
     assert "x-should-retry" not in answers[1].headers
-    assert answers[1].json()["error"]["code"] == "rate_limit_exceeded"
+    error = answers[1].json()["error"]
+    assert error["code"] == "rate_limit_exceeded"
+    rule = r"cost units a minute must be at most 0\.3 for this key, got 0\.[45]\d*"
+    assert re.fullmatch(rule, error["message"])
 
 
 async def test_a_call_that_the_service_refuses_is_given_back(
@@ -217,4 +221,6 @@ async def test_a_stream_holds_its_place_while_it_draws(tiny_model: Path, tmp_pat
     stages.allow(2)
 
     assert (second.status_code, (await first).status_code) == (429, 200)
+    message = "calls at once must be at most 1 for this key, got 2"
+    assert second.json()["error"]["message"] == message
     assert (await ask(app, keys["single"], stream=True)).status_code == 200

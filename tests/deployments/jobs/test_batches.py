@@ -67,7 +67,13 @@ async def test_a_request_of_a_batch_has_as_long_as_the_batch(
 @pytest.mark.parametrize(
     ("body", "param", "rule"),
     [
-        ({"requests": []}, "requests", "at least 1"),
+        ({"requests": []}, "requests", "must have at least 1 item, got a list of 0 items"),
+        ({"requests": "a red circle"}, "requests", "a valid list, got a string of 12 characters"),
+        (
+            {"requests": [REQUEST, "a red circle"]},
+            "requests.1",
+            "requests.1: must be an object, got a string of 12 characters",
+        ),
         ({"requests": 6 * [REQUEST]}, "requests", "at most 5 items, got 6"),
         (
             {"requests": [REQUEST, {**REQUEST, "response_format": "b64_json"}]},
