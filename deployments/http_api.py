@@ -40,7 +40,7 @@ from deployments.middleware import (
     has_head,
     to_response,
 )
-from deployments.page.routes import add_page
+from deployments.page.routes import PageLimits, add_page
 from deployments.pool_choice import Route
 from deployments.readiness import Readiness
 from deployments.schemas import (
@@ -124,7 +124,7 @@ class ImagesApi:
                 response_class=Response,
                 responses=FILE_RESPONSES,
             )(self.read_file)
-        add_page(app)
+        add_page(app, PageLimits.from_rules(self._rules))
         self._jobs.api.add_to(app)
         _add_error_handlers(app)
         app.add_middleware(HeadMiddleware)

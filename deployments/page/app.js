@@ -4,6 +4,10 @@
 const GENERATIONS = "/v1/images/generations";
 const POOLS_EVERY_MS = 5000;
 const GALLERY_MOST = 60;
+const SIZES = [
+  "256x256", "512x512", "512x384", "384x512", "768x768", "1024x1024",
+  "1280x720", "720x1280", "1536x1024", "1024x1536",
+];
 const $ = (id) => document.getElementById(id);
 
 let language = localStorage.getItem("language")
@@ -11,6 +15,7 @@ let language = localStorage.getItem("language")
 let running = null; // the AbortController of the call that runs
 let shown = null; // the picture on the stage
 let pools = null; // the last answer of /readyz
+let limits = null; // what the model may draw
 
 const say = (name, values = {}) =>
   WORDS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
@@ -26,10 +31,32 @@ function translate() {
   $("language").lang = language === "zh" ? "en" : "zh";
   for (const it of $("gallery").querySelectorAll("button")) it.setAttribute("aria-label", say("show", it.picture));
   if (shown) caption(shown);
+  tellDefaultSize();
   tellPools();
 }
 
 // --- what is asked for -------------------------------------------------------------------------
+
+async function askLimits() {
+  try {
+    limits = await (await fetch("/page/limits.json")).json();
+  } catch {
+    return; // a size can still be written
+  }
+  const options = SIZES.filter(isDrawn).map((size) => new Option(size));
+  $("size").querySelector("[value=custom]").before(...options);
+  tellDefaultSize();
+}
+
+function isDrawn(size) {
+  const [width, height] = size.split("x").map(Number);
+  return Math.min(width, height) >= limits.min_side && width <= limits.max_width
+    && height <= limits.max_height && width * height <= limits.max_pixels;
+}
+
+function tellDefaultSize() {
+  if (limits) $("size").options[0].textContent = say("autoOf", { size: limits.default_size });
+}
 
 function readBody() {
   const size = $("size").value === "custom" ? $("custom").value.trim() : $("size").value;
@@ -331,5 +358,6 @@ $("theme").addEventListener("click", () => {
 
 if (localStorage.getItem("theme")) setTheme(localStorage.getItem("theme"));
 translate();
+askLimits();
 askPools();
 setInterval(() => { if (!document.hidden) askPools(); }, POOLS_EVERY_MS);

@@ -5,7 +5,7 @@ const WORDS = {
   en: {
     skip: "Skip to the prompt", docs: "API", theme: "Switch between light and dark",
     prompt: "Prompt", example: "A lighthouse on a cliff at dusk, oil painting",
-    size: "Size", auto: "Auto", custom: "Other…", customLabel: "Width x height",
+    size: "Size", auto: "Auto", autoOf: "Auto ({size})", custom: "Other…", customLabel: "Width x height",
     steps: "Steps", seed: "Seed", random: "Random", priority: "Priority",
     interactive: "Interactive", batch: "Batch", draw: "Draw", stop: "Stop",
     code: "Call the API", copyCurl: "Copy as curl", copyPython: "Copy as Python",
@@ -24,7 +24,7 @@ const WORDS = {
   zh: {
     skip: "跳到提示词", docs: "接口", theme: "切换浅色与深色",
     prompt: "提示词", example: "黄昏时分悬崖上的灯塔,油画",
-    size: "尺寸", auto: "自动", custom: "其他…", customLabel: "宽 x 高",
+    size: "尺寸", auto: "自动", autoOf: "自动({size})", custom: "其他…", customLabel: "宽 x 高",
     steps: "步数", seed: "种子", random: "随机", priority: "优先级",
     interactive: "交互", batch: "批量", draw: "生成", stop: "停止",
     code: "调用接口", copyCurl: "复制为 curl", copyPython: "复制为 Python",

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from local_service import build_api_over, local_config, serve_locally
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from deployments.config import LimitsConfig
 from deployments.page.routes import HEADERS
 
 CHROMIUM = shutil.which("chromium")
@@ -109,13 +110,14 @@ def test_the_same_seed_draws_the_same_picture_again(page: Page) -> None:
 
 
 def test_what_the_service_refuses_is_shown_at_its_field(page: Page) -> None:
-    page.get_by_label("Size", exact=True).select_option("512x512")
+    page.get_by_label("Size", exact=True).select_option("custom")
+    page.get_by_label("Width x height").fill("512x512")
     _draw(page, "a red circle")
 
     expect(page.get_by_role("alert")).to_have_text(
         "size must have at most 9216 pixels in all, got 262144"
     )
-    expect(page.get_by_label("Size", exact=True)).to_be_focused()
+    expect(page.get_by_label("Width x height")).to_be_focused()
 
 
 def test_a_service_with_keys_is_asked_with_one(
@@ -213,6 +215,21 @@ def test_nothing_is_wider_than_the_screen(
     context.close()
 
 
+def test_only_sizes_that_may_be_drawn_are_offered(
+    browser: Browser, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = local_config(tiny_model, tmp_path, limits=LimitsConfig(max_pixels=512 * 512))
+    with serve_locally(build_api_over(config, SteppedStages())) as url:
+        context = browser.new_context(locale="en")
+        page = context.new_page()
+        page.goto(url)
+
+        expect(page.locator("#size option")).to_have_text(
+            ["Auto (64x64)", "256x256", "512x512", "512x384", "384x512", "Other…"]
+        )
+        context.close()
+
+
 def test_previews_are_shown_while_it_denoises(
     browser: Browser, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -231,7 +248,9 @@ def test_previews_are_shown_while_it_denoises(
         context.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/words.js", "/page/style.css"])
+@pytest.mark.parametrize(
+    "path", ["/", "/page/app.js", "/page/words.js", "/page/style.css", "/page/limits.json"]
+)
 def test_every_file_forbids_other_hosts(url: str, path: str) -> None:
     answer = httpx.get(f"{url}{path}")
 
