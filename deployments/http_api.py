@@ -40,6 +40,7 @@ from deployments.middleware import (
     has_head,
     to_response,
 )
+from deployments.page.docs import add_docs
 from deployments.page.routes import PageLimits, add_page
 from deployments.pool_choice import Route
 from deployments.readiness import Readiness
@@ -103,7 +104,10 @@ class ImagesApi:
             telemetry={"tracing": False},
             # A redirect would be to the scheme that a gateway speaks here, and lose the key.
             redirect_slashes=False,
+            docs_url=None,
+            redoc_url=None,
         )
+        app.asks_for_keys = self._keys is not None
         app.router.route_class = JsonBodyRoute
         app.post(
             GENERATIONS,
@@ -125,6 +129,7 @@ class ImagesApi:
                 responses=FILE_RESPONSES,
             )(self.read_file)
         add_page(app, PageLimits.from_rules(self._rules))
+        add_docs(app)
         self._jobs.api.add_to(app)
         _add_error_handlers(app)
         app.add_middleware(HeadMiddleware)

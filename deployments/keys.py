@@ -100,7 +100,7 @@ class KeyMiddleware:
             await self._app(scope, receive, send)
             return
         caller = ANONYMOUS
-        if self._keys is not None and not _is_open(scope["path"]):
+        if self._keys is not None and not is_open(scope["path"]):
             found = self._keys.find(_bearer(Headers(scope=scope)))
             if found is None:
                 refusal = to_response(UnauthorizedError("a valid key must be given as a bearer"))
@@ -119,7 +119,8 @@ class KeyMiddleware:
         await self._app(scope, receive, send_with_headers)
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Say whether a path needs no key."""
     return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES)
 
 

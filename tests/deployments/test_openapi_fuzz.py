@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from caller_api import write_keys
@@ -96,7 +97,10 @@ def target(
 def test_every_answer_is_as_documented(
     target: Target, path: str, method: str, mode: GenerationMode
 ) -> None:
-    operation = schemathesis.openapi.from_url(f"{target.url}/openapi.json")[path][method]
+    schema = schemathesis.openapi.from_url(f"{target.url}/openapi.json")
+    # The target's own key goes with every call.
+    schema.config.generation.update(with_security_parameters=False)
+    operation = schema[path][method]
 
     @FUZZ
     @given(operation.as_strategy(generation_mode=mode))
@@ -130,6 +134,21 @@ def test_every_documented_operation_is_fuzzed(local_app: FastAPI) -> None:
     }
 
     assert documented == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("target", ["without keys", "with keys"], indirect=True)
+def test_operations_say_whether_they_need_a_key(target: Target) -> None:
+    document = httpx.get(f"{target.url}/openapi.json").json()
+    security = {
+        path: operation.get("security")
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+    }
+
+    needed: list[dict[str, list[str]]] = [{"key": []}] if target.headers else [{"key": []}, {}]
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert {path for path, each in security.items() if each is None} == OPEN_TO_ALL
+    assert all(each == needed for each in security.values() if each is not None)
 
 
 def test_invalid_input_is_documented_as_the_400_that_it_gets(local_app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from local_service import build_api_over, local_config, serve_locally
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from deployments.config import LimitsConfig
-from deployments.page.routes import HEADERS
+from deployments.page.files import HEADERS
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -42,6 +43,9 @@ class Seen:
 @pytest.fixture(scope="module")
 def url(local_app: FastAPI) -> Iterator[str]:
     with serve_locally(local_app) as url:
+        # Until then the browser complains of each 503.
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            time.sleep(0.05)
         yield url
 
 
@@ -259,6 +263,38 @@ def test_every_file_forbids_other_hosts(url: str, path: str) -> None:
     assert policy == HEADERS["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "http" not in policy
+
+
+def test_the_api_is_described_without_another_host(page: Page, seen: Seen, url: str) -> None:
+    page.goto(f"{url}/docs")
+    page.locator("#operations-default-health_healthz_get button").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+
+    expect(page.locator(".live-responses-table")).to_contain_text('"status": "ok"')
+    assert seen.complaints == []
+    assert seen.hosts <= {urlsplit(url).netloc, ""}
+
+
+def test_the_api_is_tried_out_with_a_key(
+    browser: Browser, tiny_model: Path, tmp_path: Path
+) -> None:
+    key = write_keys(tmp_path / "keys.yaml", alice={})["alice"]
+    keys = {"file": str(tmp_path / "keys.yaml")}
+    app = build_app(load_model(tiny_model), tmp_path, keys=keys)
+    context = browser.new_context(locale="en-GB")
+    with serve_locally(app) as url, contextlib.closing(context):
+        page = context.new_page()
+        page.goto(f"{url}/docs")
+        page.get_by_role("button", name="Authorize").click()
+        page.locator(".auth-container input").fill(key)
+        page.get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close", exact=True).click()
+        page.locator("#operations-default-list_models_v1_models_get button").first.click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+
+        expect(page.locator(".live-responses-table")).to_contain_text('"id": "tiny"')
 
 
 def test_a_file_that_the_browser_has_is_not_sent_again(url: str) -> None:
