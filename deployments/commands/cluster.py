@@ -39,6 +39,11 @@ default every core is busy with that for milliseconds, just when the next stage 
 _NO_COPY: Final = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 """Each line goes to a file; Ray would keep what goes to stderr in a second one."""
 
+_CHECKED_IDS: Final = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_headers.proxy_middlewares"
+}
+"""Ray's proxy echoes whatever request id it was given."""
+
 
 @contextlib.contextmanager
 def ray_cluster(
@@ -55,7 +60,7 @@ def ray_cluster(
         finally:
             ray.shutdown()
         return
-    defaults = _BY_VALUE | _ONE_LOOP | _OWN_POLLING | _SHORT_WAITS | _NO_COPY
+    defaults = _BY_VALUE | _ONE_LOOP | _OWN_POLLING | _SHORT_WAITS | _NO_COPY | _CHECKED_IDS
     with _environment_with(defaults), _own_cluster(metrics_port, is_mixed=is_mixed):
         yield
 

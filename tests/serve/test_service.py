@@ -98,6 +98,14 @@ def test_a_given_request_id_is_echoed_once(service: Service) -> None:
     assert answer.headers.get_list("x-request-id") == ["mine-1"]
 
 
+def test_a_request_id_that_breaks_the_rule_is_not_repeated(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/v1/models", headers={"x-request-id": "x" * 300})
+
+    assert answer.status_code == 400
+    [request_id] = answer.headers.get_list("x-request-id")
+    assert "xxx" not in request_id
+
+
 def test_a_deadline_that_cannot_be_kept_is_answered_as_such(service: Service) -> None:
     body = {"prompt": "x", "size": "512x512", "num_inference_steps": 50, "timeout_s": 0.05}
 
