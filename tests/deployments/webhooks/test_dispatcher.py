@@ -22,7 +22,8 @@ from cluster.records import SqliteRecordStore
 from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import WebhooksConfig
 from deployments.webhooks.dispatcher import WebhookDispatcher, build_rules, retry_delay_s
-from deployments.webhooks.sender import WebhookSender, resolve_host
+from deployments.webhooks.resolver import HostResolver
+from deployments.webhooks.sender import WebhookSender
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
@@ -44,13 +45,15 @@ def config(receiver: Receiver, **changes: Any) -> WebhooksConfig:
 @contextlib.asynccontextmanager
 async def run_dispatcher(store: JobStore, config: WebhooksConfig) -> AsyncIterator[None]:
     threads = StoreThreads()
-    sender = WebhookSender(build_rules(config), resolve_host, timeout_s=config.timeout_s)
+    resolver = HostResolver()
+    sender = WebhookSender(build_rules(config), resolver, timeout_s=config.timeout_s)
     dispatcher = WebhookDispatcher(config, sender, store, threads, poll_s=0.002)
     dispatcher.start()
     try:
         yield
     finally:
         await dispatcher.stop()
+        resolver.stop()
         threads.stop()
 
 
