@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from cluster.errors import (
@@ -185,34 +185,51 @@ class JobStore:
         """Return what happened to a job after the event of that number."""
         return self.records.read_events(id, after=after)
 
-    def take_delivery(self, *, within_s: float) -> Job | None:
-        """Return a job whose first delivery is due, which nobody else gets for `within_s`."""
+    def due_deliveries(self, *, limit: int) -> list[Job]:
+        """Return jobs whose first delivery is due, those that wait longest first."""
         now = self.records.now()
-        for record, job in self._readable_in(WEBHOOK_INDEX, until=now):
-            if job.deliver_at is None or job.deliver_at > now:
-                continue
-            taken = transitions.take_delivery(job, now, within_s=within_s)
-            if self.records.replace(_to_record(taken, record.version)):
-                return taken
-        return None
+        found = self._readable_in(WEBHOOK_INDEX, until=now)
+        due = (job for _, job in found if job.deliver_at is not None and job.deliver_at <= now)
+        return list(islice(due, limit))
+
+    def take_delivery(self, due: Job, *, within_s: float, max_attempts: int) -> Job | None:
+        """Return a job whose first delivery nobody else gets for `within_s`.
+
+        None if somebody else has it, or if it was tried `max_attempts` times and whoever did so
+        never came back to say how that ended: then it is dropped, for it may have ended them.
+        """
+        if (num_tries := due.deliveries[0].attempts) >= max_attempts:
+            self._drop_due(due, f"no end of try {num_tries}")
+            return None
+        now = self.records.now()
+        take = partial(transitions.take_delivery, now=now, policy=self.policy, within_s=within_s)
+        return self._change_due(due, take)
+
+    def put_back_delivery(self, due: Job, *, wait_s: float, max_age_s: float) -> None:
+        """Let a delivery that is due wait, without a try; drop one that is older."""
+        now = self.records.now()
+        if now - due.deliveries[0].happened_at > max_age_s:
+            self._drop_due(due, "its receiver is silent")
+        else:
+            put = partial(transitions.put_back_delivery, now=now, policy=self.policy)
+            self._change_due(due, partial(put, until=now + wait_s))
 
     def settle_delivery(self, job: Job, *, retry_in_s: float | None) -> Job:
         """Drop the first delivery of a job that was taken, or try it again later."""
         now = self.records.now()
         retry_at = None if retry_in_s is None else now + retry_in_s
-        delivery_id = job.deliveries[0].id
-        return self._change(
-            job.id,
-            lambda job_now: transitions.settle_delivery(
-                job_now, delivery_id, now, retry_at=retry_at
-            ),
-        )
+        id = job.deliveries[0].id
+        settle = partial(transitions.settle_delivery, delivery_id=id, now=now, policy=self.policy)
+        return self._change(job.id, partial(settle, retry_at=retry_at))
 
     def sweep(self) -> int:
         """Delete records that have outlived their use; return how many."""
-        ids = self.records.first(EXPIRY_INDEX, until=self.records.now(), limit=_SWEPT)
-        records = (self.records.read(id) for id in ids)
-        return sum(self.records.delete(record) for record in records if record is not None)
+        list_expired = partial(self.records.first, EXPIRY_INDEX, limit=_SWEPT)
+        records = [self.records.read(id) for id in list_expired(until=self.records.now())]
+        # Listed once more: one may have been given more time before it was read, and one that is
+        # given more from here on has another version.
+        expired = set(list_expired(until=self.records.now())) if records else set()
+        return sum(self.records.delete(each) for each in records if each and each.id in expired)
 
     def _readable_in(self, index: str, *, until: float) -> Iterator[tuple[Record, Job]]:
         """Yield an index's jobs in order, past any number of another version.
@@ -241,6 +258,21 @@ class JobStore:
             if self.records.replace(_to_record(job, record.version)):
                 return job
         raise RecordStoreUnavailableError(f"job {id} changed {_MAX_RACES} times meanwhile")
+
+    def _change_due(self, due: Job, transition: Callable[[Job], Job]) -> Job | None:
+        """Change a job if nobody has touched its deliveries since they were found due."""
+        record = self.records.read(due.id)
+        job = None if record is None else _read_job(record)
+        if record is None or job is None or job.deliver_at != due.deliver_at:
+            return None
+        changed = transition(job)
+        return changed if self.records.replace(_to_record(changed, record.version)) else None
+
+    def _drop_due(self, due: Job, why: str) -> None:
+        id, now = due.deliveries[0].id, self.records.now()
+        drop = partial(transitions.settle_delivery, delivery_id=id, now=now, policy=self.policy)
+        if self._change_due(due, partial(drop, retry_at=None)) is not None:
+            _logger.warning("webhook %s is given up: %s", id, why)
 
     def _record(self, id: str) -> Record:
         record = self.records.read(id)

@@ -12,6 +12,8 @@ DEADLINE: Final = JobFailure(
 EXHAUSTED: Final = JobFailure(
     "the job was begun too often without finishing", "server_error", "attempts_exhausted"
 )
+OWED_RETENTION_S: Final = 86_400.0
+"""Messages wait so long for somebody to send them, however soon finished jobs are forgotten."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class JobPolicy:
     max_attempts: int
     """A job that was begun so often without progress fails."""
     retention_s: float
-    """A finished job is forgotten after this."""
+    """A finished job is forgotten after this, from the last that its webhook was to hear."""
 
 
 def is_claimable(job: Job, now: float) -> bool:
@@ -101,21 +103,30 @@ def cancel(job: Job, now: float, policy: JobPolicy) -> Job:
     return _finish(job, JobStatus.CANCELLED, None, now, policy)
 
 
-def take_delivery(job: Job, now: float, *, within_s: float) -> Job:
+def take_delivery(job: Job, now: float, policy: JobPolicy, *, within_s: float) -> Job:
     """Count a try of the first delivery, which nobody else tries for `within_s`."""
     first, *rest = job.deliveries
     tried = replace(first, attempts=first.attempts + 1)
-    return replace(job, deliveries=(tried, *rest), deliver_at=now + within_s)
+    taken = replace(job, deliveries=(tried, *rest), deliver_at=now + within_s)
+    return _keep(taken, now, policy)
 
 
-def settle_delivery(job: Job, delivery_id: str, now: float, *, retry_at: float | None) -> Job:
+def put_back_delivery(job: Job, now: float, policy: JobPolicy, *, until: float) -> Job:
+    """Let the first delivery wait, without a try."""
+    return _keep(replace(job, deliver_at=until), now, policy)
+
+
+def settle_delivery(
+    job: Job, delivery_id: str, now: float, policy: JobPolicy, *, retry_at: float | None
+) -> Job:
     """Drop a delivery that has arrived or is given up, or try it again at `retry_at`."""
     if not job.deliveries or job.deliveries[0].id != delivery_id:
         return job
     if retry_at is not None:
-        return replace(job, deliver_at=retry_at)
+        return put_back_delivery(job, now, policy, until=retry_at)
     rest = job.deliveries[1:]
-    return replace(job, deliveries=rest, deliver_at=now if rest else None)
+    settled = replace(job, deliveries=rest, deliver_at=now if rest else None)
+    return _keep(settled, now, policy)
 
 
 def _finish(
@@ -128,9 +139,8 @@ def _finish(
         lease="",
         lease_expires_at=None,
         finished_at=now,
-        expires_at=now + policy.retention_s,
     )
-    return _announce(finished, now)
+    return _keep(_announce(finished, now), now, policy)
 
 
 def _announce(job: Job, now: float) -> Job:
@@ -140,6 +150,16 @@ def _announce(job: Job, now: float) -> Job:
     delivery = Delivery(f"msg-{job.id}-{job.status.value}", f"job.{job.status.value}", now)
     deliver_at = now if job.deliver_at is None else job.deliver_at
     return replace(job, deliveries=(*job.deliveries, delivery), deliver_at=deliver_at)
+
+
+def _keep(job: Job, now: float, policy: JobPolicy) -> Job:
+    """Say until when a final job is kept: at least until it owes nobody a message."""
+    if not job.status.is_final:
+        return job
+    if job.deliver_at is None:
+        return replace(job, expires_at=now + policy.retention_s)
+    kept_s = max(policy.retention_s, OWED_RETENTION_S)
+    return replace(job, expires_at=max(now, job.deliver_at) + kept_s)
 
 
 def _check_lease(job: Job, lease: str) -> None:

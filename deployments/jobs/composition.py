@@ -23,7 +23,8 @@ from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import JobsConfig
 from deployments.validation import RequestRules
 from deployments.webhooks.dispatcher import WebhookDispatcher, build_rules
-from deployments.webhooks.sender import WebhookSender, resolve_host
+from deployments.webhooks.resolver import HostResolver
+from deployments.webhooks.sender import WebhookSender
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Jobs:
     api: JobsApi
     runner: JobRunner
     webhooks: WebhookDispatcher
+    resolver: HostResolver
     records: RecordStore
     threads: StoreThreads
     """For what callers wait for."""
@@ -54,6 +56,7 @@ class Jobs:
         await self.runner.stop()
         await self.api.idempotency.stop()
         await self.webhooks.stop()
+        self.resolver.stop()
         await self.threads.call(self.records.close)
         self.threads.stop()
         self.work_threads.stop()
@@ -91,9 +94,10 @@ def build_jobs(
         outcomes=outcomes,
         event_readers=EventReaders(jobs.max_event_readers),
     )
-    sender = WebhookSender(api.targets, resolve_host, timeout_s=config.webhooks.timeout_s)
+    resolver = HostResolver()
+    sender = WebhookSender(api.targets, resolver, timeout_s=config.webhooks.timeout_s)
     webhooks = WebhookDispatcher(config.webhooks, sender, store, work_threads, poll_s=jobs.poll_s)
-    return Jobs(api, runner, webhooks, records, threads, work_threads)
+    return Jobs(api, runner, webhooks, resolver, records, threads, work_threads)
 
 
 def _build_idempotency(

@@ -1,8 +1,6 @@
 """Sends one webhook to an address that was checked, and to no other."""
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -18,10 +16,12 @@ _MAX_CONNECTIONS: Final = 32
 class DeliveryError(Exception):
     """A message did not arrive; says why, without the URL."""
 
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
+    def __init__(self, message: str, *, is_final: bool = False, is_silence: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
         """Whether the receiver asked for no more."""
+        self.is_silence = is_silence
+        """Whether the receiver took all its time and gave no answer."""
 
 
 class WebhookSender:
@@ -60,9 +60,11 @@ class WebhookSender:
             async with asyncio.timeout(self._timeout_s):
                 address = await self._choose_address(target)
                 status = await self._post(target, address, body, headers)
-        except TimeoutError as exc:
-            raise DeliveryError(f"no answer within {self._timeout_s:g} s") from exc
-        except httpx.HTTPError as exc:
+        except (TimeoutError, httpx.TimeoutException) as exc:
+            message = f"no answer within {self._timeout_s:g} s"
+            raise DeliveryError(message, is_silence=True) from exc
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as exc:
+            # What TLS says after the handshake comes as the `ssl.SSLError` that it is.
             raise DeliveryError(f"the connection failed: {type(exc).__name__}") from exc
         if not 200 <= status < 300:
             raise DeliveryError(f"the answer was {status}", is_final=status == 410)
@@ -74,7 +76,9 @@ class WebhookSender:
     async def _choose_address(self, target: Target) -> IPAddress:
         try:
             addresses = await self._resolve(target.host, target.port)
-        except OSError as exc:
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError) as exc:
             raise DeliveryError("the host has no address") from exc
         if not addresses:
             raise DeliveryError("the host has no address")
@@ -97,14 +101,3 @@ class WebhookSender:
         # The answer's body is never read: it may be endless, and says nothing.
         await answer.aclose()
         return answer.status_code
-
-
-async def resolve_host(host: str, port: int) -> list[IPAddress]:
-    """Ask the machine's resolver.
-
-    Raises:
-        OSError: If there is no such host.
-    """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]

@@ -10,6 +10,18 @@ from deployments.errors import InvalidFieldError
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SPECIAL: Final = (
+    # Protocol assignments (RFC 6890): Oracle Cloud has metadata at 192.0.0.192.
+    ipaddress.ip_network("192.0.0.0/24"),
+    # Azure's platform: name server, health probes and what a machine is told of itself
+    # (learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16).
+    ipaddress.ip_network("168.63.129.16/32"),
+    # Relays from 6to4, given up (RFC 7526).
+    ipaddress.ip_network("192.88.99.0/24"),
+    # Documentation (RFC 9637).
+    ipaddress.ip_network("3fff::/20"),
+)
+"""No receiver's, though Python calls them global."""
 PARAM: Final = "webhook.url"
 
 
@@ -72,10 +84,12 @@ def is_public(address: IPAddress) -> bool:
     """Say whether an address is on the public internet, with what is embedded in it too.
 
     Refuses loopback, private, link-local (where clouds have their metadata), shared, multicast,
-    reserved and unspecified addresses.
+    reserved and unspecified addresses, and a few more that are nobody's or a cloud's own.
     """
     embedded = _embedded(address)
     if embedded is not None and not is_public(embedded):
+        return False
+    if any(address in network for network in _SPECIAL):
         return False
     is_site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
     return address.is_global and not (

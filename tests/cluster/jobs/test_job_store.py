@@ -1,5 +1,6 @@
 """The queue over every record store: leases, retries, cancellation, lists, deliveries."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ from record_stores import KINDS, OpenStore
 
 from cluster.errors import JobFinishedError, JobNotFoundError, LeaseLostError
 from cluster.jobs.job import (
+    EXPIRY_INDEX,
     WEBHOOK_INDEX,
     Job,
     JobFailure,
@@ -22,7 +24,7 @@ from cluster.jobs.job import (
 )
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import DEADLINE, EXHAUSTED, JobPolicy
-from cluster.records import Record
+from cluster.records import Record, SqliteRecordStore
 
 LASTING = JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0)
 SILENT = replace(LASTING, lease_s=0.0)
@@ -70,6 +72,14 @@ def claim(store: JobStore, lane: Lane = Lane.INTERACTIVE) -> Job:
     job = store.claim(lane)
     assert job is not None
     return job
+
+
+def take_delivery(store: JobStore, *, within_s: float = 60.0, max_attempts: int = 10) -> Job | None:
+    taken = (
+        store.take_delivery(due, within_s=within_s, max_attempts=max_attempts)
+        for due in store.due_deliveries(limit=8)
+    )
+    return next((job for job in taken if job is not None), None)
 
 
 def test_an_accepted_job_is_read_back_whole(store: JobStore) -> None:
@@ -272,24 +282,24 @@ def test_a_webhook_is_owed_the_statuses_in_order(store: JobStore) -> None:
     accept(store, webhook_url="https://example.com/x")
     store.finish(claim(store), None)
 
-    taken = store.take_delivery(within_s=60.0)
+    taken = take_delivery(store)
     assert taken is not None
     assert [each.event for each in taken.deliveries] == ["job.running", "job.succeeded"]
-    assert store.take_delivery(within_s=60.0) is None
+    assert take_delivery(store) is None
     store.settle_delivery(taken, retry_in_s=None)
-    last = store.take_delivery(within_s=60.0)
+    last = take_delivery(store)
     assert last is not None
     assert [each.event for each in last.deliveries] == ["job.succeeded"]
     store.settle_delivery(last, retry_in_s=None)
-    assert store.take_delivery(within_s=60.0) is None
+    assert take_delivery(store) is None
 
 
 def test_a_delivery_is_tried_again_when_its_sender_died(store: JobStore) -> None:
     accept(store, webhook_url="https://example.com/x")
     claim(store)
-    store.take_delivery(within_s=0.0)
+    take_delivery(store, within_s=0.0)
 
-    again = store.take_delivery(within_s=60.0)
+    again = take_delivery(store)
     assert again is not None
     assert again.deliveries[0].attempts == 2
 
@@ -297,11 +307,91 @@ def test_a_delivery_is_tried_again_when_its_sender_died(store: JobStore) -> None
 def test_a_failed_delivery_waits(store: JobStore) -> None:
     accept(store, webhook_url="https://example.com/x")
     claim(store)
-    taken = store.take_delivery(within_s=60.0)
+    taken = take_delivery(store)
     assert taken is not None
 
     assert store.settle_delivery(taken, retry_in_s=60.0).deliveries == taken.deliveries
-    assert store.take_delivery(within_s=60.0) is None
+    assert take_delivery(store) is None
+
+
+def test_of_two_senders_that_see_a_delivery_one_gets_it(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+    [due] = store.due_deliveries(limit=8)
+
+    assert store.take_delivery(due, within_s=60.0, max_attempts=10) is not None
+    assert store.take_delivery(due, within_s=60.0, max_attempts=10) is None
+    store.put_back_delivery(due, wait_s=0.0, max_age_s=60.0)
+    assert store.due_deliveries(limit=8) == []
+
+
+def test_a_delivery_whose_senders_all_died_is_dropped_and_the_next_one_goes(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    store.finish(claim(store), None)
+    for _ in range(3):
+        assert take_delivery(store, within_s=0.0, max_attempts=3) is not None
+
+    assert take_delivery(store, max_attempts=3) is None
+    assert [each.getMessage() for each in caplog.records] == [
+        "webhook msg-job-1-running is given up: no end of try 3"
+    ]
+    last = take_delivery(store, max_attempts=3)
+    assert last is not None
+    assert [each.event for each in last.deliveries] == ["job.succeeded"]
+
+
+def test_a_delivery_is_put_back_without_a_try(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+    [due] = store.due_deliveries(limit=8)
+    store.put_back_delivery(due, wait_s=0.0, max_age_s=60.0)
+
+    [again] = store.due_deliveries(limit=8)
+    assert again.deliveries == due.deliveries
+    store.put_back_delivery(again, wait_s=60.0, max_age_s=60.0)
+    assert store.due_deliveries(limit=8) == []
+
+
+def test_a_delivery_that_is_too_old_to_be_put_back_is_dropped(store: JobStore) -> None:
+    accept(store, webhook_url="https://example.com/x")
+    claim(store)
+    [due] = store.due_deliveries(limit=8)
+    store.put_back_delivery(due, wait_s=0.0, max_age_s=-1.0)
+
+    assert store.read("job-1").deliveries == ()
+
+
+def test_a_job_that_owes_a_message_outlives_its_retention(store: JobStore) -> None:
+    brief = JobStore(store.records, replace(LASTING, retention_s=0.0))
+    accept(brief, webhook_url="https://example.com/x")
+    brief.cancel("job-1")
+
+    assert brief.sweep() == 0
+    taken = take_delivery(brief)
+    assert taken is not None
+    assert brief.sweep() == 0
+    brief.settle_delivery(taken, retry_in_s=None)
+    assert brief.sweep() == 1
+
+
+class ExtendingStore(SqliteRecordStore):
+    """Gives a record more time as soon as the sweep has found it, before it is read."""
+
+    def read(self, id: str) -> Record | None:
+        found = super().read(id)
+        assert found is not None
+        self.replace(replace(found, indexes={EXPIRY_INDEX: self.now() + 60.0}))
+        return super().read(id)
+
+
+def test_a_record_that_is_given_more_time_is_not_swept(tmp_path: Path) -> None:
+    with contextlib.closing(ExtendingStore(tmp_path / "jobs.sqlite3")) as records:
+        records.insert(Record("kept", "{}", indexes={EXPIRY_INDEX: records.now()}))
+
+        assert JobStore(records, LASTING).sweep() == 0
+        assert records.read("kept") is not None
 
 
 def test_any_number_of_jobs_of_another_version_hold_up_no_lane(store: JobStore) -> None:
@@ -338,7 +428,7 @@ def test_jobs_of_another_version_hold_up_no_webhook(store: JobStore) -> None:
     accept(store, webhook_url="https://example.com/x")
     claim(store)
 
-    taken = store.take_delivery(within_s=60.0)
+    taken = take_delivery(store)
     assert taken is not None
     assert taken.id == "job-1"
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cluster.errors import JobFinishedError, LeaseLostError
 from cluster.jobs import transitions
 from cluster.jobs.job import Delivery, Job, JobFailure, JobKind, JobStatus, Lane
-from cluster.jobs.transitions import JobPolicy
+from cluster.jobs.transitions import OWED_RETENTION_S, JobPolicy
 
 POLICY = JobPolicy(lease_s=10.0, max_attempts=3, retention_s=100.0)
 RUNNERS = st.sampled_from(["a", "b", "c"])
@@ -125,8 +125,30 @@ def test_a_job_past_its_deadline_does_not_begin(now: float) -> None:
 def test_a_delivery_that_was_settled_already_is_left_alone() -> None:
     job = transitions.cancel(queued_job(), 1.0, POLICY)
 
-    assert transitions.settle_delivery(job, "other", 2.0, retry_at=None) == job
+    assert transitions.settle_delivery(job, "other", 2.0, POLICY, retry_at=None) == job
     assert job.deliveries == (Delivery("msg-job-1-cancelled", "job.cancelled", 1.0),)
+
+
+def test_a_job_is_kept_while_it_owes_messages_and_for_its_retention_from_the_last() -> None:
+    job = transitions.cancel(queued_job(), 1.0, POLICY)
+    assert job.expires_at == 1.0 + OWED_RETENTION_S
+
+    job = transitions.take_delivery(job, 2.0, POLICY, within_s=15.0)
+    assert job.expires_at == 17.0 + OWED_RETENTION_S
+    job = transitions.settle_delivery(job, job.deliveries[0].id, 3.0, POLICY, retry_at=3600.0)
+    assert job.expires_at == 3600.0 + OWED_RETENTION_S
+    job = transitions.put_back_delivery(job, 3600.0, POLICY, until=7200.0)
+    assert job.expires_at == 7200.0 + OWED_RETENTION_S
+    job = transitions.settle_delivery(job, job.deliveries[0].id, 7200.0, POLICY, retry_at=None)
+    assert job.expires_at == 7200.0 + POLICY.retention_s
+
+
+def test_a_job_that_runs_does_not_expire_when_its_messages_are_sent() -> None:
+    job = transitions.claim(queued_job(), "a", 0.0, POLICY)
+    job = transitions.take_delivery(job, 1.0, POLICY, within_s=15.0)
+    job = transitions.settle_delivery(job, job.deliveries[0].id, 2.0, POLICY, retry_at=None)
+
+    assert job.expires_at is None
 
 
 def test_a_success_is_not_cancelled() -> None:

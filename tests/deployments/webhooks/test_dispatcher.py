@@ -1,7 +1,9 @@
 """What a job owes its webhook arrives in order, again if it must, and in the end once or never."""
 
+import asyncio
 import base64
 import contextlib
+import ipaddress
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from standardwebhooks.webhooks import Webhook
 from webhook_receiver import Receiver, run_receiver
 
+from cluster.errors import RecordStoreUnavailableError
 from cluster.jobs.job import Job, JobFailure, JobKind, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy, claim, finish
@@ -25,9 +28,12 @@ from deployments.webhooks.dispatcher import (
     WebhookDispatcher,
     build_rules,
     retry_delay_s,
+    schedule_s,
     to_message,
 )
-from deployments.webhooks.sender import WebhookSender, resolve_host
+from deployments.webhooks.resolver import HostResolver, LookUp, look_up_host
+from deployments.webhooks.sender import WebhookSender
+from deployments.webhooks.targets import IPAddress
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
@@ -47,15 +53,19 @@ def config(receiver: Receiver, **changes: Any) -> WebhooksConfig:
 
 
 @contextlib.asynccontextmanager
-async def run_dispatcher(store: JobStore, config: WebhooksConfig) -> AsyncIterator[None]:
+async def run_dispatcher(
+    store: JobStore, config: WebhooksConfig, look_up: LookUp = look_up_host
+) -> AsyncIterator[None]:
     threads = StoreThreads()
-    sender = WebhookSender(build_rules(config), resolve_host, timeout_s=config.timeout_s)
+    resolver = HostResolver(look_up)
+    sender = WebhookSender(build_rules(config), resolver, timeout_s=config.timeout_s)
     dispatcher = WebhookDispatcher(config, sender, store, threads, poll_s=0.002)
     dispatcher.start()
     try:
         yield
     finally:
         await dispatcher.stop()
+        resolver.stop()
         threads.stop()
 
 
@@ -66,9 +76,9 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
         yield JobStore(records, JobPolicy(lease_s=60.0, max_attempts=3, retention_s=60.0))
 
 
-def new_job(webhook_url: str, now: float = 1.0) -> Job:
+def new_job(webhook_url: str, now: float = 1.0, *, id: str = "job-1") -> Job:
     return Job(
-        id="job-1",
+        id=id,
         owner="anonymous",
         request_id="r",
         kind=JobKind.IMAGE,
@@ -81,9 +91,11 @@ def new_job(webhook_url: str, now: float = 1.0) -> Job:
     )
 
 
-def finish_job(store: JobStore, receiver: Receiver) -> Job:
-    url = f"http://localhost:{receiver.port}/hook?token=t"
-    store.accept(new_job(url, store.records.now()), "")
+def finish_job(
+    store: JobStore, receiver: Receiver, *, id: str = "job-1", host: str = "localhost"
+) -> Job:
+    url = f"http://{host}:{receiver.port}/hook?token=t"
+    store.accept(new_job(url, store.records.now(), id=id), "")
     claimed = store.claim(Lane.INTERACTIVE)
     assert claimed is not None
     return store.finish(claimed, None)
@@ -182,13 +194,105 @@ async def test_a_host_that_is_no_longer_allowed_gets_nothing(store: JobStore) ->
     assert store.read("job-1").status is JobStatus.SUCCEEDED
 
 
-@given(st.integers(1, 40))
+class LateReceiver(Receiver):
+    """Answers when it is let go."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.arrived.release()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds):
+                await reader.readexactly(2**16)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+
+def look_up_loopback(host: str, port: int) -> list[IPAddress]:
+    return [ipaddress.ip_address("127.0.0.1")]
+
+
+@pytest.mark.parametrize("late_s", [1.5, 60.0])
+async def test_a_slow_receiver_of_many_messages_holds_up_no_other(
+    store: JobStore, late_s: float
+) -> None:
+    late = LateReceiver(late_s)
+    server = await asyncio.start_server(late.serve, "127.0.0.1", 0)
+    late.port = int(server.sockets[0].getsockname()[1])
+    for number in range(60):
+        finish_job(store, late, id=f"late-{number}", host="late.example.com")
+    async with server, run_receiver() as receiver:
+        hosts = [f"late.example.com:{late.port}", f"quick.example.com:{receiver.port}"]
+        allowing = config(receiver, allowed_hosts=hosts, timeout_s=2.0)
+        async with run_dispatcher(store, allowing, look_up_loopback):
+            await late.wait_for(1)
+            finish_job(store, receiver, host="quick.example.com")
+            async with asyncio.timeout(5.0):
+                await receiver.wait_for(2)
+
+    types = [json.loads(each.body)["type"] for each in receiver.received]
+    assert types == ["job.running", "job.succeeded"]
+
+
+async def test_an_error_that_nobody_foresaw_stops_nothing(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(host: str, port: int) -> list[IPAddress]:
+        if host.startswith("odd"):
+            raise ZeroDivisionError
+        return look_up_loopback(host, port)
+
+    async with run_receiver() as receiver:
+        names = [*(f"odd-{number}" for number in range(10)), "quick"]
+        for name in names:
+            finish_job(store, receiver, id=name, host=f"{name}.example.com")
+        hosts = [f"{name}.example.com:{receiver.port}" for name in names]
+        async with run_dispatcher(store, config(receiver, allowed_hosts=hosts), fail):
+            await receiver.wait_for(2)
+            await wait_until(lambda: store.read("quick").deliveries == ())
+
+    assert caplog.text.count("running failed\nTraceback") == 10
+
+
+class UnreachableStore(JobStore):
+    """Notes that it was asked."""
+
+    num_asked = 0
+
+    def due_deliveries(self, *, limit: int) -> list[Job]:
+        self.num_asked += 1
+        raise RecordStoreUnavailableError("the job store is away")
+
+
+@pytest.mark.parametrize(("hosts", "is_asked"), [((), False), (("example.com",), True)])
+async def test_a_store_is_asked_only_where_webhooks_are_on(
+    store: JobStore, hosts: tuple[str, ...], is_asked: bool
+) -> None:
+    away = UnreachableStore(store.records, store.policy)
+    allowing = config(Receiver(), allowed_hosts=hosts)
+    async with run_dispatcher(away, allowing):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await wait_until(lambda: away.num_asked > 1)
+
+    assert (away.num_asked > 1) is is_asked
+
+
+@given(st.integers(1, 3000))
 def test_waits_grow_to_a_bound(num_attempts: int) -> None:
-    config = WebhooksConfig(max_attempts=50)
+    config = WebhooksConfig(max_attempts=3001)
     delay_s = retry_delay_s(config, num_attempts)
 
     assert delay_s is not None
-    assert min(5.0 * 3.0 ** (num_attempts - 1), 3600.0) <= delay_s <= 1.1 * 3600.0
+    assert min(5 * 3 ** (num_attempts - 1), 3600) <= delay_s <= 1.1 * 3600.0
+
+
+def test_a_message_is_tried_for_hours_as_configured() -> None:
+    assert 3.5 * 3600 < schedule_s(WebhooksConfig()) < 4.5 * 3600
+    assert schedule_s(WebhooksConfig(max_attempts=3000)) < 3000 * 4000.0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import asyncio
 import ipaddress
+import os
 import ssl
 
 import pytest
 import trustme
 from webhook_receiver import run_receiver
 
-from deployments.webhooks.sender import DeliveryError, WebhookSender, resolve_host
+from deployments.webhooks.sender import DeliveryError, Resolve, WebhookSender
 from deployments.webhooks.targets import IPAddress, Target, TargetRules
 
 OPEN = TargetRules(frozenset(), allow_http=True, allow_private_addresses=True)
@@ -32,7 +33,7 @@ async def send(
     target: Target,
     *,
     rules: TargetRules = OPEN,
-    resolver: Resolver | None = None,
+    resolver: Resolve | None = None,
     headers: dict[str, str] | None = None,
     timeout_s: float = 5.0,
     tls: ssl.SSLContext | None = None,
@@ -133,8 +134,9 @@ async def test_a_silent_receiver_is_given_up() -> None:
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     async with server:
         port = int(server.sockets[0].getsockname()[1])
-        with pytest.raises(DeliveryError, match=r"no answer within 0\.2 s|ReadTimeout"):
+        with pytest.raises(DeliveryError, match=r"no answer within 0\.2 s") as caught:
             await send(Target("http", "hooks.example.com", port, "/"), timeout_s=0.2)
+        assert caught.value.is_silence
         await asyncio.wait_for(was_left.wait(), 10.0)
 
 
@@ -179,5 +181,41 @@ async def test_a_certificate_of_another_name_is_refused(authority: trustme.CA) -
     assert receiver.received == []
 
 
-async def test_the_machines_resolver_gives_addresses() -> None:
-    assert LOOPBACK in await resolve_host("localhost", 80)
+async def test_a_receiver_that_wants_a_certificate_is_a_failed_delivery(
+    authority: trustme.CA,
+) -> None:
+    tls = server_tls(authority, "hooks.example.com")
+    tls.verify_mode = ssl.CERT_REQUIRED
+    async with run_receiver(tls=tls) as receiver:
+        target = Target("https", "hooks.example.com", receiver.port, "/")
+        with pytest.raises(DeliveryError, match="the connection failed"):
+            await send(target, tls=client_tls(authority))
+
+    assert receiver.received == []
+
+
+async def test_an_answer_in_the_clear_within_tls_is_a_failed_delivery(
+    authority: trustme.CA,
+) -> None:
+    async def garble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        os.write(writer.get_extra_info("socket").fileno(), b"HTTP/1.1 400 Bad\r\n\r\nplain text")
+        await reader.read()
+        writer.close()
+
+    tls = server_tls(authority, "hooks.example.com")
+    server = await asyncio.start_server(garble, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        port = int(server.sockets[0].getsockname()[1])
+        target = Target("https", "hooks.example.com", port, "/")
+        with pytest.raises(DeliveryError, match="the connection failed"):
+            await send(target, tls=client_tls(authority))
+
+
+@pytest.mark.parametrize("error", [OSError("no such name"), UnicodeError("label too long")])
+async def test_a_name_that_cannot_be_resolved_is_a_failed_delivery(error: Exception) -> None:
+    async def fail(host: str, port: int) -> list[IPAddress]:
+        raise error
+
+    with pytest.raises(DeliveryError, match="the host has no address"):
+        await send(Target("http", "hooks.example.com", 80, "/"), resolver=fail)

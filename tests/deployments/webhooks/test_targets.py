@@ -75,7 +75,9 @@ def test_no_text_is_a_crash(text: str) -> None:
         parse_target(text, RULES)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "168.63.129.17", "192.0.1.1", "2606:4700::1111"]
+)
 def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
@@ -89,8 +91,12 @@ def test_public_addresses_are_public(address: str) -> None:
         "127.0.0.1",
         "127.255.255.254",
         "169.254.169.254",
+        "168.63.129.16",
         "172.16.0.1",
         "192.0.0.1",
+        "192.0.0.9",
+        "192.0.0.192",
+        "192.88.99.1",
         "192.168.1.1",
         "198.18.0.1",
         "224.0.0.1",
@@ -101,10 +107,14 @@ def test_public_addresses_are_public(address: str) -> None:
         "::1",
         "::ffff:127.0.0.1",
         "::ffff:169.254.169.254",
+        "::ffff:168.63.129.16",
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b::a83f:8110",
         "64:ff9b:1::1",
+        "3fff::1",
+        "3fff:fff:ffff::1",
         "fc00::1",
         "fd00:ec2::254",
         "fe80::1",
