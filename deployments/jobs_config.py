@@ -83,8 +83,8 @@ class JobsConfig(_Section):
     retention_s: float = Field(
         default=86_400.0,
         gt=0,
-        description="How long a finished job is kept, and one with a webhook after its last message; "
-        "its pictures are the store's to expire.",
+        description="How long a finished job is kept, and one with a webhook after its last "
+        "message; its pictures are the store's to expire.",
     )
     idempotency_retention_s: float = Field(
         default=86_400.0, gt=0, description="How long an idempotency key is remembered."
