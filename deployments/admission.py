@@ -4,18 +4,12 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Final
 
 from starlette.requests import Request
 
-from deployments.errors import (
-    DeadlineExceededError,
-    InvalidFieldError,
-    NotFoundError,
-    QuotaExceededError,
-    UnmeetableDeadlineError,
-)
+from deployments.charges import CallCharge, Charges
+from deployments.errors import InvalidFieldError, NotFoundError, QuotaExceededError
 from deployments.generation import ImagesOrder
 from deployments.keys import RESPONSE_HEADERS, Caller
 from deployments.quota_stores import QuotaStore
@@ -23,7 +17,6 @@ from deployments.quotas import UNLIMITED, QuotaLimits, QuotaUse, Reason, windows
 from deployments.rate_limit_headers import format_units, to_rate_limit_headers
 from deployments.schemas import ImagesRequest
 from deployments.validation import RequestRules
-from pipeline.errors import DeadlineError
 from pipeline.request import Priority
 
 _LEASE_MARGIN_S: Final = 30.0
@@ -36,10 +29,15 @@ class Admission:
     """Charges a call when it is accepted."""
 
     def __init__(self, quotas: QuotaStore) -> None:
-        self._quotas = quotas
+        self._charges = Charges(quotas)
 
     async def admit(
-        self, request: Request, orders: Sequence[ImagesOrder], *, held_s: float
+        self,
+        request: Request,
+        orders: Sequence[ImagesOrder],
+        *,
+        held_s: float,
+        nonce: str | None = None,
     ) -> Charge:
         """Charge a call to its caller's key; enter what is returned while it goes on.
 
@@ -47,6 +45,8 @@ class Admission:
             request: Whose key, and whose answer has the headers.
             orders: All that the call asks for; at least one.
             held_s: Seconds that the call may go on.
+            nonce: Of a call under an idempotency key: what a retry takes over while it counts as
+                running is charged once, and what is cancelled is left to a retry.
 
         Raises:
             QuotaExceededError: If the key has used what it may.
@@ -54,7 +54,7 @@ class Admission:
             DependencyError: If use cannot be counted.
         """
         caller: Caller = request.state.caller
-        limits, call_id = caller.quota, orders[0].id
+        limits, call_id = caller.quota, orders[0].id if nonce is None else f"once-{nonce}"
         units = sum(order.cost_units for order in orders)
         if limits == UNLIMITED:
             return contextlib.nullcontext()
@@ -65,10 +65,8 @@ class Admission:
                 f"{format_units(limits.most_units)} units for this key, got {format_units(units)}",
                 name,
             )
-        lease_s = held_s + _LEASE_MARGIN_S
-        decision = await self._quotas.charge(
-            caller.key_id, limits, units, call_id=call_id, lease_s=lease_s
-        )
+        charge = CallCharge(caller, units, call_id, is_handed_over=nonce is not None)
+        decision = await self._charges.book(charge, lease_s=held_s + _LEASE_MARGIN_S)
         headers = to_rate_limit_headers(limits, decision.use, units)
         getattr(request.state, RESPONSE_HEADERS).update(headers)
         if decision.refused is not None:
@@ -77,7 +75,11 @@ class Admission:
                 None,
                 math.ceil(decision.retry_after_s),
             )
-        return _Charge(self._quotas, caller, units, call_id)
+        return self._charges.hold(charge)
+
+    async def run(self) -> None:
+        """Wait to be cancelled; then close what use is counted in."""
+        await self._charges.run()
 
 
 def _say_refusal(reason: Reason, limits: QuotaLimits, use: QuotaUse, units: float) -> str:
@@ -89,39 +91,6 @@ def _say_refusal(reason: Reason, limits: QuotaLimits, use: QuotaUse, units: floa
         f"cost units a {reason} must be at most {format_units(window.limit)} for this key, "
         f"got {format_units(window.used + units)}"
     )
-
-
-class _Charge:
-    """Holds one of the key's places for as long as its call runs.
-
-    A call that the service refuses or fails is given back. One that is too late for its own
-    `timeout_s`, or whose caller went away, is not: the work was done.
-    """
-
-    def __init__(self, quotas: QuotaStore, caller: Caller, units: float, call_id: str) -> None:
-        self._quotas = quotas
-        self._caller = caller
-        self._units = units
-        self._call_id = call_id
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        is_too_late = isinstance(exc, DeadlineExceededError | DeadlineError)
-        is_refused = isinstance(exc, UnmeetableDeadlineError)
-        is_refunded = is_refused or (isinstance(exc, Exception) and not is_too_late)
-        await self._quotas.finish(
-            self._caller.key_id,
-            self._caller.quota,
-            self._units if is_refunded else 0.0,
-            call_id=self._call_id,
-        )
 
 
 def to_order(rules: RequestRules, body: ImagesRequest, request: Request) -> ImagesOrder:

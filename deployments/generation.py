@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib import metadata
-from typing import Final
+from typing import Final, TypeVar
 
 from cluster.cost import full_image_units
 from cluster.errors import StoreError
@@ -36,6 +36,8 @@ from pipeline.request import (
     RenderPath,
     StepEvent,
 )
+
+T = TypeVar("T")
 
 SOFTWARE: Final = f"zimage-serve {metadata.version('zimage-serve')}"
 EventListener = Callable[[int, StepEvent], Awaitable[None]]
@@ -162,6 +164,15 @@ class Generation:
         return DrawnImages(
             images=images, route=route, num_prompt_tokens=encoded.encoding.num_tokens
         )
+
+    async def answer(
+        self,
+        order: ImagesOrder,
+        to_answer: Callable[[DrawnImages], T],
+        on_event: EventListener | None = None,
+    ) -> T:
+        """Draw a call and make its answer, in a thread; raises what `draw` raises."""
+        return await asyncio.to_thread(to_answer, await self.draw(order, on_event))
 
     def sign(self, key: str, *, lifetime_s: int) -> str:
         """Return a URL of a stored picture."""

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.admission import Admission, Charge, may_use, to_order
+from deployments.answer_json import write_answer
 from deployments.call_count import CallCount, CallCountMiddleware
 from deployments.documented_api import DocumentedApi
 from deployments.drawn_images import DrawnImage, DrawnImages
@@ -158,27 +159,32 @@ class ImagesApi:
 
     async def generate(
         self, body: ImagesRequest, request: Request, idempotency_key: IdempotencyKey = None
-    ) -> ImagesResponse | EventStreamResponse:
+    ) -> Response | EventStreamResponse:
         """Draw pictures from a prompt."""
         if idempotency_key is not None:
             refuse_stream(body, "with an Idempotency-Key")
             once = self._jobs.api.generate_once
-            return await once(GENERATIONS, self.draw, body, request, idempotency_key)
+            answer = await once(GENERATIONS, self.draw, body, request, idempotency_key)
+            return await asyncio.to_thread(_to_json, answer)
         order = to_order(self._rules, body, request)
         charge = await self._admission.admit(request, [order], held_s=order.timeout_s)
         if body.stream:
             order = replace(order, tells_every_step=bool(body.progress_events))
             return await self._stream(order, charge)
+        is_base64 = body.response_format == "b64_json"
+
+        def to_answer(drawn: DrawnImages) -> Response:
+            return _to_json(self._to_response(order, drawn, is_base64=is_base64))
+
         async with charge:
-            drawn = await self._generation.draw(order)
-        return self._to_response(order, drawn, is_base64=body.response_format == "b64_json")
+            return await self._generation.answer(order, to_answer)
 
     async def draw(
         self, order: ImagesOrder, on_event: EventListener | None = None
     ) -> ImagesResponse:
         """Draw an order and describe its pictures, with URLs."""
-        drawn = await self._generation.draw(order, on_event)
-        return self._to_response(order, drawn, is_base64=False)
+        to_answer = partial(self._to_response, order, is_base64=False)
+        return await self._generation.answer(order, to_answer, on_event)
 
     async def list_models(self, request: Request) -> ModelList:
         """List the models that can be asked for."""
@@ -217,14 +223,15 @@ class ImagesApi:
         return await self._files.answer(key, request.headers, expires=expires, signature=signature)
 
     async def _stream(self, order: ImagesOrder, charge: Charge) -> EventStreamResponse:
-        async def draw(on_event: EventListener) -> DrawnImages:
+        to_answer = partial(self._to_response, order, is_base64=True)
+
+        async def draw(on_event: EventListener) -> ImagesResponse:
             async with charge:
-                return await self._generation.draw(order, on_event)
+                return await self._generation.answer(order, to_answer, on_event)
 
         stream = await ImageStream(
             draw,
             order,
-            partial(self._to_response, order, is_base64=True),
             sends_progress=order.tells_every_step,
             heartbeat_s=self._rules.heartbeat_s,
         ).open()
@@ -273,6 +280,10 @@ class ImagesApi:
             return ImageItem(b64_json=content, seed=image.seed, key=image.key)
         url = self._generation.sign(image.key, lifetime_s=self._url_lifetime_s)
         return ImageItem(url=url, seed=image.seed, key=image.key)
+
+
+def _to_json(answer: ImagesResponse) -> Response:
+    return Response(write_answer(answer), media_type="application/json")
 
 
 def _to_routing(route: Route) -> Routing:

@@ -54,9 +54,9 @@ def build_api(
     admission = _build_admission(config.keys)
     afterwards = Afterwards()
     observer = CallObserver(model, usage, afterwards)
-    generation = _build_generation(
-        config, model, stages, chooser, store, observer, read_fingerprints
-    )
+    results = _open_results(config.cache, read_fingerprints)
+    generation = _build_generation(config, model, stages, chooser, store, observer, results)
+    closing = [admission.run] if results is None else [admission.run, results.run]
     return ImagesApi(
         generation,
         rules,
@@ -66,7 +66,7 @@ def build_api(
         keys=_load_keys(config.keys),
         admission=admission,
         build_jobs=partial(build_jobs, config, rules, admission, store, build_record_store(config)),
-        background=[afterwards.run, *background],
+        background=[afterwards.run, *closing, *background],
     ).build()
 
 
@@ -77,17 +77,17 @@ def _build_generation(
     chooser: PoolChooser,
     store: ImageStore,
     observer: CallObserver,
-    read_fingerprints: Callable[[], frozenset[str]],
+    results: ResultCache | None,
 ) -> Generation:
     parts = (stages, chooser, ObservedStore(store), model)
     prefix = config.store.prefix
-    if not config.cache.results:
+    if results is None:
         return ObservedGeneration(*parts, key_prefix=prefix, observer=observer)
     return ObservedCachedGeneration(
         *parts,
         key_prefix=prefix,
         observer=observer,
-        results=_open_results(config.cache, read_fingerprints),
+        results=results,
         other_stages=_name_other_stages(config),
     )
 
@@ -116,6 +116,8 @@ def _build_admission(config: KeysConfig) -> Admission:
 
 def _open_results(
     config: CacheConfig, read_fingerprints: Callable[[], frozenset[str]]
-) -> ResultCache:
+) -> ResultCache | None:
+    if not config.results:
+        return None
     index = open_shared_cache(config) or LocalResultIndex(config.result_bytes)
     return ResultCache(index, read_fingerprints)

@@ -1,7 +1,9 @@
-"""Generation that tells of each call; every way to ask for a picture goes through `draw`."""
+"""Generation that tells of each call; every way to ask for a picture goes through `answer`."""
 
+import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from deployments.cached_generation import CachedGeneration
 from deployments.call_observer import CallObserver, ObservedCall
@@ -10,36 +12,31 @@ from deployments.generation import (
     EventListener,
     Generation,
     ImagesOrder,
-    RouteListener,
 )
-from deployments.pool_choice import Route
 from pipeline.request import StepEvent
+
+T = TypeVar("T")
 
 
 class ObservedGeneration(Generation):
-    """Draws as `Generation` does, within a span, and closes what it opened whatever happens."""
+    """Answers as `Generation` does, within a span, and closes what it opened whatever happens."""
 
     def __init__(self, *stages: Any, observer: CallObserver, **options: Any) -> None:
         super().__init__(*stages, **options)
         self._observer = observer
 
-    async def draw(
+    async def answer(
         self,
         order: ImagesOrder,
+        to_answer: Callable[[DrawnImages], T],
         on_event: EventListener | None = None,
-        on_route: RouteListener | None = None,
-    ) -> DrawnImages:
-        """Draw every picture of a call, or none; raises what `Generation.draw` raises."""
+    ) -> T:
+        """See `Generation.answer`; a call whose answer cannot be made has failed."""
         with self._observer.observe(order) as call:
-
-            async def accept(route: Route) -> None:
-                await call.accept(route)
-                if on_route is not None:
-                    await on_route(route)
-
-            drawn = await super().draw(order, _note_previews(call, on_event), accept)
+            drawn = await self.draw(order, _note_previews(call, on_event), call.accept)
+            answer = await asyncio.to_thread(to_answer, drawn)
             call.succeed(drawn)
-        return drawn
+        return answer
 
 
 class ObservedCachedGeneration(ObservedGeneration, CachedGeneration):

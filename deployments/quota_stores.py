@@ -3,10 +3,10 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from deployments.errors import RETRY_AFTER_S, DependencyError
@@ -18,6 +18,7 @@ from deployments.quotas import (
     QuotaUse,
     Reason,
     charge,
+    charge_again,
     decay,
     refund,
     windows,
@@ -25,6 +26,8 @@ from deployments.quotas import (
 
 _NAMESPACE: Final = "zimage:quota"
 _TIMEOUT_S: Final = 2.0
+_MAX_CONNECTIONS: Final = 32
+"""Of one router; a call that finds none free waits for one, no longer than for an answer."""
 
 
 class QuotaStore(Protocol):
@@ -35,6 +38,8 @@ class QuotaStore(Protocol):
     ) -> QuotaDecision:
         """Let a call in, charge it and count it as running, or do nothing.
 
+        A call that is counted as running is let in again, and charged no more.
+
         Args:
             key_id: Whose it is.
             limits: What the key may use.
@@ -43,13 +48,29 @@ class QuotaStore(Protocol):
             lease_s: After this it no longer counts as running, if its router has died.
 
         Raises:
-            DependencyError: If the count cannot be reached.
+            DependencyError: If the count cannot be reached; the call may be charged all the same.
         """
         ...
 
     async def finish(self, key_id: str, limits: QuotaLimits, units: float, *, call_id: str) -> None:
-        """Count a call as running no more, and give `units` of it back."""
+        """Count a call as running no more, and give back what has not decayed of `units`.
+
+        Nothing is given back of a call that is not counted as running.
+
+        Raises:
+            DependencyError: If the count cannot be reached.
+        """
         ...
+
+    async def close(self) -> None:
+        """Let go of what the count is reached by."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Lease:
+    charged_s: float
+    end_s: float
 
 
 class MemoryQuotaStore:
@@ -58,30 +79,41 @@ class MemoryQuotaStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._use: dict[str, QuotaUse] = {}
-        self._leases: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        self._leases: defaultdict[str, dict[str, _Lease]] = defaultdict(dict)
 
     async def charge(
         self, key_id: str, limits: QuotaLimits, units: float, *, call_id: str, lease_s: float
     ) -> QuotaDecision:
         """See `QuotaStore.charge`."""
         now_s = self._clock()
-        leases = {id: end_s for id, end_s in self._leases[key_id].items() if end_s > now_s}
+        leases = {id: each for id, each in self._leases[key_id].items() if each.end_s > now_s}
         self._leases[key_id] = leases
         use = replace(self._use.get(key_id, QuotaUse(at_s=now_s)), num_running=len(leases))
-        decision = charge(use, limits, units, now_s)
+        running = leases.get(call_id)
+        if running is None:
+            decision = charge(use, limits, units, now_s)
+        else:
+            decision = charge_again(use, limits, now_s)
         self._use[key_id] = decision.use
         if decision.refused is None:
-            leases[call_id] = now_s + lease_s
+            charged_s = now_s if running is None else running.charged_s
+            leases[call_id] = _Lease(charged_s, now_s + lease_s)
         return decision
 
     async def finish(self, key_id: str, limits: QuotaLimits, units: float, *, call_id: str) -> None:
         """See `QuotaStore.finish`."""
-        self._leases[key_id].pop(call_id, None)
-        use = decay(self._use.get(key_id, QuotaUse()), limits, self._clock())
-        self._use[key_id] = refund(use, units)
+        running = self._leases[key_id].pop(call_id, None)
+        if running is None:
+            return
+        now_s = self._clock()
+        use = decay(self._use[key_id], limits, now_s)
+        self._use[key_id] = refund(use, limits, units, now_s - running.charged_s)
+
+    async def close(self) -> None:
+        """See `QuotaStore.close`."""
 
 
-# The same rule as `quotas.charge`, where the numbers are: no other router comes between.
+# The same rules as in `quotas`, where the numbers are: no other router comes between.
 _CHARGE: Final = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
@@ -94,14 +126,23 @@ local function decayed(used, limit, period)
   return math.max(0, (tonumber(used) or 0) - elapsed * limit / period)
 end
 local used_minute, used_day = decayed(use[1], minute, 60), decayed(use[2], day, 86400)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  redis.call('ZREM', KEYS[2], ended)
+  redis.call('HDEL', KEYS[3], ended)
+end
 local running = redis.call('ZCARD', KEYS[2])
 local fits = (minute < 0 or used_minute + units <= minute) and (day < 0 or used_day + units <= day)
 local free = most < 0 or running < most
 local admitted = 0
-if fits and free then
+if redis.call('ZSCORE', KEYS[2], ARGV[5]) then
+  admitted = 1
+elseif fits and free then
   admitted = 1
   used_minute, used_day, running = used_minute + units, used_day + units, running + 1
+  redis.call('HSET', KEYS[3], ARGV[5], now)
+  redis.call('EXPIRE', KEYS[3], 90000)
+end
+if admitted == 1 then
   redis.call('ZADD', KEYS[2], now + ARGV[6], ARGV[5])
   redis.call('EXPIRE', KEYS[2], 90000)
 end
@@ -111,13 +152,19 @@ return {admitted, tostring(used_minute), tostring(used_day), running}
 """
 
 _FINISH: Final = """
-redis.call('ZREM', KEYS[2], ARGV[2])
-local use = redis.call('HMGET', KEYS[1], 'minute', 'day')
-for position, field in ipairs({'minute', 'day'}) do
-  if use[position] then
-    redis.call('HSET', KEYS[1], field, math.max(0, tonumber(use[position]) - ARGV[1]))
-  end
+if redis.call('ZREM', KEYS[2], ARGV[2]) == 0 then return end
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local charged = tonumber(redis.call('HGET', KEYS[3], ARGV[2])) or now
+redis.call('HDEL', KEYS[3], ARGV[2])
+local function give_back(field, limit, period)
+  local used = tonumber(redis.call('HGET', KEYS[1], field))
+  if not used or limit < 0 then return end
+  local left = math.max(0, ARGV[1] - math.max(0, now - charged) * limit / period)
+  redis.call('HSET', KEYS[1], field, math.max(0, used - left))
 end
+give_back('minute', tonumber(ARGV[3]), 60)
+give_back('day', tonumber(ARGV[4]), 86400)
 """
 
 
@@ -125,9 +172,15 @@ class RedisQuotaStore:
     """Counts in Redis, by its clock: for several routers. Nothing is let in while it is away."""
 
     def __init__(self, url: str, *, namespace: str = _NAMESPACE) -> None:
-        self._redis: Any = Redis.from_url(
-            url, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=_TIMEOUT_S,
+            protocol=2,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
         )
+        self._redis: Any = Redis.from_pool(pool)
         self._namespace = namespace
         self._charge = self._redis.register_script(_CHARGE)
         self._finish = self._redis.register_script(_FINISH)
@@ -136,36 +189,40 @@ class RedisQuotaStore:
         self, key_id: str, limits: QuotaLimits, units: float, *, call_id: str, lease_s: float
     ) -> QuotaDecision:
         """See `QuotaStore.charge`."""
-        bounds = (limits.units_per_minute, limits.units_per_day, limits.max_concurrent_requests)
-        arguments = [units, *(-1 if bound is None else bound for bound in bounds), call_id, lease_s]
+        most = limits.max_concurrent_requests
+        arguments = [units, *_windows_of(limits), -1 if most is None else most, call_id, lease_s]
         try:
-            admitted, minute, day, running = await self._charge(self._keys(key_id), arguments)
-        except RedisError as exc:
-            await self._leave_server()
-            logger.error("quotas cannot be counted: %s", type(exc).__name__)
-            raise DependencyError("quotas could not be counted", None, RETRY_AFTER_S) from exc
+            admitted, minute, day, running = await self._run(self._charge, key_id, arguments)
+        except DependencyError as exc:
+            logger.error("quotas cannot be counted: %s", type(exc.__cause__).__name__)
+            raise
         use = QuotaUse(float(minute), float(day), int(running))
         return QuotaDecision(use, None) if admitted else _explain(use, limits, units)
 
     async def finish(self, key_id: str, limits: QuotaLimits, units: float, *, call_id: str) -> None:
-        """See `QuotaStore.finish`. If Redis is away, the lease's end frees the place."""
-        try:
-            await self._finish(self._keys(key_id), [units, call_id])
-        except RedisError as exc:
-            await self._leave_server()
-            logger.error("call %s could not be given back: %s", call_id, type(exc).__name__)
+        """See `QuotaStore.finish`."""
+        await self._run(self._finish, key_id, [units, call_id, *_windows_of(limits)])
 
     async def close(self) -> None:
-        """Close the connections."""
+        """See `QuotaStore.close`."""
         await self._redis.aclose()
 
-    async def _leave_server(self) -> None:
-        # It may live on as the replica of another, and refuse whatever comes by what is open.
-        await self._redis.connection_pool.disconnect(inuse_connections=False)
+    async def _run(self, script: Any, key_id: str, arguments: list[Any]) -> Any:
+        # All keys of a caller lie in one slot of a Redis cluster.
+        prefix = f"{self._namespace}:{{{key_id}}}"
+        keys = [f"{prefix}:use", f"{prefix}:running", f"{prefix}:charged"]
+        try:
+            return await script(keys, arguments)
+        except RedisError as exc:
+            # It may live on as the replica of another, and refuse whatever comes by what is open.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise DependencyError("quotas could not be counted", None, RETRY_AFTER_S) from exc
 
-    def _keys(self, key_id: str) -> list[str]:
-        # Both keys of a caller lie in one slot of a Redis cluster.
-        return [f"{self._namespace}:{{{key_id}}}:use", f"{self._namespace}:{{{key_id}}}:running"]
+
+def _windows_of(limits: QuotaLimits) -> list[float]:
+    """Return what the scripts take for both windows; -1 is without bound."""
+    bounds = (limits.units_per_minute, limits.units_per_day)
+    return [-1 if bound is None else bound for bound in bounds]
 
 
 def _explain(use: QuotaUse, limits: QuotaLimits, units: float) -> QuotaDecision:

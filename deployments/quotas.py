@@ -86,6 +86,11 @@ def decay(use: QuotaUse, limits: QuotaLimits, now_s: float) -> QuotaUse:
     )
 
 
+def charge_again(use: QuotaUse, limits: QuotaLimits, now_s: float) -> QuotaDecision:
+    """Let in a call that is charged and runs."""
+    return QuotaDecision(decay(use, limits, now_s), None)
+
+
 def charge(use: QuotaUse, limits: QuotaLimits, units: float, now_s: float) -> QuotaDecision:
     """Let a call in and charge it, or say when to come again."""
     use = decay(use, limits, now_s)
@@ -105,12 +110,14 @@ def charge(use: QuotaUse, limits: QuotaLimits, units: float, now_s: float) -> Qu
     return QuotaDecision(charged, None)
 
 
-def refund(use: QuotaUse, units: float) -> QuotaUse:
-    """Give units back; what has decayed since is not given twice."""
+def refund(use: QuotaUse, limits: QuotaLimits, units: float, elapsed_s: float) -> QuotaUse:
+    """Give back what is left of units that were charged so long ago; the rest has decayed."""
+    minute = _decayed(units, limits.units_per_minute, MINUTE_S, elapsed_s)
+    day = _decayed(units, limits.units_per_day, DAY_S, elapsed_s)
     return replace(
         use,
-        minute_units=max(0.0, use.minute_units - units),
-        day_units=max(0.0, use.day_units - units),
+        minute_units=max(0.0, use.minute_units - minute),
+        day_units=max(0.0, use.day_units - day),
     )
 
 

@@ -68,6 +68,10 @@ class ResultIndex(Protocol):
         """Hold a value."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it is reached by."""
+        ...
+
 
 class LocalResultIndex:
     """In this router; a restart forgets."""
@@ -82,6 +86,9 @@ class LocalResultIndex:
     def put(self, key: str, value: bytes) -> None:
         """See `ResultIndex.put`."""
         self._held.put(key, value, len(key) + len(value))
+
+    def close(self) -> None:
+        """See `ResultIndex.close`."""
 
 
 @dataclass
@@ -130,6 +137,13 @@ class ResultCache:
             await asyncio.to_thread(self._index.put, key, content)
         else:
             self._index.put(key, content)
+
+    async def run(self) -> None:
+        """Wait to be cancelled; then close the index."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(self._index.close)
 
     async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
         if self._is_remote:

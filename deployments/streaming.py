@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Self
 
-from deployments.drawn_images import DrawnImages
 from deployments.error_mapping import to_api_error
 from deployments.generation import (
     EventListener,
@@ -32,15 +31,13 @@ class ImageStream:
 
     def __init__(
         self,
-        draw: Callable[[EventListener], Coroutine[Any, Any, DrawnImages]],
+        draw: Callable[[EventListener], Coroutine[Any, Any, ImagesResponse]],
         order: ImagesOrder,
-        to_response: Callable[[DrawnImages], ImagesResponse],
         *,
         sends_progress: bool,
         heartbeat_s: float,
     ) -> None:
         self._order = order
-        self._to_response = to_response
         self._sends_progress = sends_progress
         self._heartbeat_s = heartbeat_s
         self._pending = PendingSteps()
@@ -129,8 +126,7 @@ class ImageStream:
             return to_error_sse(to_api_error(exc, request_id=self._order.request_id))
         return await asyncio.to_thread(self._frame_completed, self._drawing.result())
 
-    def _frame_completed(self, drawn: DrawnImages) -> bytes:
-        response = self._to_response(drawn)
+    def _frame_completed(self, response: ImagesResponse) -> bytes:
         (item,) = response.data
         assert item.b64_json is not None
         event = CompletedEvent(

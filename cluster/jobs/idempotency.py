@@ -98,6 +98,10 @@ class IdempotencyStore:
         is_first = self._records.replace(_to_record(call, taken, record.version))
         return (verdict if is_first else Verdict.WAIT), taken
 
+    def first_claimed_at(self, claim: Claim) -> float:
+        """Return when the key's first call came, in seconds since 1970."""
+        return claim.expires_at - self._retention_s
+
     def renew(self, call: IdempotentCall, lease: str) -> None:
         """Extend the lease of an execution.
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,9 @@ from cluster.errors import TelemetryError
 from cluster.usage.record import UsageRecord
 
 _SUFFIX: Final = ".journal"
+_DRAFT_SUFFIX: Final = ".draft"
 _EXPORTED: Final = "exported"
+_READ_BYTES: Final = 2**20
 
 _logger = logging.getLogger(__name__)
 
@@ -33,8 +36,13 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{secrets.token_hex(8)}{_SUFFIX}"
-        self._file: int | None = _open_locked(self.path)
+        # Locked before it has the name by which others find what the dead left.
+        self._file: int | None = _open_locked(self._draft_path)
+        self._draft_path.replace(self.path)
+        self._draft: int | None = None
+        """Takes over from the file soon; until then, both get what is written."""
         self._size = 0
+        self._lock = threading.Lock()
 
     @property
     def num_bytes(self) -> int:
@@ -63,46 +71,84 @@ class Journal:
         Raises:
             OSError: If the disk refuses.
         """
-        os.fdatasync(self._open_file())
+        with self._lock:
+            files = [self._open_file()] if self._draft is None else [self._open_file(), self._draft]
+            # The numbers stay open, though a rewrite may end meanwhile.
+            copies = [os.dup(file) for file in files]
+        try:
+            for copy in copies:
+                os.fdatasync(copy)
+        finally:
+            for copy in copies:
+                os.close(copy)
 
-    def rewrite(self, records: Iterable[UsageRecord]) -> None:
-        """Start over with these records only, in one step; nothing else may write meanwhile.
+    def rewrite(self, records: Iterable[UsageRecord], *, since: int) -> None:
+        """Start over with these records, and all that was written after the first `since` bytes.
+
+        What others write meanwhile does not wait for the disk. One thread at a time.
 
         Raises:
             OSError: If the disk refuses; the journal is as it was.
         """
-        content = "".join(record.to_line() for record in records).encode()
-        old = self._open_file()
-        draft = self.path.with_suffix(".draft")
-        file = _open_locked(draft)
+        file = _open_locked(self._draft_path)
         try:
-            _write_all(file, content)
+            _write_all(file, "".join(record.to_line() for record in records).encode())
             os.fdatasync(file)
-            draft.replace(self.path)
+            with self._lock:
+                _write_all(file, _read_from(self._open_file(), since))
+                self._draft = file
+            os.fdatasync(file)
+            self._take_draft()
         except OSError:
+            with self._lock:
+                self._draft = None
             os.close(file)
-            draft.unlink(missing_ok=True)
+            self._draft_path.unlink(missing_ok=True)
             raise
-        os.close(old)
-        self._file, self._size = file, len(content)
 
     def close(self) -> None:
         """Let go of the file; another process may take it over, and this one writes no more."""
-        file, self._file = self._file, None
+        with self._lock:
+            file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
+    @property
+    def _draft_path(self) -> Path:
+        return self.path.with_suffix(_DRAFT_SUFFIX)
+
+    def _take_draft(self) -> None:
+        with self._lock:
+            old, draft = self._open_file(), self._draft
+            if draft is None:
+                raise OSError(errno.EIO, "the usage journal's draft took not all that was written")
+            self._draft_path.replace(self.path)
+            self._file, self._draft = draft, None
+            self._size = os.fstat(draft).st_size
+        os.close(old)
+
     def _write(self, line: str) -> None:
         content = line.encode()
-        file = self._open_file()
+        with self._lock:
+            file = self._open_file()
+            try:
+                _write_all(file, content)
+            except OSError:
+                # A full disk may have taken a part, to which the next record would be glued.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file, self._size)
+                raise
+            self._size += len(content)
+            self._write_draft(content)
+
+    def _write_draft(self, content: bytes) -> None:
+        if self._draft is None:
+            return
         try:
-            _write_all(file, content)
+            _write_all(self._draft, content)
         except OSError:
-            # A full disk may have taken a part, to which the next record would be glued.
-            with contextlib.suppress(OSError):
-                os.ftruncate(file, self._size)
-            raise
-        self._size += len(content)
+            _logger.warning("the usage journal %s is rewritten later", self.path.name)
+            self._draft = None
 
     def _open_file(self) -> int:
         """Return the file's number; once it is closed, the system gives that to another file."""
@@ -189,6 +235,14 @@ def _is_same_file(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _read_from(file: int, start: int) -> bytes:
+    parts = []
+    while part := os.pread(file, _READ_BYTES, start):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
 
 
 def _write_all(file: int, content: bytes) -> None:

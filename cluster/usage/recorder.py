@@ -112,8 +112,10 @@ class UsageRecorder:
                 if self._closed.get(record.id) is record:
                     del self._closed[record.id]
             self._journal.append_exported(record.id for record in exported)
-            if self._journal.num_bytes > _REWRITE_BYTES:
-                self._journal.rewrite([*self._open.values(), *self._closed.values()])
+            left = [*self._open.values(), *self._closed.values()]
+            num_bytes = self._journal.num_bytes
+        if num_bytes > _REWRITE_BYTES:
+            self._journal.rewrite(left, since=num_bytes)
 
     def _recover(self) -> None:
         for path in find_journals(self._folder):

@@ -18,7 +18,7 @@ from deployments.jobs.event_stream import (
     parse_last_event_id,
     stream_events,
 )
-from deployments.jobs.idempotency import IDEMPOTENCY_KEY, Execute, Idempotency, to_call
+from deployments.jobs.idempotency import IDEMPOTENCY_KEY, Execute, Idempotency, Origin, to_call
 from deployments.jobs.orders import JobItem
 from deployments.jobs.outcomes import Draw, OutcomeReader, StoredOutcome
 from deployments.jobs.schemas import (
@@ -160,9 +160,10 @@ class JobsApi:
         """
         order = to_order(self.rules, body, request)
 
-        async def execute(nonce: str) -> StoredOutcome:
-            async with await self.admission.admit(request, [order], held_s=order.timeout_s):
-                answer = await draw(_fix(order, body, nonce), None)
+        async def execute(origin: Origin) -> StoredOutcome:
+            admit = self.admission.admit
+            async with await admit(request, [order], held_s=order.timeout_s, nonce=origin.nonce):
+                answer = await draw(_fix(order, body, origin), None)
             return StoredOutcome.of_answer(answer, is_base64=body.response_format == "b64_json")
 
         call = to_call(route, owner_of(request), key, body)
@@ -181,7 +182,7 @@ class JobsApi:
         key: str | None,
     ) -> JobBody:
         if key is None:
-            queued = await self._admit(new, request)
+            queued = await self._admit(new, request, None)
             return self.describer.describe_queued(queued.job, queued.num_ahead)
         call = to_call(route, new.owner, key, body)
         outcome = await self.idempotency.once(call, self._acceptance(new, request))
@@ -190,15 +191,15 @@ class JobsApi:
             await self.service.read(id, new.owner), with_result=False
         )
 
-    async def _admit(self, new: NewJob, request: Request) -> QueuedJob:
+    async def _admit(self, new: NewJob, request: Request, nonce: str | None) -> QueuedJob:
         """Charge a job once, when it is accepted; while it waits and runs it holds no place."""
         orders = [item.order for item in new.items]
-        async with await self.admission.admit(request, orders, held_s=0.0):
+        async with await self.admission.admit(request, orders, held_s=0.0, nonce=nonce):
             return await self.service.accept(new)
 
     def _acceptance(self, new: NewJob, request: Request) -> Execute:
-        async def execute(nonce: str) -> StoredOutcome:
-            queued = await self._admit(replace(new, nonce=nonce), request)
+        async def execute(origin: Origin) -> StoredOutcome:
+            queued = await self._admit(replace(new, nonce=origin.nonce), request, origin.nonce)
             return StoredOutcome(job_id=queued.job.id)
 
         return execute
@@ -258,10 +259,10 @@ def owner_of(request: Request) -> str:
     return str(request.state.owner)
 
 
-def _fix(order: ImagesOrder, body: ImagesRequest, nonce: str) -> ImagesOrder:
-    """Draw from the key what else is drawn at random, so that a second execution is the same."""
-    seed = int(nonce, 16) % _DRAWN_SEEDS if body.seed is None else order.seed
-    return replace(order, id=f"img-{nonce}", seed=seed)
+def _fix(order: ImagesOrder, body: ImagesRequest, origin: Origin) -> ImagesOrder:
+    """Take from the key's first call what else each execution has of its own."""
+    seed = int(origin.nonce, 16) % _DRAWN_SEEDS if body.seed is None else order.seed
+    return replace(order, id=f"img-{origin.nonce}", seed=seed, accepted=origin.accepted)
 
 
 def _check(outcome: StoredOutcome) -> StoredOutcome:

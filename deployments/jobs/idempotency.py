@@ -7,6 +7,8 @@ import hashlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -23,8 +25,20 @@ from pipeline.errors import InvalidRequestError
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-Execute = Callable[[str], Awaitable[StoredOutcome]]
-"""Does the work of a call; what it draws at random comes from the argument."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What every execution of a call has in common, so that all make the same."""
+
+    nonce: str
+    """What is drawn at random comes from it."""
+    accepted: datetime
+    """When the first call came."""
+
+
+Execute = Callable[[Origin], Awaitable[StoredOutcome]]
+"""Does the work of a call."""
 
 
 class Idempotency:
@@ -57,7 +71,9 @@ class Idempotency:
                 return StoredOutcome.model_validate_json(claim.outcome or "")
             if verdict in (Verdict.EXECUTE, Verdict.RESUME):
                 is_first = verdict is Verdict.EXECUTE
-                executing = self._execute(call, lease, claim.nonce, execute, is_first=is_first)
+                accepted = datetime.fromtimestamp(self._store.first_claimed_at(claim), UTC)
+                origin = Origin(claim.nonce, accepted)
+                executing = self._execute(call, lease, origin, execute, is_first=is_first)
                 with contextlib.suppress(LeaseLostError):
                     return await self._detach(executing)
             await asyncio.sleep(self._poll_s)
@@ -90,14 +106,14 @@ class Idempotency:
         self,
         call: IdempotentCall,
         lease: str,
-        nonce: str,
+        origin: Origin,
         execute: Execute,
         *,
         is_first: bool,
     ) -> StoredOutcome:
         keeper = asyncio.create_task(self._keep_lease(call, lease))
         try:
-            outcome = await execute(nonce)
+            outcome = await execute(origin)
         except (InvalidFieldError, InvalidRequestError) as exc:
             outcome = StoredOutcome.of_error(to_api_error(exc, request_id=""))
         except BaseException as exc:

@@ -1,9 +1,12 @@
 """Records survive the process that wrote them, and nothing else takes a living one's journal."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +17,11 @@ from usage_records import CollectingExporter, FailingExporter, make_record
 from cluster.errors import TelemetryError
 from cluster.telemetry import Outcome
 from cluster.usage import UsageRecord, UsageRecorder
+from cluster.usage import recorder as recorder_module
 from cluster.usage.journal import Journal, find_journals, read_journal, take_over
 
 NOW = datetime(2026, 11, 25, 8, 30, tzinfo=UTC)
+WITHIN_S = 5.0
 ROOT = Path(__file__).parents[2]
 
 WRITER = """
@@ -134,12 +139,101 @@ def test_a_journal_reads_back_what_was_not_exported(tmp_path: Path) -> None:
 def test_a_rewritten_journal_holds_only_what_it_was_given_and_stays_locked(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(make_record("a"))
-    journal.rewrite([make_record("b")])
+    journal.rewrite([make_record("b")], since=journal.num_bytes)
     journal.append(make_record("c"))
 
     with take_over(journal.path) as is_dead:
         assert not is_dead
     assert [record.id for record in read_journal(journal.path)] == ["b", "c"]
+
+
+def test_a_rewritten_journal_holds_what_was_written_since(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(make_record("a"))
+    num_bytes = journal.num_bytes
+    journal.append(make_record("b"))
+    journal.rewrite([], since=num_bytes)
+
+    assert [record.id for record in read_journal(journal.path)] == ["b"]
+    assert journal.num_bytes == journal.path.stat().st_size
+    assert list(tmp_path.iterdir()) == [journal.path]
+
+
+class SlowDisk:
+    """Syncs at once the first time, and later when it is told to."""
+
+    def __init__(self) -> None:
+        self.begins = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(1)
+
+    def sync(self, file: int) -> None:
+        self.begins.release()
+        assert self.may_end.acquire(timeout=WITHIN_S)
+
+
+def test_no_call_waits_for_the_disk_while_the_journal_is_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk()
+    monkeypatch.setattr(os, "fdatasync", disk.sync)
+    monkeypatch.setattr(recorder_module, "_REWRITE_BYTES", 1)
+    recorder = UsageRecorder(tmp_path, CollectingExporter())
+    recorder.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+    recorder.open(make_record("b"))
+    with ThreadPoolExecutor(2) as threads:
+        export = threads.submit(recorder.export_once)
+        assert disk.begins.acquire(timeout=WITHIN_S)
+        for id in ("c", "d"):
+            assert disk.begins.acquire(timeout=WITHIN_S)
+            threads.submit(recorder.open, make_record(id)).result(timeout=WITHIN_S)
+            disk.may_end.release()
+        export.result(timeout=WITHIN_S)
+    [journal] = find_journals(tmp_path)
+
+    assert [record.id for record in read_journal(journal)] == ["b", "c", "d"]
+
+
+def test_a_rewrite_whose_draft_cannot_take_all_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    size = journal.num_bytes
+    journal.append(make_record("a"))
+    longer = [make_record("b"), make_record("c")]
+    late = [make_record("d")]
+    syncs = iter([late[:0], late])
+
+    def sync(file: int) -> None:
+        for record in next(syncs):
+            journal.append(record)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    bytes_of_both = len("".join(record.to_line() for record in longer)) + journal.num_bytes - size
+    with no_file_longer_than(bytes_of_both + 20), pytest.raises(OSError, match="took not all"):
+        journal.rewrite(longer, since=size)
+
+    assert [record.id for record in read_journal(journal.path)] == ["a", "d"]
+    assert list(tmp_path.iterdir()) == [journal.path]
+
+
+def test_a_journal_that_is_just_begun_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = UsageRecorder(tmp_path, CollectingExporter())
+    lock = fcntl.flock
+
+    def lock_late(file: int, operation: int) -> None:
+        monkeypatch.undo()
+        other.export_once()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    recorder = UsageRecorder(tmp_path, CollectingExporter())
+    recorder.open(make_record("a"))
+
+    left = [record.id for path in find_journals(tmp_path) for record in read_journal(path)]
+    assert left == ["a"]
 
 
 def test_a_line_cut_off_at_the_end_is_left_out(tmp_path: Path) -> None:
@@ -179,9 +273,9 @@ def test_a_rewrite_that_fails_leaves_the_journal_and_may_be_tried_again(tmp_path
     journal = Journal(tmp_path)
     journal.append(make_record("a"))
     with no_file_longer_than(20), pytest.raises(OSError, match="too large"):
-        journal.rewrite([make_record("b")])
+        journal.rewrite([make_record("b")], since=journal.num_bytes)
     before = read_journal(journal.path)
-    journal.rewrite([make_record("c")])
+    journal.rewrite([make_record("c")], since=journal.num_bytes)
 
     assert [record.id for record in before] == ["a"]
     assert [record.id for record in read_journal(journal.path)] == ["c"]

@@ -127,6 +127,24 @@ async def test_a_refused_prompt_closes_its_record(
     assert (record.outcome, record.error) == (Outcome.REFUSED, "invalid_value")
 
 
+async def test_a_call_whose_urls_cannot_be_signed_has_failed(
+    stages: LocalStages, tiny_model: Path, tmp_path: Path
+) -> None:
+    usage = {"enabled": True, "journal": str(tmp_path / "journal")}
+    api = build_local_api(to_config(tiny_model, tmp_path, usage=usage), stages)
+    async with open_client(api) as client:
+        await client.post(GENERATIONS, json={"prompt": PROMPT, "size": "64x64"})
+        (tmp_path / "images" / ".signing-secret").chmod(0o644)
+        answer = await client.post(GENERATIONS, json={"prompt": PROMPT, "size": "64x64"})
+    [journal] = find_journals(tmp_path / "journal")
+
+    assert answer.status_code == 503
+    assert [record.outcome for record in read_journal(journal)] == [
+        Outcome.SUCCEEDED,
+        Outcome.FAILED,
+    ]
+
+
 async def test_a_call_writes_one_line_without_its_prompt(
     stages: LocalStages, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

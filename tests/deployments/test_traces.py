@@ -314,7 +314,7 @@ async def test_a_cancelled_request_says_so_in_every_span_that_was_open(
     async def on_event(index: int, event: StepEvent) -> None:
         has_begun.set()
 
-    call = asyncio.create_task(generation.draw(order, on_event))
+    call = asyncio.create_task(generation.answer(order, lambda drawn: drawn, on_event))
     await has_begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,16 +1,19 @@
 """Keys over HTTP: who gets in, to what, and how much of it."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from caller_api import SMALL, LoadedModel, build_app, open_client, write_keys
 from fakes import SteppedStages
 from fastapi import FastAPI
 from local_service import build_api_over, local_config
+from redis_server import RedisServer
 
 from deployments.keys_config import KeysConfig
 
@@ -34,6 +37,11 @@ def keys(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def app(loaded: LoadedModel, tmp_path: Path, keys: dict[str, str]) -> FastAPI:
     return build_app(loaded, tmp_path, keys={"file": str(tmp_path / "keys.yaml")})
+
+
+def num_clients(server: RedisServer) -> int:
+    with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+        return len(client.client_list(_type="normal"))
 
 
 async def ask(app: FastAPI, key: str | None, **fields: Any) -> httpx.Response:
@@ -165,6 +173,44 @@ async def test_a_call_that_the_service_refuses_is_given_back(
 
     assert refused.status_code == 400
     assert (await ask(app, keys["once"], **fields)).status_code == 200
+
+
+async def test_a_call_whose_urls_cannot_be_signed_is_given_back(
+    app: FastAPI, keys: dict[str, str], tmp_path: Path
+) -> None:
+    fields = {"size": "256x256", "num_inference_steps": 1}
+    await ask(app, keys["alice"])
+    secret = tmp_path / "images" / ".signing-secret"
+    secret.chmod(0o644)
+    refused = await ask(app, keys["once"], **fields)
+    secret.chmod(0o600)
+
+    assert refused.status_code == 503
+    assert (await ask(app, keys["once"], **fields)).status_code == 200
+
+
+async def test_a_stopped_router_leaves_no_connection_to_redis(
+    loaded: LoadedModel,
+    tmp_path: Path,
+    keys: dict[str, str],
+    redis_server: RedisServer,
+    cache_server: RedisServer,
+) -> None:
+    app = build_app(
+        loaded,
+        tmp_path,
+        fingerprints=lambda: frozenset({loaded.fingerprint}),
+        keys={"file": str(tmp_path / "keys.yaml"), "redis_url": redis_server.url},
+        cache={"results": True, "redis_url": cache_server.url},
+    )
+    servers = (redis_server, cache_server)
+    before = [num_clients(server) for server in servers]
+    async with app.router.lifespan_context(app):
+        await ask(app, keys["poor"], seed=7)
+        during = [num_clients(server) for server in servers]
+
+    assert during == [num + 1 for num in before]
+    assert [num_clients(server) for server in servers] == before
 
 
 async def test_a_call_that_was_too_late_for_itself_is_not_given_back(

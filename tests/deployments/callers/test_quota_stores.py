@@ -11,7 +11,7 @@ from redis_server import DURABLE, RedisServer, run_redis
 
 from deployments.errors import DependencyError
 from deployments.quota_stores import MemoryQuotaStore, QuotaStore, RedisQuotaStore
-from deployments.quotas import QuotaLimits
+from deployments.quotas import QuotaLimits, QuotaUse
 
 LIMITS = QuotaLimits(units_per_minute=60.0, units_per_day=1000.0)
 ALONE = QuotaLimits(max_concurrent_requests=1)
@@ -34,6 +34,11 @@ async def admit(
     """Charge one call; returns why it was refused."""
     call_id = secrets.token_hex(4)
     return (await store.charge("alice", limits, units, call_id=call_id, lease_s=lease_s)).refused
+
+
+async def use_of(store: QuotaStore, limits: QuotaLimits = LIMITS) -> QuotaUse:
+    """Ask by a call that costs nothing."""
+    return (await store.charge("alice", limits, 0.0, call_id="none", lease_s=0.0)).use
 
 
 async def test_calls_are_let_in_until_the_minute_is_used_up(store: QuotaStore) -> None:
@@ -84,6 +89,67 @@ async def test_calls_that_arrive_at_once_do_not_overdraw(store: QuotaStore) -> N
     assert refusals.count(None) == 6
 
 
+async def test_a_call_that_was_not_charged_is_not_given_back(store: QuotaStore) -> None:
+    await admit(store, 50.0)
+    await store.finish("alice", LIMITS, 50.0, call_id="never")
+
+    assert await admit(store, 50.0) == "minute"
+
+
+async def test_a_call_is_given_back_once(store: QuotaStore) -> None:
+    await admit(store, 30.0)
+    await store.charge("alice", LIMITS, 20.0, call_id="failed", lease_s=60.0)
+    for _ in range(2):
+        await store.finish("alice", LIMITS, 20.0, call_id="failed")
+
+    assert (await use_of(store)).minute_units == pytest.approx(30.0, abs=2.0)
+
+
+async def test_what_has_decayed_is_not_given_back(store: QuotaStore) -> None:
+    fast = QuotaLimits(units_per_minute=6000.0)
+    await store.charge("alice", fast, 50.0, call_id="failed", lease_s=60.0)
+    async with asyncio.timeout(10.0):
+        while (await use_of(store, fast)).minute_units > 0.0:
+            await asyncio.sleep(0.02)
+    await store.charge("alice", fast, 1000.0, call_id="other", lease_s=60.0)
+    await store.finish("alice", fast, 50.0, call_id="failed")
+
+    assert (await use_of(store, fast)).minute_units == pytest.approx(1000.0, abs=40.0)
+
+
+async def test_a_call_that_runs_is_let_in_again_and_not_charged(store: QuotaStore) -> None:
+    both = QuotaLimits(units_per_minute=60.0, max_concurrent_requests=1)
+    decisions = [
+        await store.charge("alice", both, 50.0, call_id="once", lease_s=60.0) for _ in range(2)
+    ]
+
+    assert [decision.refused for decision in decisions] == [None, None]
+    assert [decision.use.num_running for decision in decisions] == [1, 1]
+    assert decisions[1].use.minute_units == pytest.approx(50.0, abs=2.0)
+
+
+async def test_a_call_that_is_let_in_again_holds_its_place_for_longer(store: QuotaStore) -> None:
+    for lease_s in (0.2, 60.0):
+        await store.charge("alice", ALONE, 1.0, call_id="once", lease_s=lease_s)
+    await asyncio.sleep(0.3)
+
+    assert await admit(store, 1.0, ALONE) == "concurrency"
+
+
+async def test_a_router_full_of_calls_charges_and_finishes_all_at_once(store: QuotaStore) -> None:
+    many = QuotaLimits(units_per_day=10_000.0, max_concurrent_requests=1000)
+    ids = [str(number) for number in range(256)]
+    charged = await asyncio.gather(
+        *(store.charge("alice", many, 1.0, call_id=id, lease_s=60.0) for id in ids)
+    )
+    await asyncio.gather(*(store.finish("alice", many, 1.0, call_id=id) for id in ids))
+
+    assert {decision.refused for decision in charged} == {None}
+    use = await use_of(store, many)
+    assert use.day_units == pytest.approx(0.0, abs=10.0)
+    assert use.num_running == 1
+
+
 async def test_two_routers_count_together_in_redis(redis_server: RedisServer) -> None:
     namespace = f"test-{secrets.token_hex(4)}"
     routers = [RedisQuotaStore(redis_server.url, namespace=namespace) for _ in range(2)]
@@ -116,12 +182,14 @@ async def test_calls_are_counted_again_after_a_failover(tmp_path: Path) -> None:
         await store.close()
 
 
-async def test_what_is_given_back_after_a_failover_lets_the_next_call_in(tmp_path: Path) -> None:
+async def test_a_call_is_given_back_after_a_failover_at_the_second_try(tmp_path: Path) -> None:
     with run_pair(tmp_path, DURABLE) as pair:
         store = RedisQuotaStore(pair.url)
         await store.charge("alice", LIMITS, 1.0, call_id="one", lease_s=60.0)
         pair.fail_over()
+        with pytest.raises(DependencyError, match="quotas could not be counted"):
+            await store.finish("alice", LIMITS, 1.0, call_id="one")
         await store.finish("alice", LIMITS, 1.0, call_id="one")
 
-        assert await admit(store, 1.0) is None
+        assert (await use_of(store)).minute_units == 0.0
         await store.close()

@@ -67,7 +67,29 @@ def test_no_minute_lets_through_more_than_twice_the_limit(
 def test_a_refund_never_makes_use_negative(used: float, given_back: float, wait_s: float) -> None:
     later = decay(QuotaUse(minute_units=used, day_units=used), LIMITS, wait_s)
 
-    assert refund(later, given_back).minute_units >= 0.0
+    assert refund(later, LIMITS, given_back, wait_s).minute_units >= 0.0
+
+
+def test_what_has_decayed_is_not_given_back() -> None:
+    first = charge(QuotaUse(), LIMITS, 30.0, now_s=0.0)
+    second = charge(first.use, LIMITS, 30.0, now_s=20.0)
+
+    assert refund(second.use, LIMITS, 30.0, elapsed_s=20.0).minute_units == 30.0
+    assert refund(second.use, LIMITS, 30.0, elapsed_s=40.0).minute_units == 40.0
+
+
+@given(st.floats(0.0, 60.0), st.floats(0.0, 60.0), st.floats(0.0, 60.0), st.floats(0.0, 60.0))
+def test_a_refund_leaves_no_less_than_if_the_call_had_never_come(
+    units: float, others: float, wait_s: float, rest_s: float
+) -> None:
+    limits = QuotaLimits(units_per_minute=120.0)
+    both = charge(charge(QuotaUse(), limits, units, 0.0).use, limits, others, wait_s)
+    alone = charge(QuotaUse(), limits, others, wait_s)
+    end_s = wait_s + rest_s
+
+    left = refund(decay(both.use, limits, end_s), limits, units, end_s)
+
+    assert left.minute_units >= decay(alone.use, limits, end_s).minute_units - 1e-6
 
 
 def test_headers_count_calls_like_this_one_in_the_tighter_window() -> None:

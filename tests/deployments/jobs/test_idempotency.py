@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from cluster.jobs.job import Job
 from cluster.jobs.job_store import JobStore
 from cluster.records import SqliteRecordStore
 from deployments.errors import OverloadedError
-from deployments.jobs.idempotency import Idempotency
+from deployments.jobs.idempotency import Idempotency, Origin, to_call
 from deployments.jobs.outcomes import StoredOutcome
+from deployments.jobs.record_stores import build_record_store
 from deployments.jobs.threads import StoreThreads
+from deployments.schemas import ImagesRequest
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 1}
 
@@ -209,26 +212,28 @@ async def test_a_job_that_was_kept_though_the_store_failed_is_found_by_a_retry(
     assert [job["id"] for job in listed] == [third.json()["id"]]
 
 
-async def test_what_was_given_up_is_executed_again_from_the_same_nonce(tmp_path: Path) -> None:
-    call, nonces, threads = IdempotentCall("anonymous", "key", "fingerprint"), [], StoreThreads()
+async def test_what_was_given_up_is_executed_again_from_the_same_origin(tmp_path: Path) -> None:
+    call, threads = IdempotentCall("anonymous", "key", "fingerprint"), StoreThreads()
+    origins: list[Origin] = []
 
-    async def execute(nonce: str) -> StoredOutcome:
-        nonces.append(nonce)
-        if len(nonces) == 1:
+    async def execute(origin: Origin) -> StoredOutcome:
+        origins.append(origin)
+        if len(origins) == 1:
             await asyncio.Event().wait()
-        return StoredOutcome(job_id=nonce)
+        return StoredOutcome(job_id=origin.nonce)
 
     with contextlib.closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as records:
         store = IdempotencyStore(records, lease_s=60.0, retention_s=60.0)
         first, second = [Idempotency(store, threads, renew_s=20.0, poll_s=0.01) for _ in range(2)]
         given_up = asyncio.create_task(first.once(call, execute))
-        await wait_until(lambda: nonces)
+        await wait_until(lambda: origins)
         await first.stop()
         outcome = await second.once(call, execute)
     threads.stop()
 
     assert given_up.cancelled()
-    assert nonces == 2 * [outcome.job_id]
+    assert origins == 2 * [origins[0]]
+    assert outcome.job_id == origins[0].nonce
 
 
 async def test_an_answer_is_given_though_the_store_refuses_to_keep_it(tmp_path: Path) -> None:
@@ -238,8 +243,8 @@ async def test_an_answer_is_given_though_the_store_refuses_to_keep_it(tmp_path: 
         def complete(self, call: IdempotentCall, lease: str, outcome: str) -> None:
             raise RecordStoreConfigurationError("the job store refused the password")
 
-    async def execute(nonce: str) -> StoredOutcome:
-        return StoredOutcome(job_id=nonce)
+    async def execute(origin: Origin) -> StoredOutcome:
+        return StoredOutcome(job_id=origin.nonce)
 
     with contextlib.closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as records:
         store = RefusingStore(records, lease_s=60.0, retention_s=60.0)
@@ -247,3 +252,24 @@ async def test_an_answer_is_given_though_the_store_refuses_to_keep_it(tmp_path: 
     threads.stop()
 
     assert outcome.job_id
+
+
+async def test_a_call_that_is_resumed_the_next_day_has_its_first_key(
+    tmp_path: Path, model: LoadedModel
+) -> None:
+    day_s = 86_400.0
+    config = app_config(tmp_path, model.source)
+    call = to_call(
+        "/v1/images/generations", "anonymous", "key-1", ImagesRequest.model_validate(BODY)
+    )
+    with contextlib.closing(build_record_store(config)) as records:
+        yesterday = IdempotencyStore(
+            records, lease_s=-day_s, retention_s=config.jobs.idempotency_retention_s - day_s / 2
+        )
+        _, claim = yesterday.claim(call, "dead")
+        async with run_api(config, model) as api:
+            answer = await keyed(api)
+
+    accepted = claim.expires_at - config.jobs.idempotency_retention_s
+    assert answer.json()["created"] == int(accepted)
+    assert f"{datetime.fromtimestamp(accepted, UTC):%Y/%m/%d}" in answer.json()["data"][0]["key"]

@@ -1,10 +1,24 @@
 """What a key may ask for later, and when it pays."""
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from jobs_app import RunningApi, bearer
+from jobs_app import LoadedModel, RunningApi, app_config, bearer, run_api, wait_until
+from redis_server import run_redis
+
+from cluster.jobs.idempotency import IdempotencyStore
+from deployments.config import AppConfig
+from deployments.jobs.idempotency import to_call
+from deployments.jobs.record_stores import build_record_store
+from deployments.quota_stores import RedisQuotaStore
+from deployments.quotas import QuotaLimits
+from deployments.redis_url import read_redis_url
+from deployments.schemas import ImagesRequest
 
 BODY = {"prompt": "a red circle", "size": "256x256", "num_inference_steps": 1}
 """More than half of what the key `once` may use in a minute."""
@@ -105,3 +119,47 @@ async def test_jobs_ask_for_a_key(keyed_api: RunningApi) -> None:
     answer = await ask(keyed_api, "unknown", "jobs", BODY)
 
     assert answer.status_code == 401
+
+
+@pytest.fixture
+def shared(tmp_path: Path, model: LoadedModel, keys: dict[str, str]) -> Iterator[AppConfig]:
+    """A configuration whose quotas outlive a router."""
+    with run_redis(tmp_path) as server:
+        limits = {"file": str(tmp_path / "keys.yaml"), "redis_url": server.url}
+        yield app_config(tmp_path, model.source, keys=limits)
+
+
+async def test_a_call_that_a_stopped_router_left_is_charged_once(
+    shared: AppConfig, model: LoadedModel, keys: dict[str, str]
+) -> None:
+    async with run_api(shared, model, key=keys["once"]) as first:
+        first.stages.gate.clear()
+        call = asyncio.create_task(first.post("generations", BODY, idempotency_key="key"))
+        await wait_until(lambda: first.stages.drawn())
+    await asyncio.wait([call])
+    async with run_api(shared, model, key=keys["once"]) as second:
+        answer = await second.post("generations", BODY, idempotency_key="key")
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("key", ["once", "single"])
+async def test_a_call_that_a_killed_router_left_is_charged_once(
+    shared: AppConfig, model: LoadedModel, keys: dict[str, str], key: str
+) -> None:
+    call = to_call("/v1/images/generations", key, "key", ImagesRequest.model_validate(BODY))
+    limits = {
+        "once": QuotaLimits(units_per_minute=0.3),
+        "single": QuotaLimits(max_concurrent_requests=1),
+    }
+    with contextlib.closing(build_record_store(shared)) as records:
+        _, claim = IdempotencyStore(records, lease_s=0.0, retention_s=60.0).claim(call, "dead")
+    assert shared.keys.redis_url is not None
+    quotas = RedisQuotaStore(read_redis_url(shared.keys.redis_url))
+    id = f"once-{claim.nonce}"
+    await quotas.charge(key, limits[key], 0.25, call_id=id, lease_s=60.0)
+    await quotas.close()
+    async with run_api(shared, model, key=keys[key]) as second:
+        answer = await second.post("generations", BODY, idempotency_key="key")
+
+    assert answer.status_code == 200
