@@ -84,6 +84,10 @@ class Job:
     lease: str = ""
     """Names the runner that has it."""
     lease_expires_at: float | None = None
+    not_before: float | None = None
+    """Until when it waits for room in a pool; None for one that has not been refused."""
+    num_waits: int = 0
+    """How often in a row it was put back to wait."""
     started_at: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None
@@ -113,12 +117,16 @@ class Job:
         """Return the lists that the job is in, with its place in each."""
         places = {
             owner_index(self.owner): self.created_at,
-            queue_index(self.lane): self.created_at if self.status is JobStatus.QUEUED else None,
+            queue_index(self.lane): self.created_at if self._is_new() else None,
+            waiting_index(self.lane): self.not_before,
             lease_index(self.lane): self.lease_expires_at,
             EXPIRY_INDEX: self.expires_at,
             WEBHOOK_INDEX: self.deliver_at,
         }
         return {name: score for name, score in places.items() if score is not None}
+
+    def _is_new(self) -> bool:
+        return self.status is JobStatus.QUEUED and self.not_before is None
 
 
 EXPIRY_INDEX: Final = "expiry"
@@ -143,8 +151,13 @@ def owner_index(owner: str) -> str:
 
 
 def queue_index(lane: Lane) -> str:
-    """Return the name of the list of jobs that nobody has begun."""
+    """Return the name of the list of queued jobs that no pool has refused."""
     return f"queue/{lane.value}"
+
+
+def waiting_index(lane: Lane) -> str:
+    """Return the name of the list of queued jobs that wait for room, by when to try again."""
+    return f"waiting/{lane.value}"
 
 
 def lease_index(lane: Lane) -> str:

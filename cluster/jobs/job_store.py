@@ -23,6 +23,7 @@ from cluster.jobs.job import (
     lease_index,
     owner_index,
     queue_index,
+    waiting_index,
 )
 from cluster.jobs.transitions import JobPolicy
 from cluster.records import Event, Record, RecordStore
@@ -77,18 +78,26 @@ class JobStore:
         return jobs
 
     def count_queued(self, lane: Lane, *, before: float = float("inf")) -> int:
-        """Count the jobs of a lane that nobody has begun, and that were accepted before."""
+        """Count the jobs of a lane that nobody has tried, and that were accepted before."""
         return self.records.count(queue_index(lane), below=before)
 
-    def claim(self, lane: Lane) -> Job | None:
+    def count_waiting(self, lane: Lane) -> int:
+        """Count the jobs of a lane that wait for room in a pool."""
+        return self.records.count(waiting_index(lane), below=float("inf"))
+
+    def claim(self, lane: Lane, *, waiting_first: bool = False) -> Job | None:
         """Give the caller a job, if there is one, under a lease of its own.
 
-        Jobs whose runner fell silent come first, then those that wait longest.
+        Jobs whose runner fell silent come first. Then come those that wait longest, and those that
+        a pool refused once they may be tried again; which of the two, the caller says: by turns,
+        neither holds up the other.
         """
         now = self.records.now()
         silent = self._readable_in(lease_index(lane), until=now)
         queued = self._readable_in(queue_index(lane), until=float("inf"))
-        for record, job in chain(silent, queued):
+        waiting = self._readable_in(waiting_index(lane), until=now)
+        others = (waiting, queued) if waiting_first else (queued, waiting)
+        for record, job in chain(silent, *others):
             if not transitions.is_claimable(job, now):
                 continue
             lease = secrets.token_hex(16)
@@ -124,6 +133,20 @@ class JobStore:
             LeaseLostError: If the caller has lost it.
         """
         return self._change(job.id, lambda job_now: transitions.release(job_now, job.lease))
+
+    def put_off(self, job: Job, *, wait_s: float, is_blameless: bool) -> Job:
+        """Put back a job that waits for room in a pool; see `transitions.put_off`.
+
+        Raises:
+            LeaseLostError: If the caller has lost it.
+        """
+        until = self.records.now() + wait_s
+        return self._change(
+            job.id,
+            lambda job_now: transitions.put_off(
+                job_now, job.lease, until, is_blameless=is_blameless
+            ),
+        )
 
     def finish(self, job: Job, failure: JobFailure | None) -> Job:
         """End the job that the caller has.

@@ -29,7 +29,7 @@ class JobPolicy:
 def is_claimable(job: Job, now: float) -> bool:
     """Say whether a runner may take the job."""
     if job.status is JobStatus.QUEUED:
-        return True
+        return job.not_before is None or job.not_before <= now
     return job.lease_expires_at is not None and job.lease_expires_at <= now
 
 
@@ -45,6 +45,7 @@ def claim(job: Job, lease: str, now: float, policy: JobPolicy) -> Job:
         attempts=job.attempts + 1,
         lease=lease,
         lease_expires_at=now + policy.lease_s,
+        not_before=None,
         started_at=now if job.started_at is None else job.started_at,
     )
     return begun if job.started_at is not None else _announce(begun, now)
@@ -58,7 +59,9 @@ def renew(job: Job, lease: str, now: float, policy: JobPolicy, *, has_progressed
     """
     _check_lease(job, lease)
     attempts = 1 if has_progressed else job.attempts
-    return replace(job, attempts=attempts, lease_expires_at=now + policy.lease_s)
+    num_waits = 0 if has_progressed else job.num_waits
+    expires_at = now + policy.lease_s
+    return replace(job, attempts=attempts, num_waits=num_waits, lease_expires_at=expires_at)
 
 
 def release(job: Job, lease: str) -> Job:
@@ -75,6 +78,23 @@ def release(job: Job, lease: str) -> Job:
         lease="",
         lease_expires_at=None,
     )
+
+
+def put_off(job: Job, lease: str, until: float, *, is_blameless: bool) -> Job:
+    """Put a job back that waits for room in a pool; others are begun until then.
+
+    Args:
+        job: The job.
+        lease: Names its runner.
+        until: When to try again.
+        is_blameless: Whether no drawing was begun in vain, so that no attempt is counted.
+
+    Raises:
+        LeaseLostError: If another runner has the job, or it is final.
+    """
+    put_back = release(job, lease)
+    attempts = put_back.attempts if is_blameless else job.attempts
+    return replace(put_back, attempts=attempts, not_before=until, num_waits=job.num_waits + 1)
 
 
 def finish(job: Job, lease: str, failure: JobFailure | None, now: float, policy: JobPolicy) -> Job:
@@ -127,6 +147,7 @@ def _finish(
         failure=failure,
         lease="",
         lease_expires_at=None,
+        not_before=None,
         finished_at=now,
         expires_at=now + policy.retention_s,
     )

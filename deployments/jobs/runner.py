@@ -12,6 +12,7 @@ from deployments.error_mapping import to_api_error
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.jobs.persistence import persist
+from deployments.jobs.room import Wait
 from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
 
@@ -62,17 +63,19 @@ class JobRunner:
 
     async def _serve(self, lane: Lane, num_slots: int) -> None:
         slots = asyncio.Semaphore(num_slots)
+        waiting_first = False
         async with asyncio.TaskGroup() as running:
             while True:
                 await slots.acquire()
-                job = await self._next(lane)
+                job = await self._next(lane, waiting_first=waiting_first)
+                waiting_first = not waiting_first
                 running.create_task(self._run(job)).add_done_callback(lambda _: slots.release())
 
-    async def _next(self, lane: Lane) -> Job:
+    async def _next(self, lane: Lane, *, waiting_first: bool) -> Job:
         while True:
             self._queued[lane].clear()
             try:
-                job = await self._threads.call(self._store.claim, lane)
+                job = await self._threads.call(self._store.claim, lane, waiting_first=waiting_first)
             except ClusterError as exc:
                 logger.warning("jobs cannot be claimed: %s", exc)
             except Exception:  # noqa: BLE001 a lane that ends leaves its jobs queued for ever
@@ -87,9 +90,8 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         dropped = self._dropped[job.id] = asyncio.Event()
         try:
-            failure = await self._draw(job, dropped)
-            await persist(partial(self._threads.call, self._store.finish, job, failure))
-            logger.info("job %s ended in attempt %d", job.id, job.attempts)
+            end = await self._draw(job, dropped)
+            await persist(partial(self._threads.call, self._settle, job, end))
         except LeaseLostError:
             logger.info("job %s was cancelled, or has another runner", job.id)
         except asyncio.CancelledError:
@@ -104,15 +106,23 @@ class JobRunner:
             if self._dropped.get(job.id) is dropped:
                 del self._dropped[job.id]
 
-    async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | None:
+    def _settle(self, job: Job, end: JobFailure | Wait | None) -> None:
+        if isinstance(end, Wait):
+            self._store.put_off(job, wait_s=end.seconds, is_blameless=end.is_blameless)
+            logger.info("job %s waits for room for %.1f s", job.id, end.seconds)
+        else:
+            self._store.finish(job, end)
+            logger.info("job %s ended in attempt %d", job.id, job.attempts)
+
+    async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | Wait | None:
         progress = _Progress()
         try:
             async with asyncio.TaskGroup() as group:
                 keeper = group.create_task(self._keep_lease(job, dropped, progress))
                 now = await persist(partial(self._threads.call, self._store.records.now))
-                failure = await self._execution.run(job, job.deadline_at - now, progress.note)
+                end = await self._execution.run(job, job.deadline_at - now, progress.note)
                 keeper.cancel()
-            return failure
+            return end
         except BaseExceptionGroup as group:
             cause = _first_of(group)
             if isinstance(cause, LeaseLostError | RecordStoreError):

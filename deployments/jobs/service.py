@@ -72,7 +72,7 @@ class JobService:
     def _queue(self, new: NewJob, estimate_s: float) -> QueuedJob:
         lane = Lane(_priority_of(new).value)
         num_ahead = self.store.count_queued(lane)
-        if num_ahead >= self.max_queued:
+        if num_ahead + self.store.count_waiting(lane) >= self.max_queued:
             raise OverloadedError("too many jobs are queued", None, RETRY_AFTER_S)
         now = self.store.records.now()
         job = Job(

@@ -197,6 +197,59 @@ def test_a_released_job_was_not_begun(store: JobStore) -> None:
     assert claim(store).attempts == 1
 
 
+def put_off(store: JobStore, job: Job, wait_s: float, *, is_blameless: bool = True) -> Job:
+    return store.put_off(job, wait_s=wait_s, is_blameless=is_blameless)
+
+
+def test_a_job_that_waits_for_room_lets_others_go_first(store: JobStore) -> None:
+    accept(store, "waits")
+    accept(store, "other", created_at=store.records.now() + 1)
+    put_off(store, claim(store), 60.0)
+
+    assert claim(store).id == "other"
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert (store.count_queued(Lane.INTERACTIVE), store.count_waiting(Lane.INTERACTIVE)) == (0, 1)
+
+
+@pytest.mark.parametrize(("waiting_first", "id"), [(False, "other"), (True, "waits")])
+def test_a_job_that_waited_long_enough_is_claimed_by_turns(
+    store: JobStore, waiting_first: bool, id: str
+) -> None:
+    accept(store, "waits")
+    put_off(store, claim(store), 0.0)
+    accept(store, "other")
+
+    job = store.claim(Lane.INTERACTIVE, waiting_first=waiting_first)
+    assert job is not None
+    assert job.id == id
+
+
+def test_waiting_for_room_is_no_attempt_however_often(store: JobStore) -> None:
+    accept(store)
+    for number in range(2 * LASTING.max_attempts):
+        assert put_off(store, claim(store), 0.0).num_waits == number + 1
+
+    assert claim(store).attempts == 1
+
+
+def test_a_job_that_loses_replicas_before_each_wait_fails(store: JobStore) -> None:
+    accept(store)
+    for _ in range(LASTING.max_attempts):
+        put_off(store, claim(store), 0.0, is_blameless=False)
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert store.read("job-1").failure == EXHAUSTED
+
+
+def test_a_job_that_waits_is_cancelled(store: JobStore) -> None:
+    accept(store)
+    put_off(store, claim(store), 0.0)
+    store.cancel("job-1")
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert store.count_waiting(Lane.INTERACTIVE) == 0
+
+
 def test_a_job_past_its_deadline_fails_instead_of_running(store: JobStore) -> None:
     accept(store, deadline_at=store.records.now())
 

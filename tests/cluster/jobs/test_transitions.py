@@ -9,7 +9,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.errors import JobFinishedError, LeaseLostError
 from cluster.jobs import transitions
-from cluster.jobs.job import Delivery, Job, JobFailure, JobKind, JobStatus, Lane
+from cluster.jobs.job import (
+    Delivery,
+    Job,
+    JobFailure,
+    JobKind,
+    JobStatus,
+    Lane,
+    lease_index,
+    queue_index,
+    waiting_index,
+)
 from cluster.jobs.transitions import JobPolicy
 
 POLICY = JobPolicy(lease_s=10.0, max_attempts=3, retention_s=100.0)
@@ -69,6 +79,15 @@ class JobLife(RuleBasedStateMachine):
     def release(self, runner: str) -> None:
         self._try(runner, lambda lease: transitions.release(self.job, lease))
 
+    @rule(runner=RUNNERS, wait_s=st.floats(0.0, 15.0), is_blameless=st.booleans())
+    def put_off(self, runner: str, wait_s: float, is_blameless: bool) -> None:
+        self._try(
+            runner,
+            lambda lease: transitions.put_off(
+                self.job, lease, self.now + wait_s, is_blameless=is_blameless
+            ),
+        )
+
     @rule()
     def cancel(self) -> None:
         try:
@@ -92,6 +111,12 @@ class JobLife(RuleBasedStateMachine):
         is_running = self.job.status is JobStatus.RUNNING
         assert bool(self.job.lease) == is_running
         assert (self.job.lease_expires_at is not None) == is_running
+
+    @invariant()
+    def a_job_that_lives_is_in_one_list_to_be_claimed_from(self) -> None:
+        lists = {queue_index(Lane.BATCH), waiting_index(Lane.BATCH), lease_index(Lane.BATCH)}
+        num_lists = len(lists & self.job.to_indexes().keys())
+        assert num_lists == int(not self.job.status.is_final)
 
     @invariant()
     def the_webhook_hears_of_one_end(self) -> None:

@@ -20,6 +20,7 @@ from deployments.config import AppConfig
 from deployments.generation import EventListener, ImagesOrder
 from deployments.jobs.estimates import MeasuredEstimate
 from deployments.jobs.execution import JobExecution
+from deployments.jobs.room import Wait
 from deployments.jobs.runner import JobRunner
 from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesResponse
@@ -72,7 +73,7 @@ class StoreFails(JobExecution):
 
     async def run(
         self, job: Job, seconds_left: float, on_progress: Callable[[], None]
-    ) -> JobFailure | None:
+    ) -> JobFailure | Wait | None:
         """Raise both."""
         raise ExceptionGroup("both", [RuntimeError("unexpected"), REFUSED])
 
@@ -101,10 +102,10 @@ def fail_once(
 ) -> None:
     method, failures = getattr(store, name), [failure]
 
-    def fail(*args: Any) -> Any:
+    def fail(*args: Any, **named: Any) -> Any:
         if failures:
             raise failures.pop()
-        return method(*args)
+        return method(*args, **named)
 
     monkeypatch.setattr(store, name, fail)
 
