@@ -66,6 +66,12 @@ class JobsConfig(_Section):
     max_queued: int = Field(
         default=10_000, ge=1, description="Jobs that wait, by queue; more are refused."
     )
+    max_queued_bytes: int = Field(
+        default=2**27,
+        gt=0,
+        description="Requests of all jobs that have not ended, as the store keeps them; what "
+        "would exceed it is refused. Keep it below half of Redis' memory.",
+    )
     default_timeout_s: float = Field(
         default=3600.0, gt=0, description="Deadline of a job that names none, from acceptance."
     )

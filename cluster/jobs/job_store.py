@@ -43,9 +43,14 @@ class JobStore:
         self.records = records
         self.policy = policy
 
-    def accept(self, job: Job, payload: str) -> Job:
-        """Queue a job. A job that has its id already is returned in its place."""
-        if self.records.insert(_to_record(job, 0), payload=payload):
+    def accept(self, job: Job, payload: str, *, max_payload_bytes: int | None = None) -> Job:
+        """Queue a job. A job that has its id already is returned in its place.
+
+        Raises:
+            PayloadsFullError: If the payloads of all jobs that have not ended would exceed that.
+        """
+        record = _to_record(job, 0)
+        if self.records.insert(record, payload=payload, max_payload_bytes=max_payload_bytes):
             return job
         return self.read(job.id)
 
@@ -102,7 +107,7 @@ class JobStore:
                 continue
             lease = secrets.token_hex(16)
             claimed = transitions.claim(job, lease, now, self.policy)
-            is_written = self.records.replace(_to_record(claimed, record.version))
+            is_written = self._replace(claimed, record.version)
             if is_written and claimed.lease == lease:
                 return claimed
         return None
@@ -215,7 +220,7 @@ class JobStore:
             if job.deliver_at is None or job.deliver_at > now:
                 continue
             taken = transitions.take_delivery(job, now, within_s=within_s)
-            if self.records.replace(_to_record(taken, record.version)):
+            if self._replace(taken, record.version):
                 return taken
         return None
 
@@ -261,9 +266,13 @@ class JobStore:
         for _ in range(_MAX_RACES):
             record = self._record(id)
             job = transition(_to_job(record))
-            if self.records.replace(_to_record(job, record.version)):
+            if self._replace(job, record.version):
                 return job
         raise RecordStoreUnavailableError(f"job {id} changed {_MAX_RACES} times meanwhile")
+
+    def _replace(self, job: Job, version: int) -> bool:
+        """Write a job, which needs its payload no more once it is final."""
+        return self.records.replace(_to_record(job, version), drops_payload=job.status.is_final)
 
     def _record(self, id: str) -> Record:
         record = self.records.read(id)

@@ -85,7 +85,9 @@ def build_jobs(
         rules=rules,
         admission=admission,
         targets=build_rules(config.webhooks),
-        service=JobService(store, threads, runner, estimate, jobs.max_queued),
+        service=JobService(
+            store, threads, runner, estimate, jobs.max_queued, jobs.max_queued_bytes
+        ),
         describer=JobDescriber(store, threads, outcomes, num_slots=jobs.max_running_jobs),
         idempotency=_build_idempotency(jobs, records, threads),
         outcomes=outcomes,

@@ -5,12 +5,13 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from cluster.errors import JobFinishedError
+from cluster.errors import JobFinishedError, PayloadsFullError
 from cluster.jobs.job import Job, JobKind, Lane
 from cluster.jobs.job_store import JobStore
 from cluster.records import Event
 from deployments.errors import (
     RETRY_AFTER_S,
+    BodyTooLargeError,
     JobConflictError,
     NotFoundError,
     OverloadedError,
@@ -56,12 +57,14 @@ class JobService:
     runner: JobRunner
     estimate: Estimate
     max_queued: int
+    max_queued_bytes: int
 
     async def accept(self, new: NewJob) -> QueuedJob:
         """Queue a job; it is kept when this returns.
 
         Raises:
-            OverloadedError: If too many are queued.
+            OverloadedError: If too many are queued, or too many bytes.
+            BodyTooLargeError: If its own bytes are too many.
         """
         estimate_s = sum(self.estimate(item.order) for item in new.items)
         # One visit to a thread for all of it: each costs a wait where the cores are busy.
@@ -87,7 +90,17 @@ class JobService:
             estimate_s=estimate_s,
             webhook_url=new.webhook_url,
         )
-        return QueuedJob(self.store.accept(job, write_items(new.items)), num_ahead)
+        return QueuedJob(self._keep(job, write_items(new.items)), num_ahead)
+
+    def _keep(self, job: Job, payload: str) -> Job:
+        most = self.max_queued_bytes
+        if len(payload.encode()) > most:
+            raise BodyTooLargeError(f"a job's requests must take at most {most} bytes when kept")
+        try:
+            return self.store.accept(job, payload, max_payload_bytes=most)
+        except PayloadsFullError as exc:
+            message = "the jobs that are queued take too many bytes"
+            raise OverloadedError(message, None, RETRY_AFTER_S) from exc
 
     async def read(self, id: str, owner: str, *, param: str = "id") -> Job:
         """Return a job.

@@ -197,6 +197,18 @@ def test_a_released_job_was_not_begun(store: JobStore) -> None:
     assert claim(store).attempts == 1
 
 
+def test_a_job_that_has_ended_keeps_no_payload(store: JobStore) -> None:
+    accept(store, "late", deadline_at=store.records.now())
+    accept(store, "done")
+    accept(store, "cancelled")
+    done = claim(store)
+    assert store.read_payload(done) == "payload"
+    store.finish(done, None)
+    store.cancel("cancelled")
+
+    assert store.records.payload_bytes() == 0
+
+
 def put_off(store: JobStore, job: Job, wait_s: float, *, is_blameless: bool = True) -> Job:
     return store.put_off(job, wait_s=wait_s, is_blameless=is_blameless)
 
