@@ -8,6 +8,13 @@ from typing import Any, Final, Self
 
 from cluster.errors import JobFormatError
 
+FORMAT: Final = 2
+"""Of a job's record and of what it keeps of its requests; one more for any field more or less.
+
+A version reads those up to its own and leaves the others to later versions. What has no number is
+of format 1.
+"""
+
 
 class JobStatus(StrEnum):
     """Where a job is; the last three are final."""
@@ -99,7 +106,7 @@ class Job:
 
     def to_json(self) -> str:
         """Return the record's body."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -109,8 +116,11 @@ class Job:
             JobFormatError: If another version of the service wrote it.
         """
         try:
-            return cls(**_to_fields(json.loads(text)))
-        except (KeyError, TypeError, ValueError) as exc:
+            values = json.loads(text)
+            if (format := values.pop("format", 1)) > FORMAT:
+                raise ValueError(f"format must be at most {FORMAT}, got {format}")
+            return cls(**_to_fields(values))
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise JobFormatError(f"a job must have this version's fields: {exc}") from exc
 
     def to_indexes(self) -> Mapping[str, float]:
@@ -120,6 +130,7 @@ class Job:
             queue_index(self.lane): self.created_at if self._is_new() else None,
             waiting_index(self.lane): self.not_before,
             lease_index(self.lane): self.lease_expires_at,
+            DEADLINE_INDEX: None if self.status.is_final else self.deadline_at,
             EXPIRY_INDEX: self.expires_at,
             WEBHOOK_INDEX: self.deliver_at,
         }
@@ -129,6 +140,7 @@ class Job:
         return self.status is JobStatus.QUEUED and self.not_before is None
 
 
+DEADLINE_INDEX: Final = "deadline"
 EXPIRY_INDEX: Final = "expiry"
 WEBHOOK_INDEX: Final = "webhook"
 

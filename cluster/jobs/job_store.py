@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from cluster.errors import (
@@ -15,6 +15,7 @@ from cluster.errors import (
 )
 from cluster.jobs import transitions
 from cluster.jobs.job import (
+    DEADLINE_INDEX,
     EXPIRY_INDEX,
     WEBHOOK_INDEX,
     Job,
@@ -26,6 +27,7 @@ from cluster.jobs.job import (
     waiting_index,
 )
 from cluster.jobs.transitions import JobPolicy
+from cluster.jobs.unreadable import fail_unreadable
 from cluster.records import Event, Record, RecordStore
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ _logger = logging.getLogger(__name__)
 KEPT_EVENTS: Final = 256
 _CANDIDATES: Final = 8
 _SWEPT: Final = 100
+_UNREADABLE_FOR_S: Final = 600.0
 _MAX_RACES: Final = 100
 
 
@@ -242,8 +245,39 @@ class JobStore:
         records = (self.records.read(id) for id in ids)
         return sum(self.records.delete(record) for record in records if record is not None)
 
+    def fail_overdue(self) -> int:
+        """Fail jobs whose time is up while they have no runner; return how many."""
+        now = self.records.now()
+        found = self._readable_in(DEADLINE_INDEX, until=now)
+        overdue = islice((each for each in found if transitions.is_overdue(each[1], now)), _SWEPT)
+        return sum(
+            self._replace(transitions.fail_overdue(job, now, self.policy), record.version)
+            for record, job in overdue
+        )
+
+    def fail_unreadable(self) -> int:
+        """Fail jobs of another version, long after their time is up; return how many.
+
+        Until then, a router of that version may do so, and tell their webhooks.
+        """
+        now = self.records.now()
+        found = self._records_in(DEADLINE_INDEX, until=now - _UNREADABLE_FOR_S)
+        unreadable = (record for record in found if _read_job(record) is None)
+        failed = (fail_unreadable(record, now, self.policy) for record in unreadable)
+        return sum(
+            self.records.replace(record, drops_payload=True)
+            for record in islice((each for each in failed if each is not None), _SWEPT)
+        )
+
     def _readable_in(self, index: str, *, until: float) -> Iterator[tuple[Record, Job]]:
-        """Yield an index's jobs in order, past any number of another version.
+        """Yield an index's jobs in order, past any number of another version."""
+        for record in self._records_in(index, until=until):
+            job = _read_job(record)
+            if job is not None:
+                yield record, job
+
+    def _records_in(self, index: str, *, until: float) -> Iterator[Record]:
+        """Yield an index's records in order.
 
         From the front each time, since what the caller changes leaves the index: by position, as
         many would be passed over.
@@ -254,9 +288,8 @@ class JobStore:
             ids = self.records.first(index, until=until, limit=limit)
             for id in ids:
                 record = None if id in seen else self.records.read(id)
-                job = None if record is None else _read_job(record)
-                if record is not None and job is not None:
-                    yield record, job
+                if record is not None:
+                    yield record
             if len(ids) < limit:
                 return
             seen.update(ids)

@@ -51,6 +51,17 @@ def claim(job: Job, lease: str, now: float, policy: JobPolicy) -> Job:
     return begun if job.started_at is not None else _announce(begun, now)
 
 
+def is_overdue(job: Job, now: float) -> bool:
+    """Say whether the job's time is up while it has no runner."""
+    has_runner = job.lease_expires_at is not None and job.lease_expires_at > now
+    return not job.status.is_final and job.deadline_at <= now and not has_runner
+
+
+def fail_overdue(job: Job, now: float, policy: JobPolicy) -> Job:
+    """End a job whose time is up while it has no runner."""
+    return _finish(job, JobStatus.FAILED, DEADLINE, now, policy)
+
+
 def renew(job: Job, lease: str, now: float, policy: JobPolicy, *, has_progressed: bool) -> Job:
     """Extend a lease; progress proves that the job is no poison.
 

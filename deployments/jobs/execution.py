@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from cluster.errors import JobFormatError
 from cluster.jobs.job import Job, JobFailure, JobKind
 from cluster.jobs.job_store import JobStore
 from deployments.error_mapping import to_api_error
@@ -21,8 +22,9 @@ from deployments.jobs.outcomes import Draw, StoredOutcome
 from deployments.jobs.persistence import persist
 from deployments.jobs.progress import ProgressLog
 from deployments.jobs.room import RoomWait, Wait
-from deployments.jobs.setbacks import Setbacks, retry_delay_s
+from deployments.jobs.setbacks import Setbacks, growing_wait_s, retry_delay_s
 from deployments.jobs.threads import StoreThreads
+from deployments.log import logger
 from deployments.schemas import ImagesResponse
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import StepEvent
@@ -56,13 +58,19 @@ class JobExecution:
     ) -> JobFailure | Wait | None:
         """Draw every request that has no outcome yet; return why the job failed, if it did.
 
-        A job all of whose requests wait for room comes to a `Wait`.
+        A job all of whose requests wait for room comes to a `Wait`, as does one that this version
+        cannot read: another router may.
 
         Raises:
             ExceptionGroup: Of `LeaseLostError`, if the job has another runner or was cancelled.
         """
         call = self.threads.call
-        items = read_items(await persist(partial(call, self.store.read_payload, job)))
+        payload = await persist(partial(call, self.store.read_payload, job))
+        try:
+            items = read_items(payload)
+        except JobFormatError as exc:
+            logger.warning("job %s is left to another router: %s", job.id, exc)
+            return Wait(growing_wait_s(job.num_waits + 1))
         done = await persist(partial(call, self.store.read_outcomes, job.id))
         outcomes = {index: StoredOutcome.model_validate_json(done[index]) for index in done}
         run = _Run(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -16,6 +17,7 @@ from deployments.jobs.room import Wait
 from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
 
+_OVERDUE_S: Final = 1.0
 _SWEEP_S: Final = 60.0
 _AWAY_S: Final = 1.0
 
@@ -44,7 +46,8 @@ class JobRunner:
     def start(self) -> None:
         """Begin to claim jobs."""
         lanes = [self._serve(lane, count) for lane, count in self._num_slots.items()]
-        self._tasks = [asyncio.create_task(each) for each in (*lanes, self._sweep())]
+        sweeps = [self._sweep(sweep, period_s) for sweep, period_s in self._sweeps().items()]
+        self._tasks = [asyncio.create_task(each) for each in (*lanes, *sweeps)]
 
     async def stop(self) -> None:
         """Put back the jobs that run, so that another router goes on at once."""
@@ -154,16 +157,25 @@ class JobRunner:
         except ClusterError as exc:
             logger.warning("job %s is left to its lease: %s", job.id, exc)
 
-    async def _sweep(self) -> None:
+    def _sweeps(self) -> dict[Callable[[], int], float]:
+        """Return what is done to jobs that nobody runs, and how often."""
+        store = self._store
+        return {
+            store.fail_overdue: _OVERDUE_S,
+            store.fail_unreadable: _SWEEP_S,
+            store.sweep: _SWEEP_S,
+        }
+
+    async def _sweep(self, sweep: Callable[[], int], period_s: float) -> None:
         while True:
             try:
-                while await self._threads.call(self._store.sweep):
+                while await self._threads.call(sweep):
                     continue
             except ClusterError as exc:
-                logger.warning("old jobs cannot be deleted: %s", exc)
+                logger.warning("jobs cannot be swept: %s", exc)
             except Exception:  # noqa: BLE001 it may be gone at the next time
-                logger.exception("old jobs cannot be deleted")
-            await asyncio.sleep(_SWEEP_S)
+                logger.exception("jobs cannot be swept")
+            await asyncio.sleep(period_s)
 
 
 class _Progress:

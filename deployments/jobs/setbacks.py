@@ -46,6 +46,11 @@ def retry_delay_s(error: ApiError, setbacks: Setbacks) -> float | None:
     num_in_row = max(setbacks.num_outages, setbacks.num_refusals)
     if setbacks.num_losses and not num_in_row:
         return float(setbacks.num_losses)
+    return growing_wait_s(num_in_row, first_s=float(error.retry_after_s or 1))
+
+
+def growing_wait_s(num_in_row: int, *, first_s: float = 1.0) -> float:
+    """Return the seconds to wait after so many setbacks of one kind."""
     # An exponent that stays small: a job may meet an outage for days.
     doublings = min(max(0, num_in_row - 1), _MAX_DOUBLINGS)
-    return min(_MAX_WAIT_S, float(error.retry_after_s or 1) * 2.0**doublings)
+    return min(_MAX_WAIT_S, first_s * 2.0**doublings)

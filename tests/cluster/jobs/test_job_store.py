@@ -1,5 +1,6 @@
 """The queue over every record store: leases, retries, cancellation, lists, deliveries."""
 
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 from record_stores import KINDS, OpenStore
 
-from cluster.errors import JobFinishedError, JobNotFoundError, LeaseLostError
+from cluster.errors import JobFinishedError, JobFormatError, JobNotFoundError, LeaseLostError
 from cluster.jobs.job import (
+    DEADLINE_INDEX,
+    FORMAT,
     WEBHOOK_INDEX,
     Job,
     JobFailure,
@@ -207,6 +210,83 @@ def test_a_job_that_has_ended_keeps_no_payload(store: JobStore) -> None:
     store.cancel("cancelled")
 
     assert store.records.payload_bytes() == 0
+
+
+def test_a_job_that_nobody_begins_fails_at_its_deadline(store: JobStore) -> None:
+    now = store.records.now()
+    accept(store, "later")
+    accept(store, "due", deadline_at=now, webhook_url="https://example.com/x")
+
+    assert (store.fail_overdue(), store.fail_overdue()) == (1, 0)
+    failed = store.read("due")
+    assert (failed.status, failed.failure) == (JobStatus.FAILED, DEADLINE)
+    assert [each.event for each in failed.deliveries] == ["job.failed"]
+    assert store.read("later").status is JobStatus.QUEUED
+    assert claim(store).id == "later"
+
+
+def test_many_jobs_of_another_version_do_not_hide_those_that_are_due(store: JobStore) -> None:
+    insert_unreadable(store, DEADLINE_INDEX, range(40))
+    accept(store, "due", deadline_at=store.records.now())
+
+    assert store.fail_overdue() == 1
+
+
+def insert_later_version(store: JobStore, id: str, *, seconds_late: float, lease_s: float) -> None:
+    """Insert a job of a later version, whose time is up and which somebody has or had."""
+    now = store.records.now()
+    accept(store, f"model-of-{id}", deadline_at=now - seconds_late)
+    values = json.loads(read_body(store, f"model-of-{id}"))
+    later = {**values, "id": id, "format": FORMAT + 1, "adapter": "a", "lease_expires_at": now}
+    later["lease_expires_at"] += lease_s
+    indexes = {DEADLINE_INDEX: now - seconds_late, queue_index(Lane.INTERACTIVE): now}
+    store.records.insert(Record(id, json.dumps(later), indexes=indexes), payload="p")
+    store.cancel(f"model-of-{id}")
+
+
+def read_body(store: JobStore, id: str) -> str:
+    record = store.records.read(id)
+    assert record is not None
+    return record.body
+
+
+def test_a_job_of_a_later_version_is_passed_over_until_long_after_its_deadline(
+    store: JobStore,
+) -> None:
+    insert_later_version(store, "early", seconds_late=300.0, lease_s=-1.0)
+    insert_later_version(store, "runs", seconds_late=3600.0, lease_s=60.0)
+    insert_later_version(store, "late", seconds_late=3600.0, lease_s=-1.0)
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert (store.fail_overdue(), store.fail_unreadable(), store.fail_unreadable()) == (0, 1, 0)
+    assert "queued" in read_body(store, "early")
+    assert "queued" in read_body(store, "runs")
+    late = json.loads(read_body(store, "late"))
+    assert (late["status"], late["failure"]["code"]) == ("failed", "deadline_exceeded")
+    assert (late["format"], late["adapter"]) == (FORMAT + 1, "a")
+    assert store.records.read_payload("late") == ""
+
+
+def test_what_is_no_job_at_all_does_not_stay_for_ever(store: JobStore) -> None:
+    insert_unreadable(store, DEADLINE_INDEX, range(3))
+    brief = JobStore(store.records, replace(LASTING, retention_s=0.0))
+
+    assert (brief.fail_unreadable(), brief.sweep()) == (3, 3)
+
+
+def test_a_job_of_the_format_without_a_number_is_read(store: JobStore) -> None:
+    job = accept(store)
+    values = json.loads(job.to_json())
+    for name in ("format", "not_before", "num_waits"):
+        del values[name]
+
+    assert Job.from_json(json.dumps(values)) == job
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "x", '{"format": 99}', '{"format": "x"}'])
+def test_a_body_of_another_format_is_told_apart(body: str) -> None:
+    with pytest.raises(JobFormatError):
+        Job.from_json(body)
 
 
 def put_off(store: JobStore, job: Job, wait_s: float, *, is_blameless: bool = True) -> Job:

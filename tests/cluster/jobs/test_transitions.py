@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cluster.errors import JobFinishedError, LeaseLostError
 from cluster.jobs import transitions
 from cluster.jobs.job import (
+    DEADLINE_INDEX,
     Delivery,
     Job,
     JobFailure,
@@ -88,6 +89,12 @@ class JobLife(RuleBasedStateMachine):
             ),
         )
 
+    @precondition(lambda self: transitions.is_overdue(self.job, self.now))
+    @rule()
+    def sweep(self) -> None:
+        self.job = transitions.fail_overdue(self.job, self.now, POLICY)
+        assert self.job.failure == transitions.DEADLINE
+
     @rule()
     def cancel(self) -> None:
         try:
@@ -117,6 +124,7 @@ class JobLife(RuleBasedStateMachine):
         lists = {queue_index(Lane.BATCH), waiting_index(Lane.BATCH), lease_index(Lane.BATCH)}
         num_lists = len(lists & self.job.to_indexes().keys())
         assert num_lists == int(not self.job.status.is_final)
+        assert (DEADLINE_INDEX in self.job.to_indexes()) == bool(num_lists)
 
     @invariant()
     def the_webhook_hears_of_one_end(self) -> None:
@@ -145,6 +153,19 @@ def test_attempts_are_bounded() -> None:
 @given(st.floats(60.0, 1e6))
 def test_a_job_past_its_deadline_does_not_begin(now: float) -> None:
     assert transitions.claim(queued_job(), "a", now, POLICY).failure == transitions.DEADLINE
+
+
+def test_a_running_job_is_left_to_its_runner_at_its_deadline() -> None:
+    job = transitions.claim(queued_job(), "a", 55.0, POLICY)
+
+    assert [transitions.is_overdue(job, now) for now in (61.0, 64.9, 65.0)] == [False, False, True]
+
+
+def test_a_job_that_waits_for_room_is_overdue_at_its_deadline() -> None:
+    job = transitions.claim(queued_job(), "a", 50.0, POLICY)
+    job = transitions.put_off(job, "a", 80.0, is_blameless=True)
+
+    assert [transitions.is_overdue(job, now) for now in (59.9, 60.0)] == [False, True]
 
 
 def test_a_delivery_that_was_settled_already_is_left_alone() -> None:

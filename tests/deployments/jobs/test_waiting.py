@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from jobs_app import LoadedModel, wait_until
 
 from cluster.jobs.job import Job, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
-from cluster.jobs.transitions import JobPolicy
+from cluster.jobs.transitions import DEADLINE, JobPolicy
 from cluster.records import SqliteRecordStore
 from cluster.storage.folder import FolderImageStore, FolderStoreOptions
 from deployments.config import AppConfig
@@ -33,6 +34,8 @@ from pipeline.request import RenderPath
 MAX_ATTEMPTS: Final = 2
 ROOMLESS: Final = 1000
 """Seeds from here on are those of a pool without room."""
+NEVER: Final = 2000
+"""Seeds from here on are never drawn."""
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ class TwoPools:
 
     async def __call__(self, order: ImagesOrder, _: EventListener | None) -> ImagesResponse:
         assert not order.outwaits_start
+        if order.seed >= NEVER:
+            await asyncio.Event().wait()
         if order.seed >= ROOMLESS and not self.has_room:
             self.refused.append(order.id)
             raise OverloadedError("the pool has no replica yet", None, 1)
@@ -94,6 +99,34 @@ async def test_jobs_that_a_pool_has_no_room_for_hold_up_no_others(
         }
         pools.has_room = True
         await wait_until(lambda: all(has_succeeded(store, job) for job in waiting))
+
+
+async def test_a_job_of_another_version_is_left_to_another_router(
+    store: JobStore, rules: RequestRules
+) -> None:
+    job = accept_job(store, rules, 1)
+    values = json.loads(store.read_payload(job))
+    values[0]["order"]["adapter"] = "a"
+    unreadable = replace(job, id=f"job-{2:024x}", created_at=job.created_at - 1)
+    store.accept(unreadable, json.dumps(values))
+    async with run_jobs(store):
+        await wait_until(lambda: has_succeeded(store, job))
+        await wait_until(lambda: store.read(unreadable.id).num_waits > 0)
+
+    left = store.read(unreadable.id)
+    assert (left.status, left.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def test_a_job_past_its_deadline_fails_while_all_slots_are_busy(
+    store: JobStore, rules: RequestRules
+) -> None:
+    for number in range(2):
+        accept_job(store, rules, NEVER + number)
+    late = accept_job(store, rules, 1, timeout_s=0.5)
+    async with run_jobs(store):
+        await wait_until(lambda: store.read(late.id).status is JobStatus.FAILED)
+
+    assert store.read(late.id).failure == DEADLINE
 
 
 async def test_requests_of_a_batch_that_wait_leave_room_for_the_others(
