@@ -198,6 +198,9 @@ class JobsApi:
 
     def _acceptance(self, new: NewJob, request: Request) -> Execute:
         async def execute(nonce: str) -> StoredOutcome:
+            # An execution that fell silent may have been charged for it, and kept it.
+            if (kept := await self.service.find(nonce)) is not None:
+                return StoredOutcome(job_id=kept)
             queued = await self._admit(replace(new, nonce=nonce), request)
             return StoredOutcome(job_id=queued.job.id)
 

@@ -79,7 +79,7 @@ class JobService:
             raise OverloadedError("too many jobs are queued", None, RETRY_AFTER_S)
         now = self.store.records.now()
         job = Job(
-            id=f"job-{new.nonce}",
+            id=_to_id(new.nonce),
             owner=new.owner,
             request_id=new.request_id,
             kind=new.kind,
@@ -101,6 +101,12 @@ class JobService:
         except PayloadsFullError as exc:
             message = "the jobs that are queued take too many bytes"
             raise OverloadedError(message, None, RETRY_AFTER_S) from exc
+
+    async def find(self, nonce: str) -> str | None:
+        """Return the id of the job that was accepted from a nonce, if one was."""
+        id = _to_id(nonce)
+        record = await self.threads.call(self.store.records.read, id)
+        return None if record is None else id
 
     async def read(self, id: str, owner: str, *, param: str = "id") -> Job:
         """Return a job.
@@ -149,6 +155,10 @@ class JobService:
 def draw_nonce() -> str:
     """Draw what makes a job's id."""
     return secrets.token_hex(12)
+
+
+def _to_id(nonce: str) -> str:
+    return f"job-{nonce}"
 
 
 def _priority_of(new: NewJob) -> Priority:
