@@ -1,6 +1,7 @@
 """Runs queued jobs inside a router replica; another replica's runner takes over when it dies."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -73,12 +74,14 @@ class JobRunner:
                 job = await self._next(lane, waiting_first=waiting_first)
                 waiting_first = not waiting_first
                 running.create_task(self._run(job)).add_done_callback(lambda _: slots.release())
+                # A task that is cancelled before it begins could not put its job back.
+                await asyncio.sleep(0)
 
     async def _next(self, lane: Lane, *, waiting_first: bool) -> Job:
         while True:
             self._queued[lane].clear()
             try:
-                job = await self._threads.call(self._store.claim, lane, waiting_first=waiting_first)
+                job = await self._claim(lane, waiting_first=waiting_first)
             except ClusterError as exc:
                 logger.warning("jobs cannot be claimed: %s", exc)
             except Exception:  # noqa: BLE001 a lane that ends leaves its jobs queued for ever
@@ -89,6 +92,18 @@ class JobRunner:
                 await _wait(self._queued[lane], self._poll_s)
                 continue
             await asyncio.sleep(_AWAY_S)
+
+    async def _claim(self, lane: Lane, *, waiting_first: bool) -> Job | None:
+        """Claim a job; one that arrives after this is cancelled is put back."""
+        claim = partial(self._store.claim, lane, waiting_first=waiting_first)
+        claiming = asyncio.ensure_future(self._threads.call(claim))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                if (job := await claiming) is not None:
+                    await self._release(job)
+            raise
 
     async def _run(self, job: Job) -> None:
         dropped = self._dropped[job.id] = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,21 @@ class StoreFails(JobExecution):
     ) -> JobFailure | Wait | None:
         """Raise both."""
         raise ExceptionGroup("both", [RuntimeError("unexpected"), REFUSED])
+
+
+class SlowClaims(JobStore):
+    """A store whose claims end when its gate is open."""
+
+    def __init__(self, store: JobStore) -> None:
+        super().__init__(store.records, store.policy)
+        self.gate = threading.Event()
+        self.num_begun = 0
+
+    def claim(self, lane: Lane, *, waiting_first: bool = False) -> Job | None:
+        """Claim a job when it may."""
+        self.num_begun += 1
+        self.gate.wait()
+        return super().claim(lane, waiting_first=waiting_first)
 
 
 @contextlib.asynccontextmanager
@@ -158,3 +174,15 @@ async def test_a_job_is_left_to_its_lease_where_the_store_failed(
         await wait_until(lambda: f"{job.id} is left to its lease" in caplog.text)
 
     assert store.read(job.id).status is JobStatus.RUNNING
+
+
+async def test_a_job_whose_claim_ends_after_the_runner_is_stopped_is_put_back(
+    store: JobStore, rules: RequestRules
+) -> None:
+    slow, job = SlowClaims(store), accept_job(store, rules, 0)
+    async with run_jobs(slow):
+        await wait_until(lambda: slow.num_begun)
+        threading.Timer(0.05, slow.gate.set).start()
+
+    left = store.read(job.id)
+    assert (left.status, left.attempts) == (JobStatus.QUEUED, 0)
