@@ -1,6 +1,7 @@
 """Records in Redis, for the machines of a cluster."""
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,6 +19,8 @@ from cluster.records import redis_scripts as scripts
 from cluster.records.record_store import Event, Record
 from cluster.records.redis_refusals import explain
 from cluster.redis_url import place_of
+
+_logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
@@ -153,6 +156,29 @@ class RedisRecordStore:
             raise RecordStoreConfigurationError(
                 f"the job store's Redis must have maxmemory-policy noeviction, got {policy} "
                 f"at {self._place}"
+            )
+        self._check_sync()
+
+    def _check_sync(self) -> None:
+        try:
+            with self._errors():
+                sync = self._redis.config_get("appendfsync").get("appendfsync", "not told")
+        except RecordStoreUnavailableError as exc:
+            # A user need not have the right, and a provider's Redis may not know the command.
+            if not isinstance(exc.__cause__, redis.ResponseError):
+                raise
+            sync = "not told"
+        if sync == "no":
+            raise RecordStoreConfigurationError(
+                "the job store's Redis must have appendfsync always or everysec, got no at "
+                f"{self._place}"
+            )
+        if sync != "always":
+            _logger.warning(
+                "the job store's Redis may lose what it took in the last second if its machine "
+                "fails: appendfsync always keeps it, got %s at %s",
+                sync,
+                self._place,
             )
 
     def _check_access(self) -> None:
