@@ -91,6 +91,8 @@ class Job:
     lease: str = ""
     """Names the runner that has it."""
     lease_expires_at: float | None = None
+    begun_at: float | None = None
+    """Since when its runner has it."""
     not_before: float | None = None
     """Until when it waits for room in a pool; None for one that has not been refused."""
     num_waits: int = 0

@@ -45,6 +45,7 @@ def claim(job: Job, lease: str, now: float, policy: JobPolicy) -> Job:
         attempts=job.attempts + 1,
         lease=lease,
         lease_expires_at=now + policy.lease_s,
+        begun_at=now,
         not_before=None,
         started_at=now if job.started_at is None else job.started_at,
     )
@@ -88,6 +89,7 @@ def release(job: Job, lease: str) -> Job:
         attempts=job.attempts - 1,
         lease="",
         lease_expires_at=None,
+        begun_at=None,
     )
 
 
@@ -158,6 +160,7 @@ def _finish(
         failure=failure,
         lease="",
         lease_expires_at=None,
+        begun_at=None,
         not_before=None,
         finished_at=now,
         expires_at=now + policy.retention_s,

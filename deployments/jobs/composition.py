@@ -73,11 +73,12 @@ def build_jobs(
     store = JobStore(records, JobPolicy(jobs.lease_s, jobs.max_attempts, jobs.retention_s))
     estimate = MeasuredEstimate()
     outcomes = OutcomeReader(images, url_lifetime_s=config.store.url_lifetime_s)
+    num_slots = {Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches}
     runner = JobRunner(
         JobExecution(draw, store, work_threads, estimate, jobs.max_batch_concurrency),
         store,
         work_threads,
-        num_slots={Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches},
+        num_slots=num_slots,
         poll_s=jobs.poll_s,
     )
     api = JobsApi(
@@ -88,7 +89,7 @@ def build_jobs(
         service=JobService(
             store, threads, runner, estimate, jobs.max_queued, jobs.max_queued_bytes
         ),
-        describer=JobDescriber(store, threads, outcomes, num_slots=jobs.max_running_jobs),
+        describer=JobDescriber(store, threads, outcomes, num_slots=num_slots),
         idempotency=_build_idempotency(jobs, records, threads),
         outcomes=outcomes,
         event_readers=EventReaders(jobs.max_event_readers),

@@ -277,7 +277,7 @@ def test_what_is_no_job_at_all_does_not_stay_for_ever(store: JobStore) -> None:
 def test_a_job_of_the_format_without_a_number_is_read(store: JobStore) -> None:
     job = accept(store)
     values = json.loads(job.to_json())
-    for name in ("format", "not_before", "num_waits"):
+    for name in ("format", "begun_at", "not_before", "num_waits"):
         del values[name]
 
     assert Job.from_json(json.dumps(values)) == job

@@ -118,6 +118,7 @@ class JobLife(RuleBasedStateMachine):
         is_running = self.job.status is JobStatus.RUNNING
         assert bool(self.job.lease) == is_running
         assert (self.job.lease_expires_at is not None) == is_running
+        assert (self.job.begun_at is not None) == is_running
 
     @invariant()
     def a_job_that_lives_is_in_one_list_to_be_claimed_from(self) -> None:
