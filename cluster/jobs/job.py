@@ -84,6 +84,9 @@ class Job:
     deadline_at: float
     estimate_s: float
     """Seconds of work, as estimated at acceptance."""
+    turn_at: float = 0.0
+    """Its place among new jobs: when it was accepted, or later by the work that its owner has
+    queued before it, so that owners take turns."""
     webhook_url: str | None = field(default=None, repr=False)
     status: JobStatus = JobStatus.QUEUED
     attempts: int = 0
@@ -129,7 +132,8 @@ class Job:
         """Return the lists that the job is in, with its place in each."""
         places = {
             owner_index(self.owner): self.created_at,
-            queue_index(self.lane): self.created_at if self._is_new() else None,
+            queue_index(self.lane): self.place if self._is_new() else None,
+            queue_index(self.lane, self.owner): self.place if self._is_queued() else None,
             waiting_index(self.lane): self.not_before,
             lease_index(self.lane): self.lease_expires_at,
             DEADLINE_INDEX: None if self.status.is_final else self.deadline_at,
@@ -138,8 +142,16 @@ class Job:
         }
         return {name: score for name, score in places.items() if score is not None}
 
+    @property
+    def place(self) -> float:
+        """Where it is among new jobs; the lowest comes first."""
+        return max(self.created_at, self.turn_at)
+
+    def _is_queued(self) -> bool:
+        return self.status is JobStatus.QUEUED
+
     def _is_new(self) -> bool:
-        return self.status is JobStatus.QUEUED and self.not_before is None
+        return self._is_queued() and self.not_before is None
 
 
 DEADLINE_INDEX: Final = "deadline"
@@ -164,9 +176,9 @@ def owner_index(owner: str) -> str:
     return f"owner/{owner}"
 
 
-def queue_index(lane: Lane) -> str:
-    """Return the name of the list of queued jobs that no pool has refused."""
-    return f"queue/{lane.value}"
+def queue_index(lane: Lane, owner: str | None = None) -> str:
+    """Return the name of the list of queued jobs that no pool has refused, or an owner's of all."""
+    return f"queue/{lane.value}" if owner is None else f"queue/{lane.value}/{owner}"
 
 
 def waiting_index(lane: Lane) -> str:

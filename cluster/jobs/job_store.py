@@ -86,8 +86,18 @@ class JobStore:
         return jobs
 
     def count_queued(self, lane: Lane, *, before: float = float("inf")) -> int:
-        """Count the jobs of a lane that nobody has tried, and that were accepted before."""
+        """Count the jobs of a lane that nobody has tried, and whose place is before."""
         return self.records.count(queue_index(lane), below=before)
+
+    def count_queued_of(self, owner: str, lane: Lane) -> int:
+        """Count an owner's jobs of a lane that nobody runs."""
+        return self.records.count(queue_index(lane, owner), below=float("inf"))
+
+    def next_turn(self, owner: str, lane: Lane, now: float) -> float:
+        """Return the turn of an owner's next job."""
+        ids = self.records.page(queue_index(lane, owner), after=None, limit=1)
+        record = self.records.read(ids[0]) if ids else None
+        return transitions.turn_after(None if record is None else _read_job(record), now)
 
     def count_waiting(self, lane: Lane) -> int:
         """Count the jobs of a lane that wait for room in a pool."""

@@ -26,6 +26,11 @@ class JobPolicy:
     """A finished job is forgotten after this."""
 
 
+def turn_after(last: Job | None, now: float) -> float:
+    """Return the turn of a job that is accepted after its owner's last one in the queue."""
+    return now if last is None else max(now, last.place + last.estimate_s)
+
+
 def is_claimable(job: Job, now: float) -> bool:
     """Say whether a runner may take the job."""
     if job.status is JobStatus.QUEUED:

@@ -18,7 +18,7 @@ from deployments.jobs.execution import JobExecution
 from deployments.jobs.idempotency import Idempotency
 from deployments.jobs.outcomes import Draw, OutcomeReader
 from deployments.jobs.runner import JobRunner
-from deployments.jobs.service import JobService
+from deployments.jobs.service import JobService, QueueLimits
 from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import JobsConfig
 from deployments.validation import RequestRules
@@ -86,9 +86,7 @@ def build_jobs(
         rules=rules,
         admission=admission,
         targets=build_rules(config.webhooks),
-        service=JobService(
-            store, threads, runner, estimate, jobs.max_queued, jobs.max_queued_bytes
-        ),
+        service=JobService(store, threads, runner, estimate, _limit_queue(jobs)),
         describer=JobDescriber(store, threads, outcomes, num_slots=num_slots),
         idempotency=_build_idempotency(jobs, records, threads),
         outcomes=outcomes,
@@ -97,6 +95,15 @@ def build_jobs(
     sender = WebhookSender(api.targets, resolve_host, timeout_s=config.webhooks.timeout_s)
     webhooks = WebhookDispatcher(config.webhooks, sender, store, work_threads, poll_s=jobs.poll_s)
     return Jobs(api, runner, webhooks, records, threads, work_threads)
+
+
+def _limit_queue(config: JobsConfig) -> QueueLimits:
+    most, share = config.max_queued, config.max_queued_share
+    return QueueLimits(
+        max_queued=most,
+        max_queued_per_key=max(1, int(share * most)),
+        max_queued_bytes=config.max_queued_bytes,
+    )
 
 
 def _build_idempotency(

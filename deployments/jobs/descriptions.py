@@ -36,7 +36,7 @@ class JobDescriber:
         body = to_body(job)
         if job.status is JobStatus.QUEUED:
             count = self._store.count_queued
-            num_ahead = await self._threads.call(count, job.lane, before=job.created_at)
+            num_ahead = await self._threads.call(count, job.lane, before=job.place)
             return self.describe_queued(job, num_ahead)
         if job.begun_at is not None:
             ran_s = await self._threads.call(self._store.records.now) - job.begun_at

@@ -99,6 +99,47 @@ def test_the_job_that_waits_longest_is_claimed_first(store: JobStore) -> None:
     assert store.claim(Lane.INTERACTIVE) is None
 
 
+def accept_in_turn(store: JobStore, id: str, owner: str, **changes: object) -> Job:
+    turn_at = store.next_turn(owner, Lane.INTERACTIVE, store.records.now())
+    return accept(store, id, owner=owner, turn_at=turn_at, **changes)
+
+
+def test_owners_take_turns(store: JobStore) -> None:
+    for number in range(3):
+        accept_in_turn(store, f"alice-{number}", "alice", estimate_s=60.0)
+    for number in range(2):
+        accept_in_turn(store, f"bob-{number}", "bob", estimate_s=60.0)
+
+    assert [claim(store).id for _ in range(5)] == [
+        "alice-0",
+        "bob-0",
+        "alice-1",
+        "bob-1",
+        "alice-2",
+    ]
+
+
+def test_jobs_of_one_owner_keep_their_order_while_some_are_run(store: JobStore) -> None:
+    for number in range(4):
+        accept_in_turn(store, f"job-{number}", "alice", estimate_s=60.0)
+    claim(store)
+    claim(store)
+    accept_in_turn(store, "job-4", "alice", estimate_s=0.0)
+
+    assert [claim(store).id for _ in range(3)] == ["job-2", "job-3", "job-4"]
+
+
+def test_an_owners_queue_counts_what_waits_for_room_and_not_what_runs(store: JobStore) -> None:
+    for number in range(3):
+        accept(store, f"job-{number}")
+    accept(store, "other", owner="bob")
+    put_off(store, claim(store), 60.0)
+    claim(store)
+
+    assert store.count_queued_of("anonymous", Lane.INTERACTIVE) == 2
+    assert store.count_queued_of("anonymous", Lane.BATCH) == 0
+
+
 def test_a_lane_gives_only_its_own_jobs(store: JobStore) -> None:
     accept(store, lane=Lane.BATCH)
 
@@ -277,7 +318,7 @@ def test_what_is_no_job_at_all_does_not_stay_for_ever(store: JobStore) -> None:
 def test_a_job_of_the_format_without_a_number_is_read(store: JobStore) -> None:
     job = accept(store)
     values = json.loads(job.to_json())
-    for name in ("format", "begun_at", "not_before", "num_waits"):
+    for name in ("format", "turn_at", "begun_at", "not_before", "num_waits"):
         del values[name]
 
     assert Job.from_json(json.dumps(values)) == job
