@@ -73,7 +73,7 @@ class JobsConfig(_Section):
         default=2**27,
         gt=0,
         description="Requests of all jobs that have not ended, as the store keeps them; what "
-        "would exceed it is refused. Keep it below half of Redis' memory.",
+        "would exceed it is refused. Keep it well below Redis' memory.",
     )
     default_timeout_s: float = Field(
         default=3600.0, gt=0, description="Deadline of a job that names none, from acceptance."

@@ -127,7 +127,7 @@ class JobRunner:
     def _settle(self, job: Job, end: JobFailure | Wait | None) -> None:
         if isinstance(end, Wait):
             self._store.put_off(job, wait_s=end.seconds, is_blameless=end.is_blameless)
-            logger.info("job %s waits for room for %.1f s", job.id, end.seconds)
+            logger.debug("job %s waits for room for %.1f s", job.id, end.seconds)
         else:
             self._store.finish(job, end)
             logger.info("job %s ended in attempt %d", job.id, job.attempts)
