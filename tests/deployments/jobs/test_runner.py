@@ -85,13 +85,15 @@ class SlowClaims(JobStore):
     def __init__(self, store: JobStore) -> None:
         super().__init__(store.records, store.policy)
         self.gate = threading.Event()
-        self.num_begun = 0
+        self.num_begun = self.num_ended = 0
 
     def claim(self, lane: Lane, *, waiting_first: bool = False) -> Job | None:
         """Claim a job when it may."""
         self.num_begun += 1
         self.gate.wait()
-        return super().claim(lane, waiting_first=waiting_first)
+        job = super().claim(lane, waiting_first=waiting_first)
+        self.num_ended += 1
+        return job
 
 
 @contextlib.asynccontextmanager
@@ -183,6 +185,7 @@ async def test_a_job_whose_claim_ends_after_the_runner_is_stopped_is_put_back(
     async with run_jobs(slow):
         await wait_until(lambda: slow.num_begun)
         threading.Timer(0.05, slow.gate.set).start()
+    await wait_until(lambda: slow.num_ended)
 
     left = store.read(job.id)
     assert (left.status, left.attempts) == (JobStatus.QUEUED, 0)
