@@ -16,6 +16,7 @@ ClusterError
 ├── JobFinishedError                the job has succeeded or failed, and cannot change (HTTP 409)
 ├── JobFormatError                  a job was written by another version of the service
 ├── LeaseLostError                  another process has what the caller had
+├── PayloadsFullError               payloads take as many bytes as they may (HTTP 503)
 └── RecordStoreError
     ├── RecordStoreUnavailableError     jobs cannot be read or written now (HTTP 503)
     └── RecordStoreConfigurationError   the operator must change something
@@ -92,6 +93,10 @@ class JobFormatError(ClusterError):
 
 class LeaseLostError(ClusterError):
     """Another process has what the caller had, or its owner has cancelled it."""
+
+
+class PayloadsFullError(ClusterError):
+    """What waits in the store takes as many bytes as it may; nothing was written."""
 
 
 class TelemetryError(ClusterError):

@@ -2,7 +2,13 @@
 
 from typing import Final
 
-from cluster.errors import ImageNotFoundError, JobNotFoundError, RecordStoreError, StoreError
+from cluster.errors import (
+    ImageNotFoundError,
+    JobFormatError,
+    JobNotFoundError,
+    RecordStoreError,
+    StoreError,
+)
 from deployments.errors import (
     RETRY_AFTER_S,
     ApiError,
@@ -27,6 +33,7 @@ from pipeline.errors import (
 
 MAPPED_ERRORS: Final[tuple[type[Exception], ...]] = (
     ApiError,
+    JobFormatError,
     JobNotFoundError,
     PipelineError,
     RecordStoreError,
@@ -61,6 +68,9 @@ def to_api_error(exc: Exception, *, request_id: str) -> ApiError:
         case RecordStoreError():
             logger.error("request %s: %s", request_id, exc)
             return DependencyError("the job store could not be reached", None, RETRY_AFTER_S)
+        case JobFormatError():
+            message = "the job is another version's; ask again"
+            return DependencyError(message, None, RETRY_AFTER_S)
         case JobNotFoundError():
             return NotFoundError("no such job", "id")
         case _:

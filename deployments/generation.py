@@ -18,6 +18,7 @@ from deployments.errors import (
     RETRY_AFTER_S,
     DeadlineExceededError,
     DependencyError,
+    OverloadedError,
 )
 from deployments.log import logger
 from deployments.other_stages import OtherStages
@@ -76,6 +77,8 @@ class ImagesOrder:
     """Of the caller's key, below the store's own prefix."""
     outwaits_store: bool = False
     """Whether a drawn picture waits for a store that is away; a caller who waits is told soon."""
+    outwaits_start: bool = True
+    """Whether it waits here for the first replica of a pool; a job does so in its queue."""
 
     @property
     def cost_units(self) -> float:
@@ -153,6 +156,8 @@ class Generation:
         started = time.monotonic()
         route = self._choose(order)
         try:
+            if not order.outwaits_start:
+                await self._refuse_cold(route)
             if on_route is not None:
                 await on_route(route)
             encoded, images = await self._draw_all(order, route, started, on_event)
@@ -186,6 +191,15 @@ class Generation:
         route = self._chooser.choose(order.to_facts())
         other_s = self._other_stages.estimate_s(order.num_pixels)
         return replace(route, estimate_s=route.estimate_s + other_s)
+
+    async def _refuse_cold(self, route: Route) -> None:
+        """Refuse what would wait for a replica; that it was asked for wakes the pool."""
+        try:
+            async with asyncio.timeout(0):
+                await self._chooser.await_replica(route)
+        except TimeoutError as exc:
+            message = f"pool {route.pool} has no replica yet"
+            raise OverloadedError(message, None, RETRY_AFTER_S) from exc
 
     async def _draw_all(
         self, order: ImagesOrder, route: Route, started: float, on_event: EventListener | None

@@ -74,6 +74,15 @@ class JobsConfig(_Section):
     max_queued: int = Field(
         default=10_000, ge=1, description="Jobs that wait, by queue; more are refused."
     )
+    max_queued_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share of `max_queued` that one key may have."
+    )
+    max_queued_bytes: int = Field(
+        default=2**27,
+        gt=0,
+        description="Requests of all jobs that have not ended, as the store keeps them; what "
+        "would exceed it is refused. Keep it well below Redis' memory.",
+    )
     default_timeout_s: float = Field(
         default=3600.0, gt=0, description="Deadline of a job that names none, from acceptance."
     )

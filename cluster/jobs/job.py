@@ -8,6 +8,13 @@ from typing import Any, Final, Self
 
 from cluster.errors import JobFormatError
 
+FORMAT: Final = 2
+"""Of a job's record and of what it keeps of its requests; one more for any field more or less.
+
+A version reads those up to its own and leaves the others to later versions. What has no number is
+of format 1.
+"""
+
 
 class JobStatus(StrEnum):
     """Where a job is; the last three are final."""
@@ -77,6 +84,9 @@ class Job:
     deadline_at: float
     estimate_s: float
     """Seconds of work, as estimated at acceptance."""
+    turn_at: float = 0.0
+    """Its place among new jobs: when it was accepted, or later by the work that its owner has
+    queued before it, so that owners take turns."""
     webhook_url: str | None = field(default=None, repr=False)
     status: JobStatus = JobStatus.QUEUED
     attempts: int = 0
@@ -84,6 +94,12 @@ class Job:
     lease: str = ""
     """Names the runner that has it."""
     lease_expires_at: float | None = None
+    begun_at: float | None = None
+    """Since when its runner has it."""
+    not_before: float | None = None
+    """Until when it waits for room in a pool; None for one that has not been refused."""
+    num_waits: int = 0
+    """How often in a row it was put back to wait."""
     started_at: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None
@@ -95,7 +111,7 @@ class Job:
 
     def to_json(self) -> str:
         """Return the record's body."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -105,22 +121,40 @@ class Job:
             JobFormatError: If another version of the service wrote it.
         """
         try:
-            return cls(**_to_fields(json.loads(text)))
-        except (KeyError, TypeError, ValueError) as exc:
+            values = json.loads(text)
+            if (format := values.pop("format", 1)) > FORMAT:
+                raise ValueError(f"format must be at most {FORMAT}, got {format}")
+            return cls(**_to_fields(values))
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise JobFormatError(f"a job must have this version's fields: {exc}") from exc
 
     def to_indexes(self) -> Mapping[str, float]:
         """Return the lists that the job is in, with its place in each."""
         places = {
             owner_index(self.owner): self.created_at,
-            queue_index(self.lane): self.created_at if self.status is JobStatus.QUEUED else None,
+            queue_index(self.lane): self.place if self._is_new() else None,
+            queue_index(self.lane, self.owner): self.place if self._is_queued() else None,
+            waiting_index(self.lane): self.not_before,
             lease_index(self.lane): self.lease_expires_at,
+            DEADLINE_INDEX: None if self.status.is_final else self.deadline_at,
             EXPIRY_INDEX: self.expires_at,
             WEBHOOK_INDEX: self.deliver_at,
         }
         return {name: score for name, score in places.items() if score is not None}
 
+    @property
+    def place(self) -> float:
+        """Where it is among new jobs; the lowest comes first."""
+        return max(self.created_at, self.turn_at)
 
+    def _is_queued(self) -> bool:
+        return self.status is JobStatus.QUEUED
+
+    def _is_new(self) -> bool:
+        return self._is_queued() and self.not_before is None
+
+
+DEADLINE_INDEX: Final = "deadline"
 EXPIRY_INDEX: Final = "expiry"
 WEBHOOK_INDEX: Final = "webhook"
 
@@ -142,9 +176,14 @@ def owner_index(owner: str) -> str:
     return f"owner/{owner}"
 
 
-def queue_index(lane: Lane) -> str:
-    """Return the name of the list of jobs that nobody has begun."""
-    return f"queue/{lane.value}"
+def queue_index(lane: Lane, owner: str | None = None) -> str:
+    """Return the name of the list of queued jobs that no pool has refused, or an owner's of all."""
+    return f"queue/{lane.value}" if owner is None else f"queue/{lane.value}/{owner}"
+
+
+def waiting_index(lane: Lane) -> str:
+    """Return the name of the list of queued jobs that wait for room, by when to try again."""
+    return f"waiting/{lane.value}"
 
 
 def lease_index(lane: Lane) -> str:

@@ -15,6 +15,7 @@ from cluster.errors import (
 )
 from cluster.jobs import transitions
 from cluster.jobs.job import (
+    DEADLINE_INDEX,
     EXPIRY_INDEX,
     WEBHOOK_INDEX,
     Job,
@@ -23,8 +24,10 @@ from cluster.jobs.job import (
     lease_index,
     owner_index,
     queue_index,
+    waiting_index,
 )
 from cluster.jobs.transitions import JobPolicy
+from cluster.jobs.unreadable import fail_unreadable
 from cluster.records import Event, Record, RecordStore
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ _logger = logging.getLogger(__name__)
 KEPT_EVENTS: Final = 256
 _CANDIDATES: Final = 8
 _SWEPT: Final = 100
+_UNREADABLE_FOR_S: Final = 600.0
 _MAX_RACES: Final = 100
 
 
@@ -42,9 +46,14 @@ class JobStore:
         self.records = records
         self.policy = policy
 
-    def accept(self, job: Job, payload: str) -> Job:
-        """Queue a job. A job that has its id already is returned in its place."""
-        if self.records.insert(_to_record(job, 0), payload=payload):
+    def accept(self, job: Job, payload: str, *, max_payload_bytes: int | None = None) -> Job:
+        """Queue a job. A job that has its id already is returned in its place.
+
+        Raises:
+            PayloadsFullError: If the payloads of all jobs that have not ended would exceed that.
+        """
+        record = _to_record(job, 0)
+        if self.records.insert(record, payload=payload, max_payload_bytes=max_payload_bytes):
             return job
         return self.read(job.id)
 
@@ -77,23 +86,41 @@ class JobStore:
         return jobs
 
     def count_queued(self, lane: Lane, *, before: float = float("inf")) -> int:
-        """Count the jobs of a lane that nobody has begun, and that were accepted before."""
+        """Count the jobs of a lane that nobody has tried, and whose place is before."""
         return self.records.count(queue_index(lane), below=before)
 
-    def claim(self, lane: Lane) -> Job | None:
+    def count_queued_of(self, owner: str, lane: Lane) -> int:
+        """Count an owner's jobs of a lane that nobody runs."""
+        return self.records.count(queue_index(lane, owner), below=float("inf"))
+
+    def next_turn(self, owner: str, lane: Lane, now: float) -> float:
+        """Return the turn of an owner's next job."""
+        ids = self.records.page(queue_index(lane, owner), after=None, limit=1)
+        record = self.records.read(ids[0]) if ids else None
+        return transitions.turn_after(None if record is None else _read_job(record), now)
+
+    def count_waiting(self, lane: Lane) -> int:
+        """Count the jobs of a lane that wait for room in a pool."""
+        return self.records.count(waiting_index(lane), below=float("inf"))
+
+    def claim(self, lane: Lane, *, waiting_first: bool = False) -> Job | None:
         """Give the caller a job, if there is one, under a lease of its own.
 
-        Jobs whose runner fell silent come first, then those that wait longest.
+        Jobs whose runner fell silent come first. Then come those that wait longest, and those that
+        a pool refused once they may be tried again; which of the two, the caller says: by turns,
+        neither holds up the other.
         """
         now = self.records.now()
         silent = self._readable_in(lease_index(lane), until=now)
         queued = self._readable_in(queue_index(lane), until=float("inf"))
-        for record, job in chain(silent, queued):
+        waiting = self._readable_in(waiting_index(lane), until=now)
+        others = (waiting, queued) if waiting_first else (queued, waiting)
+        for record, job in chain(silent, *others):
             if not transitions.is_claimable(job, now):
                 continue
             lease = secrets.token_hex(16)
             claimed = transitions.claim(job, lease, now, self.policy)
-            is_written = self.records.replace(_to_record(claimed, record.version))
+            is_written = self._replace(claimed, record.version)
             if is_written and claimed.lease == lease:
                 return claimed
         return None
@@ -124,6 +151,20 @@ class JobStore:
             LeaseLostError: If the caller has lost it.
         """
         return self._change(job.id, lambda job_now: transitions.release(job_now, job.lease))
+
+    def put_off(self, job: Job, *, wait_s: float, is_blameless: bool) -> Job:
+        """Put back a job that waits for room in a pool; see `transitions.put_off`.
+
+        Raises:
+            LeaseLostError: If the caller has lost it.
+        """
+        until = self.records.now() + wait_s
+        return self._change(
+            job.id,
+            lambda job_now: transitions.put_off(
+                job_now, job.lease, until, is_blameless=is_blameless
+            ),
+        )
 
     def finish(self, job: Job, failure: JobFailure | None) -> Job:
         """End the job that the caller has.
@@ -231,8 +272,39 @@ class JobStore:
         expired = set(list_expired(until=self.records.now())) if records else set()
         return sum(self.records.delete(each) for each in records if each and each.id in expired)
 
+    def fail_overdue(self) -> int:
+        """Fail jobs whose time is up while they have no runner; return how many."""
+        now = self.records.now()
+        found = self._readable_in(DEADLINE_INDEX, until=now)
+        overdue = islice((each for each in found if transitions.is_overdue(each[1], now)), _SWEPT)
+        return sum(
+            self._replace(transitions.fail_overdue(job, now, self.policy), record.version)
+            for record, job in overdue
+        )
+
+    def fail_unreadable(self) -> int:
+        """Fail jobs of another version, long after their time is up; return how many.
+
+        Until then, a router of that version may do so, and tell their webhooks.
+        """
+        now = self.records.now()
+        found = self._records_in(DEADLINE_INDEX, until=now - _UNREADABLE_FOR_S)
+        unreadable = (record for record in found if _read_job(record) is None)
+        failed = (fail_unreadable(record, now, self.policy) for record in unreadable)
+        return sum(
+            self.records.replace(record, drops_payload=True)
+            for record in islice((each for each in failed if each is not None), _SWEPT)
+        )
+
     def _readable_in(self, index: str, *, until: float) -> Iterator[tuple[Record, Job]]:
-        """Yield an index's jobs in order, past any number of another version.
+        """Yield an index's jobs in order, past any number of another version."""
+        for record in self._records_in(index, until=until):
+            job = _read_job(record)
+            if job is not None:
+                yield record, job
+
+    def _records_in(self, index: str, *, until: float) -> Iterator[Record]:
+        """Yield an index's records in order.
 
         From the front each time, since what the caller changes leaves the index: by position, as
         many would be passed over.
@@ -243,9 +315,8 @@ class JobStore:
             ids = self.records.first(index, until=until, limit=limit)
             for id in ids:
                 record = None if id in seen else self.records.read(id)
-                job = None if record is None else _read_job(record)
-                if record is not None and job is not None:
-                    yield record, job
+                if record is not None:
+                    yield record
             if len(ids) < limit:
                 return
             seen.update(ids)
@@ -255,7 +326,7 @@ class JobStore:
         for _ in range(_MAX_RACES):
             record = self._record(id)
             job = transition(_to_job(record))
-            if self.records.replace(_to_record(job, record.version)):
+            if self._replace(job, record.version):
                 return job
         raise RecordStoreUnavailableError(f"job {id} changed {_MAX_RACES} times meanwhile")
 
@@ -266,13 +337,17 @@ class JobStore:
         if record is None or job is None or job.deliver_at != due.deliver_at:
             return None
         changed = transition(job)
-        return changed if self.records.replace(_to_record(changed, record.version)) else None
+        return changed if self._replace(changed, record.version) else None
 
     def _drop_due(self, due: Job, why: str) -> None:
         id, now = due.deliveries[0].id, self.records.now()
         drop = partial(transitions.settle_delivery, delivery_id=id, now=now, policy=self.policy)
         if self._change_due(due, partial(drop, retry_at=None)) is not None:
             _logger.warning("webhook %s is given up: %s", id, why)
+
+    def _replace(self, job: Job, version: int) -> bool:
+        """Write a job, which needs its payload no more once it is final."""
+        return self.records.replace(_to_record(job, version), drops_payload=job.status.is_final)
 
     def _record(self, id: str) -> Record:
         record = self.records.read(id)

@@ -28,10 +28,15 @@ class JobPolicy:
     """A finished job is forgotten after this, from the last that its webhook was to hear."""
 
 
+def turn_after(last: Job | None, now: float) -> float:
+    """Return the turn of a job that is accepted after its owner's last one in the queue."""
+    return now if last is None else max(now, last.place + last.estimate_s)
+
+
 def is_claimable(job: Job, now: float) -> bool:
     """Say whether a runner may take the job."""
     if job.status is JobStatus.QUEUED:
-        return True
+        return job.not_before is None or job.not_before <= now
     return job.lease_expires_at is not None and job.lease_expires_at <= now
 
 
@@ -47,9 +52,22 @@ def claim(job: Job, lease: str, now: float, policy: JobPolicy) -> Job:
         attempts=job.attempts + 1,
         lease=lease,
         lease_expires_at=now + policy.lease_s,
+        begun_at=now,
+        not_before=None,
         started_at=now if job.started_at is None else job.started_at,
     )
     return begun if job.started_at is not None else _announce(begun, now)
+
+
+def is_overdue(job: Job, now: float) -> bool:
+    """Say whether the job's time is up while it has no runner."""
+    has_runner = job.lease_expires_at is not None and job.lease_expires_at > now
+    return not job.status.is_final and job.deadline_at <= now and not has_runner
+
+
+def fail_overdue(job: Job, now: float, policy: JobPolicy) -> Job:
+    """End a job whose time is up while it has no runner."""
+    return _finish(job, JobStatus.FAILED, DEADLINE, now, policy)
 
 
 def renew(job: Job, lease: str, now: float, policy: JobPolicy, *, has_progressed: bool) -> Job:
@@ -60,7 +78,9 @@ def renew(job: Job, lease: str, now: float, policy: JobPolicy, *, has_progressed
     """
     _check_lease(job, lease)
     attempts = 1 if has_progressed else job.attempts
-    return replace(job, attempts=attempts, lease_expires_at=now + policy.lease_s)
+    num_waits = 0 if has_progressed else job.num_waits
+    expires_at = now + policy.lease_s
+    return replace(job, attempts=attempts, num_waits=num_waits, lease_expires_at=expires_at)
 
 
 def release(job: Job, lease: str) -> Job:
@@ -76,7 +96,25 @@ def release(job: Job, lease: str) -> Job:
         attempts=job.attempts - 1,
         lease="",
         lease_expires_at=None,
+        begun_at=None,
     )
+
+
+def put_off(job: Job, lease: str, until: float, *, is_blameless: bool) -> Job:
+    """Put a job back that waits for room in a pool; others are begun until then.
+
+    Args:
+        job: The job.
+        lease: Names its runner.
+        until: When to try again.
+        is_blameless: Whether no drawing was begun in vain, so that no attempt is counted.
+
+    Raises:
+        LeaseLostError: If another runner has the job, or it is final.
+    """
+    put_back = release(job, lease)
+    attempts = put_back.attempts if is_blameless else job.attempts
+    return replace(put_back, attempts=attempts, not_before=until, num_waits=job.num_waits + 1)
 
 
 def finish(job: Job, lease: str, failure: JobFailure | None, now: float, policy: JobPolicy) -> Job:
@@ -138,6 +176,8 @@ def _finish(
         failure=failure,
         lease="",
         lease_expires_at=None,
+        begun_at=None,
+        not_before=None,
         finished_at=now,
     )
     return _keep(_announce(finished, now), now, policy)

@@ -53,8 +53,14 @@ class RecordStore(Protocol):
         """Return the Unix seconds that all users of the store share."""
         ...
 
-    def insert(self, record: Record, *, payload: str = "") -> bool:
-        """Add a record, unless its id is taken. The payload is never changed."""
+    def insert(
+        self, record: Record, *, payload: str = "", max_payload_bytes: int | None = None
+    ) -> bool:
+        """Add a record, unless its id is taken. The payload is never changed, but may be dropped.
+
+        Raises:
+            PayloadsFullError: If all payloads would take more bytes than that.
+        """
         ...
 
     def read(self, id: str) -> Record | None:
@@ -62,10 +68,14 @@ class RecordStore(Protocol):
         ...
 
     def read_payload(self, id: str) -> str | None:
-        """Return what came with the record when it was inserted."""
+        """Return what came with the record when it was inserted; empty once it was dropped."""
         ...
 
-    def replace(self, record: Record) -> bool:
+    def payload_bytes(self) -> int:
+        """Return the bytes of all payloads together."""
+        ...
+
+    def replace(self, record: Record, *, drops_payload: bool = False) -> bool:
         """Change a record, if the store still has the version that the argument has."""
         ...
 

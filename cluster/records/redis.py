@@ -1,6 +1,7 @@
 """Records in Redis, for the machines of a cluster."""
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,11 +10,17 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cluster.errors import RecordStoreConfigurationError, RecordStoreUnavailableError
+from cluster.errors import (
+    PayloadsFullError,
+    RecordStoreConfigurationError,
+    RecordStoreUnavailableError,
+)
 from cluster.records import redis_scripts as scripts
 from cluster.records.record_store import Event, Record
 from cluster.records.redis_refusals import explain
 from cluster.redis_url import place_of
+
+_logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
@@ -43,9 +50,15 @@ class RedisRecordStore:
             seconds, microseconds = self._redis.time()
         return float(seconds) + float(microseconds) / 1e6
 
-    def insert(self, record: Record, *, payload: str = "") -> bool:
+    def insert(
+        self, record: Record, *, payload: str = "", max_payload_bytes: int | None = None
+    ) -> bool:
         """See `RecordStore.insert`."""
-        return bool(self._change(scripts.INSERT, record, payload))
+        most = "" if max_payload_bytes is None else max_payload_bytes
+        done = int(self._change(scripts.INSERT, record, payload, most))
+        if done < 0:
+            raise PayloadsFullError(f"payloads must take at most {most} bytes in all")
+        return bool(done)
 
     def read(self, id: str) -> Record | None:
         """See `RecordStore.read`."""
@@ -59,9 +72,14 @@ class RedisRecordStore:
             payload: str | None = self._redis.hget(self._keys(id)[0], "payload")
         return payload
 
-    def replace(self, record: Record) -> bool:
+    def payload_bytes(self) -> int:
+        """See `RecordStore.payload_bytes`."""
+        with self._errors():
+            return int(self._redis.get(f"{self._prefix}payload-bytes") or 0)
+
+    def replace(self, record: Record, *, drops_payload: bool = False) -> bool:
         """See `RecordStore.replace`."""
-        return bool(self._change(scripts.REPLACE, record, record.version))
+        return bool(self._change(scripts.REPLACE, record, record.version, int(drops_payload)))
 
     def delete(self, record: Record) -> bool:
         """See `RecordStore.delete`."""
@@ -139,6 +157,29 @@ class RedisRecordStore:
                 f"the job store's Redis must have maxmemory-policy noeviction, got {policy} "
                 f"at {self._place}"
             )
+        self._check_sync()
+
+    def _check_sync(self) -> None:
+        try:
+            with self._errors():
+                sync = self._redis.config_get("appendfsync").get("appendfsync", "not told")
+        except RecordStoreUnavailableError as exc:
+            # A user need not have the right, and a provider's Redis may not know the command.
+            if not isinstance(exc.__cause__, redis.ResponseError):
+                raise
+            sync = "not told"
+        if sync == "no":
+            raise RecordStoreConfigurationError(
+                "the job store's Redis must have appendfsync always or everysec, got no at "
+                f"{self._place}"
+            )
+        if sync != "always":
+            _logger.warning(
+                "the job store's Redis may lose what it took in the last second if its machine "
+                "fails: appendfsync always keeps it, got %s at %s",
+                sync,
+                self._place,
+            )
 
     def _check_access(self) -> None:
         # Under a name that nobody else has, so that no other router's check or job is met.
@@ -153,9 +194,9 @@ class RedisRecordStore:
         finally:
             self.delete(record)
 
-    def _change(self, script: str, record: Record, last: object) -> Any:
+    def _change(self, script: str, record: Record, *last: object) -> Any:
         indexes = " ".join(f"{name} {score!r}" for name, score in record.indexes.items())
-        arguments = (self._prefix, record.id, record.body, record.guard, indexes, last)
+        arguments = (self._prefix, record.id, record.body, record.guard, indexes, *last)
         return self._eval(script, record.id, *arguments)
 
     def _eval(self, script: str, id: str, *arguments: object) -> Any:

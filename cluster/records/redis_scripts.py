@@ -1,7 +1,8 @@
 """What runs inside Redis, each script as one atomic change.
 
-Of a record, KEYS are its hash, outcomes and events; index keys are made from a prefix, which is
-sound because the prefix's hash tag puts every key of the service into one slot of a cluster.
+Of a record, KEYS are its hash, outcomes and events. Those of indexes and of the sum of payloads'
+bytes are made from a prefix, which is sound because the prefix's hash tag puts every key of the
+service into one slot of a cluster.
 """
 
 from typing import Final
@@ -20,27 +21,47 @@ local function write_entries(prefix, record, id, indexes)
 end
 """
 
-INSERT: Final = f"""{_WRITE_ENTRIES}
-local prefix, id, body, guard, indexes, payload = unpack(ARGV)
+_COUNT_BYTES: Final = """
+local function count_bytes(prefix, bytes)
+  if bytes == 0 then return end
+  local total = prefix .. 'payload-bytes'
+  if redis.call('INCRBY', total, bytes) <= 0 then redis.call('DEL', total) end
+end
+
+local function drop_payload(prefix, record)
+  count_bytes(prefix, -tonumber(redis.call('HGET', record, 'payload_bytes') or '0'))
+  redis.call('HSET', record, 'payload', '', 'payload_bytes', 0)
+end
+"""
+
+INSERT: Final = f"""{_WRITE_ENTRIES}{_COUNT_BYTES}
+local prefix, id, body, guard, indexes, payload, most = unpack(ARGV)
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local bytes = string.len(payload)
+local kept = tonumber(redis.call('GET', prefix .. 'payload-bytes') or '0')
+if most ~= '' and kept + bytes > tonumber(most) then return -1 end
 redis.call('HSET', KEYS[1], 'version', 1, 'body', body, 'guard', guard, 'payload', payload)
+redis.call('HSET', KEYS[1], 'payload_bytes', bytes)
+count_bytes(prefix, bytes)
 write_entries(prefix, KEYS[1], id, indexes)
 return 1
 """
 
-REPLACE: Final = f"""{_WRITE_ENTRIES}
-local prefix, id, body, guard, indexes, version = unpack(ARGV)
+REPLACE: Final = f"""{_WRITE_ENTRIES}{_COUNT_BYTES}
+local prefix, id, body, guard, indexes, version, drops_payload = unpack(ARGV)
 if redis.call('HGET', KEYS[1], 'version') ~= version then return 0 end
 redis.call('HSET', KEYS[1], 'body', body, 'guard', guard)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
+if drops_payload == '1' then drop_payload(prefix, KEYS[1]) end
 write_entries(prefix, KEYS[1], id, indexes)
 return 1
 """
 
-DELETE: Final = f"""{_WRITE_ENTRIES}
+DELETE: Final = f"""{_WRITE_ENTRIES}{_COUNT_BYTES}
 local prefix, id, version = unpack(ARGV)
 if redis.call('HGET', KEYS[1], 'version') ~= version then return 0 end
 write_entries(prefix, KEYS[1], id, '')
+drop_payload(prefix, KEYS[1])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 return 1
 """

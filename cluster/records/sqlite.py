@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from cluster.errors import RecordStoreUnavailableError
+from cluster.errors import PayloadsFullError, RecordStoreUnavailableError
 from cluster.records.record_store import Event, Record
 
 _BUSY_TIMEOUT_S: Final = 10.0
@@ -17,6 +17,7 @@ _PRIMARY_CODE: Final = 0xFF
 """The part of an extended result code that names its kind."""
 _LOG_SUFFIXES: Final = ("-wal", "-shm")
 _SCHEMA: Final = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS records (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, guard TEXT NOT NULL, body TEXT NOT NULL,
     payload TEXT NOT NULL, num_events INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
@@ -30,7 +31,22 @@ CREATE TABLE IF NOT EXISTS outcomes (
 CREATE TABLE IF NOT EXISTS events (
     id TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (id, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sums (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO sums SELECT 'payload_bytes',
+    (SELECT coalesce(sum(length(CAST(payload AS BLOB))), 0) FROM records)
+    WHERE NOT EXISTS (SELECT 1 FROM sums);
+CREATE TRIGGER IF NOT EXISTS payload_kept AFTER INSERT ON records BEGIN
+    UPDATE sums SET value = value + length(CAST(NEW.payload AS BLOB))
+    WHERE name = 'payload_bytes'; END;
+CREATE TRIGGER IF NOT EXISTS payload_dropped AFTER UPDATE OF payload ON records BEGIN
+    UPDATE sums SET value = value + length(CAST(NEW.payload AS BLOB))
+    - length(CAST(OLD.payload AS BLOB)) WHERE name = 'payload_bytes'; END;
+CREATE TRIGGER IF NOT EXISTS payload_deleted AFTER DELETE ON records BEGIN
+    UPDATE sums SET value = value - length(CAST(OLD.payload AS BLOB))
+    WHERE name = 'payload_bytes'; END;
+COMMIT;
 """
+_PAYLOAD_BYTES: Final = "SELECT value FROM sums WHERE name = 'payload_bytes'"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +81,9 @@ class SqliteRecordStore:
         return time.time()
 
     @_maps_errors
-    def insert(self, record: Record, *, payload: str = "") -> bool:
+    def insert(
+        self, record: Record, *, payload: str = "", max_payload_bytes: int | None = None
+    ) -> bool:
         """See `RecordStore.insert`."""
         with self._transaction() as cursor:
             cursor.execute(
@@ -73,10 +91,14 @@ class SqliteRecordStore:
                 " VALUES (?, 1, ?, ?, ?)",
                 (record.id, record.guard, record.body, payload),
             )
-            is_new = bool(cursor.rowcount)
-            if is_new:
-                _write_entries(cursor, record)
-            return is_new
+            if not cursor.rowcount:
+                return False
+            if max_payload_bytes is not None and _sum_payloads(cursor) > max_payload_bytes:
+                raise PayloadsFullError(
+                    f"payloads must take at most {max_payload_bytes} bytes in all"
+                )
+            _write_entries(cursor, record)
+            return True
 
     @_maps_errors
     def read(self, id: str) -> Record | None:
@@ -91,7 +113,12 @@ class SqliteRecordStore:
         return str(rows[0][0]) if rows else None
 
     @_maps_errors
-    def replace(self, record: Record) -> bool:
+    def payload_bytes(self) -> int:
+        """See `RecordStore.payload_bytes`."""
+        return int(self._select(_PAYLOAD_BYTES)[0][0])
+
+    @_maps_errors
+    def replace(self, record: Record, *, drops_payload: bool = False) -> bool:
         """See `RecordStore.replace`."""
         with self._transaction() as cursor:
             cursor.execute(
@@ -101,6 +128,8 @@ class SqliteRecordStore:
             )
             if not cursor.rowcount:
                 return False
+            if drops_payload:
+                cursor.execute("UPDATE records SET payload = '' WHERE id = ?", (record.id,))
             _write_entries(cursor, record)
             return True
 
@@ -273,6 +302,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
 def _is_guarded_by(cursor: sqlite3.Cursor, id: str, guard: str) -> bool:
     query = "SELECT 1 FROM records WHERE id = ? AND guard = ?"
     return cursor.execute(query, (id, guard)).fetchone() is not None
+
+
+def _sum_payloads(cursor: sqlite3.Cursor) -> int:
+    return int(cursor.execute(_PAYLOAD_BYTES).fetchone()[0])
 
 
 def _write_entries(cursor: sqlite3.Cursor, record: Record) -> None:

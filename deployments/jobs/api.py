@@ -199,6 +199,9 @@ class JobsApi:
 
     def _acceptance(self, new: NewJob, request: Request) -> Execute:
         async def execute(origin: Origin) -> StoredOutcome:
+            # An execution that fell silent may have been charged for it, and kept it.
+            if (kept := await self.service.find(origin.nonce)) is not None:
+                return StoredOutcome(job_id=kept)
             queued = await self._admit(replace(new, nonce=origin.nonce), request, origin.nonce)
             return StoredOutcome(job_id=queued.job.id)
 

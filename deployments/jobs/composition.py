@@ -18,7 +18,7 @@ from deployments.jobs.execution import JobExecution
 from deployments.jobs.idempotency import Idempotency
 from deployments.jobs.outcomes import Draw, OutcomeReader
 from deployments.jobs.runner import JobRunner
-from deployments.jobs.service import JobService
+from deployments.jobs.service import JobService, QueueLimits
 from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import JobsConfig
 from deployments.validation import RequestRules
@@ -76,11 +76,12 @@ def build_jobs(
     store = JobStore(records, JobPolicy(jobs.lease_s, jobs.max_attempts, jobs.retention_s))
     estimate = MeasuredEstimate()
     outcomes = OutcomeReader(images, url_lifetime_s=config.store.url_lifetime_s)
+    num_slots = {Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches}
     runner = JobRunner(
         JobExecution(draw, store, work_threads, estimate, jobs.max_batch_concurrency),
         store,
         work_threads,
-        num_slots={Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches},
+        num_slots=num_slots,
         poll_s=jobs.poll_s,
     )
     api = JobsApi(
@@ -88,8 +89,8 @@ def build_jobs(
         rules=rules,
         admission=admission,
         targets=build_rules(config.webhooks),
-        service=JobService(store, threads, runner, estimate, jobs.max_queued),
-        describer=JobDescriber(store, threads, outcomes, num_slots=jobs.max_running_jobs),
+        service=JobService(store, threads, runner, estimate, _limit_queue(jobs)),
+        describer=JobDescriber(store, threads, outcomes, num_slots=num_slots),
         idempotency=_build_idempotency(jobs, records, threads),
         outcomes=outcomes,
         event_readers=EventReaders(jobs.max_event_readers),
@@ -98,6 +99,15 @@ def build_jobs(
     sender = WebhookSender(api.targets, resolver, timeout_s=config.webhooks.timeout_s)
     webhooks = WebhookDispatcher(config.webhooks, sender, store, work_threads, poll_s=jobs.poll_s)
     return Jobs(api, runner, webhooks, resolver, records, threads, work_threads)
+
+
+def _limit_queue(config: JobsConfig) -> QueueLimits:
+    most, share = config.max_queued, config.max_queued_share
+    return QueueLimits(
+        max_queued=most,
+        max_queued_per_key=max(1, int(share * most)),
+        max_queued_bytes=config.max_queued_bytes,
+    )
 
 
 def _build_idempotency(

@@ -1,8 +1,10 @@
 """A job as its caller sees it."""
 
-from cluster.jobs.job import Job, JobKind, JobStatus
+from collections.abc import Mapping
+
+from cluster.jobs.job import Job, JobKind, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
-from deployments.jobs.estimates import wait_s
+from deployments.jobs.estimates import left_s, wait_s
 from deployments.jobs.outcomes import JobError, OutcomeReader, StoredOutcome
 from deployments.jobs.schemas import BatchItem, BatchResult, JobBody
 from deployments.jobs.threads import StoreThreads
@@ -13,7 +15,12 @@ class JobDescriber:
     """Reads what belongs to a job, and says it in the contract's form."""
 
     def __init__(
-        self, store: JobStore, threads: StoreThreads, outcomes: OutcomeReader, *, num_slots: int
+        self,
+        store: JobStore,
+        threads: StoreThreads,
+        outcomes: OutcomeReader,
+        *,
+        num_slots: Mapping[Lane, int],
     ) -> None:
         self._store = store
         self._threads = threads
@@ -29,15 +36,18 @@ class JobDescriber:
         body = to_body(job)
         if job.status is JobStatus.QUEUED:
             count = self._store.count_queued
-            num_ahead = await self._threads.call(count, job.lane, before=job.created_at)
+            num_ahead = await self._threads.call(count, job.lane, before=job.place)
             return self.describe_queued(job, num_ahead)
+        if job.begun_at is not None:
+            ran_s = await self._threads.call(self._store.records.now) - job.begun_at
+            return body.model_copy(update={"estimate_s": round(left_s(job.estimate_s, ran_s), 3)})
         if job.status.is_final and with_result:
             return body.model_copy(update={"result": await self._read_result(job)})
         return body
 
     def describe_queued(self, job: Job, num_ahead: int) -> JobBody:
         """Return a job that has not begun, with its place in the queue; asks no store."""
-        estimate_s = round(wait_s(job.estimate_s, num_ahead, self._num_slots), 3)
+        estimate_s = round(wait_s(job.estimate_s, num_ahead, self._num_slots[job.lane]), 3)
         return to_body(job).model_copy(
             update={"queue_position": num_ahead, "estimate_s": estimate_s}
         )

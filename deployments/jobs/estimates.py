@@ -38,3 +38,8 @@ def _count_forwards(order: ImagesOrder) -> int:
 def wait_s(own_s: float, num_ahead: int, num_slots: int) -> float:
     """Return the seconds until a job is done, if those ahead of it are like it."""
     return own_s * (1 + num_ahead // num_slots)
+
+
+def left_s(own_s: float, ran_s: float) -> float:
+    """Return the seconds until a job is done that has run for a while."""
+    return max(0.0, own_s - ran_s)

@@ -5,16 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
 
+from cluster.errors import JobFormatError
 from cluster.jobs.job import Job, JobFailure, JobKind
 from cluster.jobs.job_store import JobStore
 from deployments.error_mapping import to_api_error
 from deployments.errors import (
     ApiError,
     DeadlineExceededError,
-    DependencyError,
-    OverloadedError,
     ReplicaLostError,
 )
 from deployments.generation import EventListener, ImagesOrder
@@ -23,15 +21,26 @@ from deployments.jobs.orders import JobItem, read_items
 from deployments.jobs.outcomes import Draw, StoredOutcome
 from deployments.jobs.persistence import persist
 from deployments.jobs.progress import ProgressLog
+from deployments.jobs.room import RoomWait, Wait
+from deployments.jobs.setbacks import Setbacks, growing_wait_s, retry_delay_s
 from deployments.jobs.threads import StoreThreads
+from deployments.log import logger
 from deployments.schemas import ImagesResponse
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import StepEvent
 
-_MAX_LOSSES: Final = 4
-"""Replicas that a request may lose before it is held to be the reason."""
-_MAX_WAIT_S: Final = 30.0
-_MAX_DOUBLINGS: Final = 5
+
+@dataclass
+class _Run:
+    """One runner's go at a job."""
+
+    job: Job
+    deadline: float
+    log: ProgressLog
+    slots: asyncio.Semaphore
+    room: RoomWait
+    num_losses: int = 0
+    """Of replicas, by all requests."""
 
 
 @dataclass(frozen=True)
@@ -46,59 +55,90 @@ class JobExecution:
 
     async def run(
         self, job: Job, seconds_left: float, on_progress: Callable[[], None]
-    ) -> JobFailure | None:
+    ) -> JobFailure | Wait | None:
         """Draw every request that has no outcome yet; return why the job failed, if it did.
+
+        A job all of whose requests wait for room comes to a `Wait`, as does one that this version
+        cannot read: another router may.
 
         Raises:
             ExceptionGroup: Of `LeaseLostError`, if the job has another runner or was cancelled.
         """
         call = self.threads.call
-        items = read_items(await persist(partial(call, self.store.read_payload, job)))
+        payload = await persist(partial(call, self.store.read_payload, job))
+        try:
+            items = read_items(payload)
+        except JobFormatError as exc:
+            logger.warning("job %s is left to another router: %s", job.id, exc)
+            return Wait(growing_wait_s(job.num_waits + 1))
         done = await persist(partial(call, self.store.read_outcomes, job.id))
         outcomes = {index: StoredOutcome.model_validate_json(done[index]) for index in done}
-        deadline = time.monotonic() + seconds_left
-        log = ProgressLog(self.store, self.threads, job)
-        slots = asyncio.Semaphore(self.max_batch_concurrency)
+        run = _Run(
+            job,
+            deadline=time.monotonic() + seconds_left,
+            log=ProgressLog(self.store, self.threads, job),
+            slots=asyncio.Semaphore(self.max_batch_concurrency),
+            room=RoomWait(len(items) - len(outcomes)),
+        )
 
         async def draw(index: int) -> None:
-            async with slots:
-                outcome = await self._draw_item(job, items[index], index, deadline, log)
-                put = partial(self.store.put_outcome, job, index, outcome.to_json())
-                await persist(partial(call, put))
+            outcome = await self._draw_item(run, items[index], index)
+            if outcome is None:
+                return
             outcomes[index] = outcome
             on_progress()
             if job.kind is JobKind.BATCH:
-                log.tell("job.item", **_describe(index, outcome))
+                run.log.tell("job.item", **_describe(index, outcome))
 
         async with asyncio.TaskGroup() as writing:
-            writing.create_task(log.write())
-            log.tell("job.running", attempt=job.attempts)
+            writing.create_task(run.log.write())
+            if not job.num_waits:
+                run.log.tell("job.running", attempt=job.attempts)
             async with asyncio.TaskGroup() as drawing:
                 for index in range(len(items)):
                     if index not in outcomes:
                         drawing.create_task(draw(index))
-            await log.end()
+            await run.log.end()
+        if run.room.is_given_up:
+            return Wait(run.room.wait_s, is_blameless=not run.num_losses)
         return outcomes[0].to_failure() if job.kind is JobKind.IMAGE else None
 
-    async def _draw_item(
-        self, job: Job, item: JobItem, index: int, deadline: float, log: ProgressLog
-    ) -> StoredOutcome:
-        listener = _step_listener(log) if job.kind is JobKind.IMAGE else None
-        num_losses = num_outages = 0
-        while True:
-            try:
-                answer = await self._draw_once(item.order, deadline, listener)
-                return StoredOutcome.of_answer(answer, is_base64=item.is_base64)
-            except Exception as exc:  # noqa: BLE001 whatever it is, it fails this request alone
-                error = to_api_error(exc, request_id=item.order.request_id)
-                num_losses += isinstance(exc, ReplicaLostError | OutOfMemoryError)
-                num_outages = num_outages + 1 if isinstance(error, DependencyError) else 0
-            delay_s = retry_delay_s(error, num_losses, num_outages)
-            if delay_s is None:
-                return StoredOutcome.of_error(error)
-            if time.monotonic() + delay_s >= deadline:
-                return StoredOutcome.of_error(_too_late(error))
-            await asyncio.sleep(delay_s)
+    async def _draw_item(self, run: _Run, item: JobItem, index: int) -> StoredOutcome | None:
+        """Draw one request, and keep what came of it; None if the job is put back."""
+        listener = _step_listener(run.log) if run.job.kind is JobKind.IMAGE else None
+        setbacks = Setbacks(num_refusals=run.job.num_waits)
+        while not run.room.is_given_up:
+            # Held while it draws, and not while it waits: others may have room.
+            async with run.slots:
+                outcome = await self._try(run, item, listener, setbacks)
+                if outcome is not None:
+                    put = partial(self.store.put_outcome, run.job, index, outcome.to_json())
+                    await persist(partial(self.threads.call, put))
+                    run.room.leave()
+                    return outcome
+            wait = run.room.sleep if setbacks.num_refusals else asyncio.sleep
+            await wait(setbacks.delay_s)
+        return None
+
+    async def _try(
+        self, run: _Run, item: JobItem, listener: EventListener | None, setbacks: Setbacks
+    ) -> StoredOutcome | None:
+        """Draw one request once; None if it is to be tried again after the setbacks' delay."""
+        try:
+            answer = await self._draw_once(item.order, run.deadline, listener)
+            return StoredOutcome.of_answer(answer, is_base64=item.is_base64)
+        except Exception as exc:  # noqa: BLE001 whatever it is, it fails this request alone
+            error = to_api_error(exc, request_id=item.order.request_id)
+            is_lost = isinstance(exc, ReplicaLostError | OutOfMemoryError)
+        run.num_losses += is_lost
+        setbacks.add(error, is_lost=is_lost)
+        delay_s = retry_delay_s(error, setbacks)
+        if delay_s is None:
+            return StoredOutcome.of_error(error)
+        if time.monotonic() + delay_s >= run.deadline:
+            return StoredOutcome.of_error(_too_late(error))
+        setbacks.delay_s = delay_s
+        return None
 
     async def _draw_once(
         self, order: ImagesOrder, deadline: float, listener: EventListener | None
@@ -108,27 +148,10 @@ class JobExecution:
         if seconds_left <= 0:
             raise _too_late(None)
         timeout_s = min(order.timeout_s, seconds_left)
-        answer = await self.draw(replace(order, timeout_s=timeout_s, outwaits_store=True), listener)
+        order = replace(order, timeout_s=timeout_s, outwaits_store=True, outwaits_start=False)
+        answer = await self.draw(order, listener)
         self.estimate.observe(order, time.monotonic() - started)
         return answer
-
-
-def retry_delay_s(error: ApiError, num_losses: int, num_outages: int) -> float | None:
-    """Return the seconds until a failed request is tried again; None for never.
-
-    A service that is full is no fault of the request, which waits for it until its deadline;
-    replicas that die with it may be. While a store is away each try may draw the picture for
-    nothing: of several outages in a row each is waited out for twice as long.
-    """
-    if not isinstance(error, OverloadedError | ReplicaLostError | DependencyError):
-        return None
-    if num_losses >= _MAX_LOSSES:
-        return None
-    if num_losses:
-        return float(num_losses)
-    # An exponent that stays small: a job may meet an outage for days.
-    doublings = min(max(0, num_outages - 1), _MAX_DOUBLINGS)
-    return min(_MAX_WAIT_S, float(error.retry_after_s or 1) * 2.0**doublings)
 
 
 def _too_late(last: ApiError | None) -> DeadlineExceededError:

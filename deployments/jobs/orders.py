@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from cluster.errors import JobFormatError
 from deployments.generation import ImagesOrder
 
 
@@ -17,7 +18,9 @@ class JobItem:
     """Whether the caller wants files in the answer, and not URLs."""
 
 
-_ITEMS: Final = TypeAdapter(list[JobItem], config=ConfigDict(hide_input_in_errors=True))
+_ITEMS: Final = TypeAdapter(
+    list[JobItem], config=ConfigDict(extra="forbid", hide_input_in_errors=True)
+)
 """An error that is logged must not hold a prompt."""
 
 
@@ -27,5 +30,12 @@ def write_items(items: list[JobItem]) -> str:
 
 
 def read_items(payload: str) -> list[JobItem]:
-    """Read what `write_items` wrote."""
-    return _ITEMS.validate_json(payload)
+    """Read what `write_items` wrote.
+
+    Raises:
+        JobFormatError: If it was another version's, which knows more or fewer fields.
+    """
+    try:
+        return _ITEMS.validate_json(payload)
+    except ValidationError as exc:
+        raise JobFormatError(f"requests must have this version's fields: {exc}") from exc

@@ -1,7 +1,9 @@
 """Runs queued jobs inside a router replica; another replica's runner takes over when it dies."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -12,9 +14,11 @@ from deployments.error_mapping import to_api_error
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.jobs.persistence import persist
+from deployments.jobs.room import Wait
 from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
 
+_OVERDUE_S: Final = 1.0
 _SWEEP_S: Final = 60.0
 _AWAY_S: Final = 1.0
 
@@ -43,7 +47,8 @@ class JobRunner:
     def start(self) -> None:
         """Begin to claim jobs."""
         lanes = [self._serve(lane, count) for lane, count in self._num_slots.items()]
-        self._tasks = [asyncio.create_task(each) for each in (*lanes, self._sweep())]
+        sweeps = [self._sweep(sweep, period_s) for sweep, period_s in self._sweeps().items()]
+        self._tasks = [asyncio.create_task(each) for each in (*lanes, *sweeps)]
 
     async def stop(self) -> None:
         """Put back the jobs that run, so that another router goes on at once."""
@@ -62,17 +67,21 @@ class JobRunner:
 
     async def _serve(self, lane: Lane, num_slots: int) -> None:
         slots = asyncio.Semaphore(num_slots)
+        waiting_first = False
         async with asyncio.TaskGroup() as running:
             while True:
                 await slots.acquire()
-                job = await self._next(lane)
+                job = await self._next(lane, waiting_first=waiting_first)
+                waiting_first = not waiting_first
                 running.create_task(self._run(job)).add_done_callback(lambda _: slots.release())
+                # A task that is cancelled before it begins could not put its job back.
+                await asyncio.sleep(0)
 
-    async def _next(self, lane: Lane) -> Job:
+    async def _next(self, lane: Lane, *, waiting_first: bool) -> Job:
         while True:
             self._queued[lane].clear()
             try:
-                job = await self._threads.call(self._store.claim, lane)
+                job = await self._claim(lane, waiting_first=waiting_first)
             except ClusterError as exc:
                 logger.warning("jobs cannot be claimed: %s", exc)
             except Exception:  # noqa: BLE001 a lane that ends leaves its jobs queued for ever
@@ -84,12 +93,23 @@ class JobRunner:
                 continue
             await asyncio.sleep(_AWAY_S)
 
+    async def _claim(self, lane: Lane, *, waiting_first: bool) -> Job | None:
+        """Claim a job; one that arrives after this is cancelled is put back."""
+        claim = partial(self._store.claim, lane, waiting_first=waiting_first)
+        claiming = asyncio.ensure_future(self._threads.call(claim))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                if (job := await claiming) is not None:
+                    await self._release(job)
+            raise
+
     async def _run(self, job: Job) -> None:
         dropped = self._dropped[job.id] = asyncio.Event()
         try:
-            failure = await self._draw(job, dropped)
-            await persist(partial(self._threads.call, self._store.finish, job, failure))
-            logger.info("job %s ended in attempt %d", job.id, job.attempts)
+            end = await self._draw(job, dropped)
+            await persist(partial(self._threads.call, self._settle, job, end))
         except LeaseLostError:
             logger.info("job %s was cancelled, or has another runner", job.id)
         except asyncio.CancelledError:
@@ -104,15 +124,23 @@ class JobRunner:
             if self._dropped.get(job.id) is dropped:
                 del self._dropped[job.id]
 
-    async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | None:
+    def _settle(self, job: Job, end: JobFailure | Wait | None) -> None:
+        if isinstance(end, Wait):
+            self._store.put_off(job, wait_s=end.seconds, is_blameless=end.is_blameless)
+            logger.debug("job %s waits for room for %.1f s", job.id, end.seconds)
+        else:
+            self._store.finish(job, end)
+            logger.info("job %s ended in attempt %d", job.id, job.attempts)
+
+    async def _draw(self, job: Job, dropped: asyncio.Event) -> JobFailure | Wait | None:
         progress = _Progress()
         try:
             async with asyncio.TaskGroup() as group:
                 keeper = group.create_task(self._keep_lease(job, dropped, progress))
                 now = await persist(partial(self._threads.call, self._store.records.now))
-                failure = await self._execution.run(job, job.deadline_at - now, progress.note)
+                end = await self._execution.run(job, job.deadline_at - now, progress.note)
                 keeper.cancel()
-            return failure
+            return end
         except BaseExceptionGroup as group:
             cause = _first_of(group)
             if isinstance(cause, LeaseLostError | RecordStoreError):
@@ -144,16 +172,25 @@ class JobRunner:
         except ClusterError as exc:
             logger.warning("job %s is left to its lease: %s", job.id, exc)
 
-    async def _sweep(self) -> None:
+    def _sweeps(self) -> dict[Callable[[], int], float]:
+        """Return what is done to jobs that nobody runs, and how often."""
+        store = self._store
+        return {
+            store.fail_overdue: _OVERDUE_S,
+            store.fail_unreadable: _SWEEP_S,
+            store.sweep: _SWEEP_S,
+        }
+
+    async def _sweep(self, sweep: Callable[[], int], period_s: float) -> None:
         while True:
             try:
-                while await self._threads.call(self._store.sweep):
+                while await self._threads.call(sweep):
                     continue
             except ClusterError as exc:
-                logger.warning("old jobs cannot be deleted: %s", exc)
+                logger.warning("jobs cannot be swept: %s", exc)
             except Exception:  # noqa: BLE001 it may be gone at the next time
-                logger.exception("old jobs cannot be deleted")
-            await asyncio.sleep(_SWEEP_S)
+                logger.exception("jobs cannot be swept")
+            await asyncio.sleep(period_s)
 
 
 class _Progress:

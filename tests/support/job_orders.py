@@ -1,5 +1,6 @@
 """Jobs without HTTP, and answers that name who drew them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cluster.jobs.job import Job, JobKind, Lane
@@ -10,22 +11,35 @@ from deployments.schemas import ImageItem, ImagesRequest, ImagesResponse, Routin
 from deployments.validation import RequestRules
 
 
-def accept_job(store: JobStore, rules: RequestRules, number: int, *, num_items: int = 1) -> Job:
-    """Queue a job of one picture, or a batch."""
-    body = ImagesRequest(prompt="a red circle", size="64x64", num_inference_steps=4, seed=number)
+def body_of(seed: int) -> ImagesRequest:
+    """Return a small request."""
+    return ImagesRequest(prompt="a red circle", size="64x64", num_inference_steps=4, seed=seed)
+
+
+def accept_job(
+    store: JobStore,
+    rules: RequestRules,
+    number: int,
+    *,
+    num_items: int = 1,
+    seeds: Sequence[int] | None = None,
+    timeout_s: float = 600.0,
+) -> Job:
+    """Queue a job of one picture, or a batch; seeds are the job's number if none are given."""
     items = [
-        JobItem(rules.to_order(body, request_id="r"), is_base64=False) for _ in range(num_items)
+        JobItem(rules.to_order(body_of(seed), request_id="r"), is_base64=False)
+        for seed in seeds or num_items * [number]
     ]
     now = store.records.now()
     job = Job(
         id=f"job-{number:024x}",
         owner="anonymous",
         request_id="r",
-        kind=JobKind.IMAGE if num_items == 1 else JobKind.BATCH,
+        kind=JobKind.IMAGE if len(items) == 1 else JobKind.BATCH,
         lane=Lane.INTERACTIVE,
-        num_items=num_items,
+        num_items=len(items),
         created_at=now,
-        deadline_at=now + 600,
+        deadline_at=now + timeout_s,
         estimate_s=1.0,
     )
     return store.accept(job, write_items(items))

@@ -1,6 +1,7 @@
 """The queue over every record store: leases, retries, cancellation, lists, deliveries."""
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 from record_stores import KINDS, OpenStore
 
-from cluster.errors import JobFinishedError, JobNotFoundError, LeaseLostError
+from cluster.errors import JobFinishedError, JobFormatError, JobNotFoundError, LeaseLostError
 from cluster.jobs.job import (
+    DEADLINE_INDEX,
     EXPIRY_INDEX,
+    FORMAT,
     WEBHOOK_INDEX,
     Job,
     JobFailure,
@@ -104,6 +107,47 @@ def test_the_job_that_waits_longest_is_claimed_first(store: JobStore) -> None:
     assert store.count_queued(Lane.INTERACTIVE, before=now + 1) == 1
     assert [claim(store).id, claim(store).id] == ["job-1", "job-2"]
     assert store.claim(Lane.INTERACTIVE) is None
+
+
+def accept_in_turn(store: JobStore, id: str, owner: str, **changes: object) -> Job:
+    turn_at = store.next_turn(owner, Lane.INTERACTIVE, store.records.now())
+    return accept(store, id, owner=owner, turn_at=turn_at, **changes)
+
+
+def test_owners_take_turns(store: JobStore) -> None:
+    for number in range(3):
+        accept_in_turn(store, f"alice-{number}", "alice", estimate_s=60.0)
+    for number in range(2):
+        accept_in_turn(store, f"bob-{number}", "bob", estimate_s=60.0)
+
+    assert [claim(store).id for _ in range(5)] == [
+        "alice-0",
+        "bob-0",
+        "alice-1",
+        "bob-1",
+        "alice-2",
+    ]
+
+
+def test_jobs_of_one_owner_keep_their_order_while_some_are_run(store: JobStore) -> None:
+    for number in range(4):
+        accept_in_turn(store, f"job-{number}", "alice", estimate_s=60.0)
+    claim(store)
+    claim(store)
+    accept_in_turn(store, "job-4", "alice", estimate_s=0.0)
+
+    assert [claim(store).id for _ in range(3)] == ["job-2", "job-3", "job-4"]
+
+
+def test_an_owners_queue_counts_what_waits_for_room_and_not_what_runs(store: JobStore) -> None:
+    for number in range(3):
+        accept(store, f"job-{number}")
+    accept(store, "other", owner="bob")
+    put_off(store, claim(store), 60.0)
+    claim(store)
+
+    assert store.count_queued_of("anonymous", Lane.INTERACTIVE) == 2
+    assert store.count_queued_of("anonymous", Lane.BATCH) == 0
 
 
 def test_a_lane_gives_only_its_own_jobs(store: JobStore) -> None:
@@ -205,6 +249,148 @@ def test_a_released_job_was_not_begun(store: JobStore) -> None:
 
     assert (released.status, released.attempts) == (JobStatus.QUEUED, 0)
     assert claim(store).attempts == 1
+
+
+def test_a_job_that_has_ended_keeps_no_payload(store: JobStore) -> None:
+    accept(store, "late", deadline_at=store.records.now())
+    accept(store, "done")
+    accept(store, "cancelled")
+    done = claim(store)
+    assert store.read_payload(done) == "payload"
+    store.finish(done, None)
+    store.cancel("cancelled")
+
+    assert store.records.payload_bytes() == 0
+
+
+def test_a_job_that_nobody_begins_fails_at_its_deadline(store: JobStore) -> None:
+    now = store.records.now()
+    accept(store, "later")
+    accept(store, "due", deadline_at=now, webhook_url="https://example.com/x")
+
+    assert (store.fail_overdue(), store.fail_overdue()) == (1, 0)
+    failed = store.read("due")
+    assert (failed.status, failed.failure) == (JobStatus.FAILED, DEADLINE)
+    assert [each.event for each in failed.deliveries] == ["job.failed"]
+    assert store.read("later").status is JobStatus.QUEUED
+    assert claim(store).id == "later"
+
+
+def test_many_jobs_of_another_version_do_not_hide_those_that_are_due(store: JobStore) -> None:
+    insert_unreadable(store, DEADLINE_INDEX, range(40))
+    accept(store, "due", deadline_at=store.records.now())
+
+    assert store.fail_overdue() == 1
+
+
+def insert_later_version(store: JobStore, id: str, *, seconds_late: float, lease_s: float) -> None:
+    """Insert a job of a later version, whose time is up and which somebody has or had."""
+    now = store.records.now()
+    accept(store, f"model-of-{id}", deadline_at=now - seconds_late)
+    values = json.loads(read_body(store, f"model-of-{id}"))
+    later = {**values, "id": id, "format": FORMAT + 1, "adapter": "a", "lease_expires_at": now}
+    later["lease_expires_at"] += lease_s
+    indexes = {DEADLINE_INDEX: now - seconds_late, queue_index(Lane.INTERACTIVE): now}
+    store.records.insert(Record(id, json.dumps(later), indexes=indexes), payload="p")
+    store.cancel(f"model-of-{id}")
+
+
+def read_body(store: JobStore, id: str) -> str:
+    record = store.records.read(id)
+    assert record is not None
+    return record.body
+
+
+def test_a_job_of_a_later_version_is_passed_over_until_long_after_its_deadline(
+    store: JobStore,
+) -> None:
+    insert_later_version(store, "early", seconds_late=300.0, lease_s=-1.0)
+    insert_later_version(store, "runs", seconds_late=3600.0, lease_s=60.0)
+    insert_later_version(store, "late", seconds_late=3600.0, lease_s=-1.0)
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert (store.fail_overdue(), store.fail_unreadable(), store.fail_unreadable()) == (0, 1, 0)
+    assert "queued" in read_body(store, "early")
+    assert "queued" in read_body(store, "runs")
+    late = json.loads(read_body(store, "late"))
+    assert (late["status"], late["failure"]["code"]) == ("failed", "deadline_exceeded")
+    assert (late["format"], late["adapter"]) == (FORMAT + 1, "a")
+    assert store.records.read_payload("late") == ""
+
+
+def test_what_is_no_job_at_all_does_not_stay_for_ever(store: JobStore) -> None:
+    insert_unreadable(store, DEADLINE_INDEX, range(3))
+    brief = JobStore(store.records, replace(LASTING, retention_s=0.0))
+
+    assert (brief.fail_unreadable(), brief.sweep()) == (3, 3)
+
+
+def test_a_job_of_the_format_without_a_number_is_read(store: JobStore) -> None:
+    job = accept(store)
+    values = json.loads(job.to_json())
+    for name in ("format", "turn_at", "begun_at", "not_before", "num_waits"):
+        del values[name]
+
+    assert Job.from_json(json.dumps(values)) == job
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "x", '{"format": 99}', '{"format": "x"}'])
+def test_a_body_of_another_format_is_told_apart(body: str) -> None:
+    with pytest.raises(JobFormatError):
+        Job.from_json(body)
+
+
+def put_off(store: JobStore, job: Job, wait_s: float, *, is_blameless: bool = True) -> Job:
+    return store.put_off(job, wait_s=wait_s, is_blameless=is_blameless)
+
+
+def test_a_job_that_waits_for_room_lets_others_go_first(store: JobStore) -> None:
+    accept(store, "waits")
+    accept(store, "other", created_at=store.records.now() + 1)
+    put_off(store, claim(store), 60.0)
+
+    assert claim(store).id == "other"
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert (store.count_queued(Lane.INTERACTIVE), store.count_waiting(Lane.INTERACTIVE)) == (0, 1)
+
+
+@pytest.mark.parametrize(("waiting_first", "id"), [(False, "other"), (True, "waits")])
+def test_a_job_that_waited_long_enough_is_claimed_by_turns(
+    store: JobStore, waiting_first: bool, id: str
+) -> None:
+    accept(store, "waits")
+    put_off(store, claim(store), 0.0)
+    accept(store, "other")
+
+    job = store.claim(Lane.INTERACTIVE, waiting_first=waiting_first)
+    assert job is not None
+    assert job.id == id
+
+
+def test_waiting_for_room_is_no_attempt_however_often(store: JobStore) -> None:
+    accept(store)
+    for number in range(2 * LASTING.max_attempts):
+        assert put_off(store, claim(store), 0.0).num_waits == number + 1
+
+    assert claim(store).attempts == 1
+
+
+def test_a_job_that_loses_replicas_before_each_wait_fails(store: JobStore) -> None:
+    accept(store)
+    for _ in range(LASTING.max_attempts):
+        put_off(store, claim(store), 0.0, is_blameless=False)
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert store.read("job-1").failure == EXHAUSTED
+
+
+def test_a_job_that_waits_is_cancelled(store: JobStore) -> None:
+    accept(store)
+    put_off(store, claim(store), 0.0)
+    store.cancel("job-1")
+
+    assert store.claim(Lane.INTERACTIVE) is None
+    assert store.count_waiting(Lane.INTERACTIVE) == 0
 
 
 def test_a_job_past_its_deadline_fails_instead_of_running(store: JobStore) -> None:

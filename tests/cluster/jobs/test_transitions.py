@@ -9,7 +9,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.errors import JobFinishedError, LeaseLostError
 from cluster.jobs import transitions
-from cluster.jobs.job import Delivery, Job, JobFailure, JobKind, JobStatus, Lane
+from cluster.jobs.job import (
+    DEADLINE_INDEX,
+    Delivery,
+    Job,
+    JobFailure,
+    JobKind,
+    JobStatus,
+    Lane,
+    lease_index,
+    queue_index,
+    waiting_index,
+)
 from cluster.jobs.transitions import OWED_RETENTION_S, JobPolicy
 
 POLICY = JobPolicy(lease_s=10.0, max_attempts=3, retention_s=100.0)
@@ -69,6 +80,21 @@ class JobLife(RuleBasedStateMachine):
     def release(self, runner: str) -> None:
         self._try(runner, lambda lease: transitions.release(self.job, lease))
 
+    @rule(runner=RUNNERS, wait_s=st.floats(0.0, 15.0), is_blameless=st.booleans())
+    def put_off(self, runner: str, wait_s: float, is_blameless: bool) -> None:
+        self._try(
+            runner,
+            lambda lease: transitions.put_off(
+                self.job, lease, self.now + wait_s, is_blameless=is_blameless
+            ),
+        )
+
+    @precondition(lambda self: transitions.is_overdue(self.job, self.now))
+    @rule()
+    def sweep(self) -> None:
+        self.job = transitions.fail_overdue(self.job, self.now, POLICY)
+        assert self.job.failure == transitions.DEADLINE
+
     @rule()
     def cancel(self) -> None:
         try:
@@ -92,6 +118,14 @@ class JobLife(RuleBasedStateMachine):
         is_running = self.job.status is JobStatus.RUNNING
         assert bool(self.job.lease) == is_running
         assert (self.job.lease_expires_at is not None) == is_running
+        assert (self.job.begun_at is not None) == is_running
+
+    @invariant()
+    def a_job_that_lives_is_in_one_list_to_be_claimed_from(self) -> None:
+        lists = {queue_index(Lane.BATCH), waiting_index(Lane.BATCH), lease_index(Lane.BATCH)}
+        num_lists = len(lists & self.job.to_indexes().keys())
+        assert num_lists == int(not self.job.status.is_final)
+        assert (DEADLINE_INDEX in self.job.to_indexes()) == bool(num_lists)
 
     @invariant()
     def the_webhook_hears_of_one_end(self) -> None:
@@ -120,6 +154,19 @@ def test_attempts_are_bounded() -> None:
 @given(st.floats(60.0, 1e6))
 def test_a_job_past_its_deadline_does_not_begin(now: float) -> None:
     assert transitions.claim(queued_job(), "a", now, POLICY).failure == transitions.DEADLINE
+
+
+def test_a_running_job_is_left_to_its_runner_at_its_deadline() -> None:
+    job = transitions.claim(queued_job(), "a", 55.0, POLICY)
+
+    assert [transitions.is_overdue(job, now) for now in (61.0, 64.9, 65.0)] == [False, False, True]
+
+
+def test_a_job_that_waits_for_room_is_overdue_at_its_deadline() -> None:
+    job = transitions.claim(queued_job(), "a", 50.0, POLICY)
+    job = transitions.put_off(job, "a", 80.0, is_blameless=True)
+
+    assert [transitions.is_overdue(job, now) for now in (59.9, 60.0)] == [False, True]
 
 
 def test_a_delivery_that_was_settled_already_is_left_alone() -> None:

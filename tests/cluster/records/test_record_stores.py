@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from record_stores import KINDS, OpenStore
 
+from cluster.errors import PayloadsFullError
 from cluster.records import Event, Record, RecordStore
 
 
@@ -157,6 +158,53 @@ def test_the_last_events_are_kept_under_their_numbers(store: RecordStore) -> Non
 
     assert store.read_events("a", after=0) == [Event(4, "4"), Event(5, "5"), Event(6, "6")]
     assert store.read_events("a", after=5) == [Event(6, "6")]
+
+
+def test_payloads_are_bounded_in_bytes_together(store: RecordStore) -> None:
+    assert store.insert(Record("a", ""), payload=3 * "é", max_payload_bytes=6)
+    with pytest.raises(PayloadsFullError):
+        store.insert(Record("b", "", indexes={"x": 1.0}), payload="p", max_payload_bytes=6)
+
+    assert not store.insert(Record("a", ""), payload="p", max_payload_bytes=6)
+    assert (store.read("b"), store.count("x", below=9.0), store.payload_bytes()) == (None, 0, 6)
+    assert store.insert(Record("b", ""), max_payload_bytes=6)
+
+
+def test_a_payload_that_is_dropped_or_deleted_leaves_room(store: RecordStore) -> None:
+    for id in ("a", "b", "c"):
+        store.insert(Record(id, ""), payload="payload")
+    store.replace(Record("a", "", version=1), drops_payload=True)
+    store.replace(Record("a", "", version=2), drops_payload=True)
+    store.replace(Record("a", "", version=1), drops_payload=True)
+    store.replace(Record("b", "", version=1))
+    store.delete(Record("a", "", version=3))
+    store.delete(Record("c", "", version=1))
+
+    assert store.payload_bytes() == 7
+    assert store.read_payload("b") == "payload"
+
+
+def test_a_dropped_payload_is_empty(store: RecordStore) -> None:
+    store.insert(Record("a", ""), payload="payload")
+    store.replace(Record("a", "", version=1), drops_payload=True)
+
+    assert store.read_payload("a") == ""
+
+
+def test_many_writers_at_once_keep_no_more_bytes_than_they_may(open_store: OpenStore) -> None:
+    stores = [open_store() for _ in range(8)]
+
+    def insert(number: int) -> bool:
+        try:
+            return stores[number].insert(
+                Record(str(number), ""), payload="1234", max_payload_bytes=12
+            )
+        except PayloadsFullError:
+            return False
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(insert, range(8))) == 3
+    assert stores[0].payload_bytes() == 12
 
 
 def test_a_deleted_record_leaves_nothing(store: RecordStore) -> None:

@@ -16,6 +16,7 @@ from cluster.records import Record, RedisRecordStore
     ("setting", "value", "rule"),
     [
         ("appendonly", "no", "must have appendonly yes, got no"),
+        ("appendfsync", "no", "must have appendfsync always or everysec, got no"),
         ("maxmemory-policy", "allkeys-lru", "must have maxmemory-policy noeviction, got allkeys"),
     ],
 )
@@ -27,6 +28,17 @@ def test_a_redis_that_may_lose_records_is_refused(
         pytest.raises(RecordStoreConfigurationError, match=rule),
     ):
         RedisRecordStore(server.url).check()
+
+
+@pytest.mark.parametrize(("sync", "num_warnings"), [("always", 0), ("everysec", 1)])
+def test_a_redis_that_may_lose_its_last_second_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sync: str, num_warnings: int
+) -> None:
+    with run_redis(tmp_path, {**DURABLE, "appendfsync": sync}) as server:
+        RedisRecordStore(server.url).check()
+
+    assert len(caplog.records) == num_warnings
+    assert caplog.text.count("got everysec") == num_warnings
 
 
 def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:
@@ -89,9 +101,13 @@ def test_a_read_only_replica_is_refused(tmp_path: Path) -> None:
 RULES = "resetkeys ~{zimage}:* +@read +@write +@connection +eval +info +time"
 
 
-def test_a_user_with_the_rules_that_the_message_names_is_taken(tmp_path: Path) -> None:
-    with run_redis(tmp_path) as server:
+def test_a_user_with_the_rules_that_the_message_names_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_redis(tmp_path, {**DURABLE, "appendfsync": "always"}) as server:
         open_as(server, RULES).check()
+
+    assert "got not told" in caplog.text
 
 
 @pytest.mark.parametrize(

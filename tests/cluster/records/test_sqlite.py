@@ -111,3 +111,18 @@ def test_a_log_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
         later.read("a")
 
         assert read_modes(tmp_path) == dict.fromkeys(["jobs", "jobs-wal", "jobs-shm"], 0o600)
+
+
+def test_payloads_of_a_file_that_did_not_count_them_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE records (id TEXT PRIMARY KEY, version INTEGER NOT NULL, guard TEXT NOT"
+            " NULL, body TEXT NOT NULL, payload TEXT NOT NULL, num_events INTEGER NOT NULL"
+            " DEFAULT 0) WITHOUT ROWID"
+        )
+        connection.execute("INSERT INTO records VALUES ('a', 1, '', '', 'é', 0)")
+    with closing(SqliteRecordStore(path)) as store:
+        assert store.payload_bytes() == 2
+        store.replace(Record("a", "", version=1), drops_payload=True)
+        assert store.payload_bytes() == 0

@@ -9,7 +9,7 @@ from jobs_app import LoadedModel, app_config, run_api
 from cluster.errors import StoreUnavailableError
 from cluster.storage import FolderImageStore
 from deployments.errors import ApiError, DependencyError, OverloadedError
-from deployments.jobs.execution import retry_delay_s
+from deployments.jobs.setbacks import Setbacks, retry_delay_s
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 2}
 
@@ -63,4 +63,4 @@ async def test_a_caller_who_waits_is_told_at_once_that_the_store_is_away(
 def test_each_outage_in_a_row_is_waited_out_for_longer(
     error: ApiError, num_outages: int, expected: float
 ) -> None:
-    assert retry_delay_s(error, 0, num_outages) == expected
+    assert retry_delay_s(error, Setbacks(num_outages=num_outages)) == expected

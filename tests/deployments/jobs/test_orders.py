@@ -1,17 +1,22 @@
 """Orders and outcomes survive the store, and prompts stay out of errors."""
 
+import hashlib
 import json
+from dataclasses import fields
 
 import pytest
 from job_orders import answer_of
 from jobs_app import LoadedModel
-from pydantic import ValidationError
 
+from cluster.errors import JobFormatError
+from cluster.jobs.job import FORMAT, Delivery, Job, JobFailure
 from deployments.config import AppConfig
+from deployments.generation import ImagesOrder
 from deployments.jobs.orders import JobItem, read_items, write_items
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.schemas import ImagesRequest
 from deployments.validation import RequestRules
+from pipeline.request import ImageSize
 
 
 def test_an_order_is_read_back_whole_with_its_seed(model: LoadedModel) -> None:
@@ -22,8 +27,25 @@ def test_an_order_is_read_back_whole_with_its_seed(model: LoadedModel) -> None:
     assert read_items(write_items(items)) == items
 
 
+def test_a_field_that_this_version_does_not_know_is_refused(model: LoadedModel) -> None:
+    rules = RequestRules.from_config(AppConfig(), model.described)
+    item = JobItem(rules.to_order(ImagesRequest(prompt="x"), request_id="r"), is_base64=False)
+    (values,) = json.loads(write_items([item]))
+    values["order"]["adapter"] = "a"
+
+    with pytest.raises(JobFormatError, match="adapter"):
+        read_items(json.dumps([values]))
+
+
+def test_whoever_changes_the_fields_of_a_job_changes_its_format() -> None:
+    kinds = (Job, JobFailure, Delivery, JobItem, ImagesOrder, ImageSize)
+    names = [f"{kind.__name__}.{field.name}" for kind in kinds for field in fields(kind)]
+
+    assert (FORMAT, hashlib.sha256(" ".join(names).encode()).hexdigest()[:8]) == (2, "9e1a94c4")
+
+
 def test_an_unreadable_order_does_not_show_its_prompt() -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(JobFormatError) as caught:
         read_items('[{"order": {"prompt": "an unmistakable prompt"}, "is_base64": 5}]')
 
     assert "unmistakable" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from deployments.config import AppConfig
 from deployments.generation import EventListener, ImagesOrder
 from deployments.jobs.estimates import MeasuredEstimate
 from deployments.jobs.execution import JobExecution
+from deployments.jobs.room import Wait
 from deployments.jobs.runner import JobRunner
 from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesResponse
@@ -72,9 +74,26 @@ class StoreFails(JobExecution):
 
     async def run(
         self, job: Job, seconds_left: float, on_progress: Callable[[], None]
-    ) -> JobFailure | None:
+    ) -> JobFailure | Wait | None:
         """Raise both."""
         raise ExceptionGroup("both", [RuntimeError("unexpected"), REFUSED])
+
+
+class SlowClaims(JobStore):
+    """A store whose claims end when its gate is open."""
+
+    def __init__(self, store: JobStore) -> None:
+        super().__init__(store.records, store.policy)
+        self.gate = threading.Event()
+        self.num_begun = self.num_ended = 0
+
+    def claim(self, lane: Lane, *, waiting_first: bool = False) -> Job | None:
+        """Claim a job when it may."""
+        self.num_begun += 1
+        self.gate.wait()
+        job = super().claim(lane, waiting_first=waiting_first)
+        self.num_ended += 1
+        return job
 
 
 @contextlib.asynccontextmanager
@@ -101,10 +120,10 @@ def fail_once(
 ) -> None:
     method, failures = getattr(store, name), [failure]
 
-    def fail(*args: Any) -> Any:
+    def fail(*args: Any, **named: Any) -> Any:
         if failures:
             raise failures.pop()
-        return method(*args)
+        return method(*args, **named)
 
     monkeypatch.setattr(store, name, fail)
 
@@ -157,3 +176,16 @@ async def test_a_job_is_left_to_its_lease_where_the_store_failed(
         await wait_until(lambda: f"{job.id} is left to its lease" in caplog.text)
 
     assert store.read(job.id).status is JobStatus.RUNNING
+
+
+async def test_a_job_whose_claim_ends_after_the_runner_is_stopped_is_put_back(
+    store: JobStore, rules: RequestRules
+) -> None:
+    slow, job = SlowClaims(store), accept_job(store, rules, 0)
+    async with run_jobs(slow):
+        await wait_until(lambda: slow.num_begun)
+        threading.Timer(0.05, slow.gate.set).start()
+    await wait_until(lambda: slow.num_ended)
+
+    left = store.read(job.id)
+    assert (left.status, left.attempts) == (JobStatus.QUEUED, 0)
