@@ -15,6 +15,7 @@ from deployments.errors import (
     DeadlineExceededError,
     DependencyError,
     OverloadedError,
+    PoisonedRequestError,
     ReplicaLostError,
 )
 from deployments.generation import EventListener, ImagesOrder
@@ -24,12 +25,15 @@ from deployments.jobs.outcomes import Draw, StoredOutcome
 from deployments.jobs.persistence import persist
 from deployments.jobs.progress import ProgressLog
 from deployments.jobs.threads import StoreThreads
+from deployments.retries import MAX_LOST
 from deployments.schemas import ImagesResponse
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import StepEvent
 
 _MAX_LOSSES: Final = 4
 """Replicas that a request may lose before it is held to be the reason."""
+_PASSING: Final = (OverloadedError, ReplicaLostError, PoisonedRequestError, DependencyError)
+"""Errors after which a request may still be drawn."""
 _MAX_WAIT_S: Final = 30.0
 _MAX_DOUBLINGS: Final = 5
 
@@ -91,7 +95,7 @@ class JobExecution:
                 return StoredOutcome.of_answer(answer, is_base64=item.is_base64)
             except Exception as exc:  # noqa: BLE001 whatever it is, it fails this request alone
                 error = to_api_error(exc, request_id=item.order.request_id)
-                num_losses += isinstance(exc, ReplicaLostError | OutOfMemoryError)
+                num_losses += _count_losses(exc)
                 num_outages = num_outages + 1 if isinstance(error, DependencyError) else 0
             delay_s = retry_delay_s(error, num_losses, num_outages)
             if delay_s is None:
@@ -120,7 +124,7 @@ def retry_delay_s(error: ApiError, num_losses: int, num_outages: int) -> float |
     replicas that die with it may be. While a store is away each try may draw the picture for
     nothing: of several outages in a row each is waited out for twice as long.
     """
-    if not isinstance(error, OverloadedError | ReplicaLostError | DependencyError):
+    if not isinstance(error, _PASSING):
         return None
     if num_losses >= _MAX_LOSSES:
         return None
@@ -129,6 +133,13 @@ def retry_delay_s(error: ApiError, num_losses: int, num_outages: int) -> float |
     # An exponent that stays small: a job may meet an outage for days.
     doublings = min(max(0, num_outages - 1), _MAX_DOUBLINGS)
     return min(_MAX_WAIT_S, float(error.retry_after_s or 1) * 2.0**doublings)
+
+
+def _count_losses(exc: Exception) -> int:
+    """Count the replicas that one try of a request took with it."""
+    if isinstance(exc, PoisonedRequestError):
+        return MAX_LOST
+    return int(isinstance(exc, ReplicaLostError | OutOfMemoryError))
 
 
 def _too_late(last: ApiError | None) -> DeadlineExceededError:
