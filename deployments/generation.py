@@ -1,8 +1,9 @@
 """The steps of one picture; every way to ask for one goes through here. No HTTP, no Ray."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -148,12 +149,23 @@ class Generation:
             DependencyError: If a picture could not be stored.
             PipelineError: If a stage refused or failed.
         """
-        started = time.monotonic()
-        route = self._choose(order)
+        return await self._draw_after(0.0, order, on_event, on_route)
+
+    async def _draw_after(
+        self,
+        waited_s: float,
+        order: ImagesOrder,
+        on_event: EventListener | None,
+        on_route: RouteListener | None,
+    ) -> DrawnImages:
+        """Draw as `draw` does a call that has waited for so long already."""
+        started = time.monotonic() - waited_s
+        route = self._choose(order, order.timeout_s - waited_s)
         try:
-            if on_route is not None:
-                await on_route(route)
-            encoded, images = await self._draw_all(order, route, started, on_event)
+            async with within_deadline(order, waited_s):
+                if on_route is not None:
+                    await on_route(route)
+                encoded, images = await self._draw_all(order, route, started, on_event)
         finally:
             self._chooser.drop(route)
         if not route.is_cold:
@@ -167,33 +179,27 @@ class Generation:
         """Return a URL of a stored picture."""
         return self._store.sign(key, lifetime_s=lifetime_s).url
 
-    def _choose(self, order: ImagesOrder) -> Route:
+    def _choose(self, order: ImagesOrder, seconds_left: float) -> Route:
         """Choose a pool, which answers for denoising; the estimate is of the whole call.
 
         What the other stages took lately turns nobody away: nobody would be left to measure by.
         """
-        route = self._chooser.choose(order.to_facts())
+        route = self._chooser.choose(replace(order.to_facts(), timeout_s=seconds_left))
         other_s = self._other_stages.estimate_s(order.num_pixels)
         return replace(route, estimate_s=route.estimate_s + other_s)
 
     async def _draw_all(
         self, order: ImagesOrder, route: Route, started: float, on_event: EventListener | None
     ) -> tuple[Encoded, list[DrawnImage]]:
-        try:
-            async with asyncio.timeout(order.timeout_s):
-                encoded = await try_again(partial(self._stages.encode, order.prompt))
-                await self._chooser.await_replica(route)
-                self._chooser.send(route)
-                images = await gather_or_cancel(
-                    [
-                        self._draw_one(order, route, index, encoded, started, on_event)
-                        for index in range(order.num_images)
-                    ]
-                )
-        except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
-            ) from exc
+        encoded = await try_again(partial(self._stages.encode, order.prompt))
+        await self._chooser.await_replica(route)
+        self._chooser.send(route)
+        images = await gather_or_cancel(
+            [
+                self._draw_one(order, route, index, encoded, started, on_event)
+                for index in range(order.num_images)
+            ]
+        )
         return encoded, images
 
     async def _draw_one(
@@ -206,16 +212,13 @@ class Generation:
         on_event: EventListener | None,
     ) -> DrawnImage:
         deadline = started + order.timeout_s
-        seconds_left = deadline - time.monotonic()
-        request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
+        seed = order.seed + index
         # A call's own pictures can fill a replica, and so can all that waited for its start.
         denoised = await try_again(
-            partial(self._denoise, route.pool, index, request, on_event),
+            partial(self._denoise, order, route.pool, index, encoded, deadline, on_event),
             waits_for_room=order.num_images > 1 or route.is_cold,
         )
-        provenance = build_provenance(
-            order, route.path, self._model, request.seed, denoised.fingerprint
-        )
+        provenance = build_provenance(order, route.path, self._model, seed, denoised.fingerprint)
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         decoded = replace(provenance, fingerprint=file.fingerprint)
@@ -223,7 +226,7 @@ class Generation:
         key, store_s = await self._store_file(order, index, decoded, file, seconds_left)
         return DrawnImage(
             key=key,
-            seed=request.seed,
+            seed=seed,
             content=file.content,
             fingerprint=file.fingerprint,
             denoiser_fingerprint=denoised.fingerprint,
@@ -241,8 +244,16 @@ class Generation:
         )
 
     async def _denoise(
-        self, pool: str, index: int, request: DenoiseRequest, on_event: EventListener | None
+        self,
+        order: ImagesOrder,
+        pool: str,
+        index: int,
+        encoded: Encoded,
+        deadline: float,
+        on_event: EventListener | None,
     ) -> Denoised:
+        seconds_left = deadline - time.monotonic()
+        request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
         is_followed = on_event is not None and request.is_followed
         events = self._stages.denoise(pool, request, yields_steps=is_followed)
         return await take_latents(events, None if on_event is None else partial(on_event, index))
@@ -272,6 +283,22 @@ class Generation:
             logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
             raise DependencyError("the picture could not be stored", None, RETRY_AFTER_S) from exc
         return key, time.monotonic() - started
+
+
+@contextlib.asynccontextmanager
+async def within_deadline(order: ImagesOrder, waited_s: float) -> AsyncIterator[None]:
+    """Give what is inside the rest of a call's time.
+
+    Raises:
+        DeadlineExceededError: If it is up.
+    """
+    try:
+        async with asyncio.timeout(order.timeout_s - waited_s):
+            yield
+    except TimeoutError as exc:
+        raise DeadlineExceededError(
+            f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
+        ) from exc
 
 
 def build_provenance(

@@ -1,0 +1,101 @@
+"""One call's pictures, over stages that a test scripts."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import SteppedStages
+
+from cluster.cost import for_transformer
+from cluster.storage import FolderImageStore, FolderStoreOptions
+from deployments.errors import DeadlineExceededError
+from deployments.generation import Generation, ImagesOrder
+from deployments.pool_choice import FirstPoolChooser, Route
+from deployments.served_model import ServedModel
+from deployments.stages import Denoised
+from pipeline.errors import ReplicaFullError
+from pipeline.image_file import OutputFormat
+from pipeline.request import DenoiseRequest, ImageSize, Priority, RenderPath, StepEvent
+
+SIZE = ImageSize(64, 64)
+
+
+class ScriptedStages(SteppedStages):
+    """Draws at once, but for what a test makes it do before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allow(1000)
+        self.full_for: list[float] = []
+        """Seconds that the next denoisers take to say that they are full."""
+        self.timeouts_s: list[float | None] = []
+        """What denoisers were given."""
+
+    async def denoise(
+        self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False
+    ) -> AsyncGenerator[StepEvent | Denoised, None]:
+        self.timeouts_s.append(request.timeout_s)
+        if self.full_for:
+            await asyncio.sleep(self.full_for.pop())
+            raise ReplicaFullError("full")
+        async for event in super().denoise(pool, request, yields_steps=yields_steps):
+            yield event
+
+
+@pytest.fixture
+def stages() -> ScriptedStages:
+    return ScriptedStages()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderImageStore:
+    return FolderImageStore(FolderStoreOptions(folder=tmp_path, base_url="http://test"))
+
+
+@pytest.fixture
+def generation(stages: ScriptedStages, store: FolderImageStore) -> Generation:
+    chooser = FirstPoolChooser({"default": RenderPath.FULL_IMAGE})
+    cost = for_transformer(64, 2, 1000)
+    model = ServedModel("m", "r" * 40, SIZE, 1024, 1024, cost)
+    return Generation(stages, chooser, store, model, key_prefix="images")
+
+
+def order_of(num_images: int = 1, **changes: Any) -> ImagesOrder:
+    order = ImagesOrder(
+        id="img-0",
+        request_id="r",
+        accepted=datetime.now(UTC),
+        prompt="x",
+        num_images=num_images,
+        size=SIZE,
+        seed=7,
+        num_inference_steps=2,
+        priority=Priority.INTERACTIVE,
+        timeout_s=30.0,
+        pinned_path=None,
+        output_format=OutputFormat.PNG,
+        output_compression=None,
+    )
+    return replace(order, **changes)
+
+
+async def test_a_replica_that_is_asked_again_is_told_what_is_left(
+    generation: Generation, stages: ScriptedStages
+) -> None:
+    stages.full_for = [0.2, 0.2]
+    await generation.draw(order_of(timeout_s=30.0))
+
+    first, second, third = [timeout_s or 0.0 for timeout_s in stages.timeouts_s]
+    assert first - 0.2 > second > third + 0.2
+
+
+async def test_taking_note_of_a_route_is_part_of_a_calls_time(generation: Generation) -> None:
+    async def wait(_: Route) -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineExceededError):
+        await generation.draw(order_of(timeout_s=0.1), on_route=wait)
