@@ -104,7 +104,7 @@ class CachedGeneration(Generation):
     async def _read(self, order: ImagesOrder, found: list[CachedResult]) -> DrawnImages:
         started = time.monotonic()
         files = await gather_or_cancel(
-            [asyncio.to_thread(self._store.get, result.key) for result in found]
+            [self._threads.call(self._store.get, result.key) for result in found]
         )
         read_s = time.monotonic() - started
         times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, store_s=read_s, total_s=read_s)

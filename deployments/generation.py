@@ -27,6 +27,7 @@ from deployments.retries import outwait_store, try_again
 from deployments.routing.decisions import RequestFacts
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages, take_latents
+from deployments.store_threads import StoreThreads
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import (
@@ -126,12 +127,14 @@ class Generation:
         store: ImageStore,
         model: ServedModel,
         *,
+        threads: StoreThreads,
         key_prefix: str,
     ) -> None:
         self._stages = stages
         self._chooser = chooser
         self._store = store
         self._model = model
+        self._threads = threads
         self._key_prefix = key_prefix
         self._other_stages = OtherStages()
 
@@ -270,7 +273,7 @@ class Generation:
         prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
         key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
         put = partial(
-            asyncio.to_thread,
+            self._threads.call,
             self._store.put,
             key,
             file.content,

@@ -24,9 +24,9 @@ from deployments.jobs.orders import JobItem, read_items
 from deployments.jobs.outcomes import Draw, StoredOutcome
 from deployments.jobs.persistence import persist
 from deployments.jobs.progress import ProgressLog
-from deployments.jobs.threads import StoreThreads
 from deployments.retries import MAX_LOST
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import StepEvent
 

@@ -12,8 +12,8 @@ from deployments.error_mapping import to_api_error
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.jobs.persistence import persist
-from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
+from deployments.store_threads import StoreThreads
 
 _SWEEP_S: Final = 60.0
 _AWAY_S: Final = 1.0

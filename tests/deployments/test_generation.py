@@ -1,7 +1,10 @@
 """One call's pictures, over stages that a test scripts."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +20,7 @@ from deployments.generation import Generation, ImagesOrder
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised
+from deployments.store_threads import StoreThreads
 from pipeline.errors import ReplicaFullError
 from pipeline.image_file import OutputFormat
 from pipeline.request import DenoiseRequest, ImageSize, Priority, RenderPath, StepEvent
@@ -61,7 +65,7 @@ def generation(stages: ScriptedStages, store: FolderImageStore) -> Generation:
     chooser = FirstPoolChooser({"default": RenderPath.FULL_IMAGE})
     cost = for_transformer(64, 2, 1000)
     model = ServedModel("m", "r" * 40, SIZE, 1024, 1024, cost)
-    return Generation(stages, chooser, store, model, key_prefix="images")
+    return Generation(stages, chooser, store, model, threads=StoreThreads(), key_prefix="images")
 
 
 def order_of(num_images: int = 1, **changes: Any) -> ImagesOrder:
@@ -91,6 +95,34 @@ async def test_a_replica_that_is_asked_again_is_told_what_is_left(
 
     first, second, third = [timeout_s or 0.0 for timeout_s in stages.timeouts_s]
     assert first - 0.2 > second > third + 0.2
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A store that takes no file until the event is set."""
+    put, goes_on = FolderImageStore.put, threading.Event()
+
+    def put_later(*args: Any, **options: Any) -> None:
+        goes_on.wait()
+        put(*args, **options)
+
+    monkeypatch.setattr(FolderImageStore, "put", put_later)
+    yield goes_on
+    goes_on.set()
+
+
+async def test_a_store_that_hangs_holds_no_other_thread(
+    generation: Generation, hang: threading.Event
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with pytest.raises(DeadlineExceededError):
+        await generation.draw(order_of(4, timeout_s=0.3))
+
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(time.monotonic)
+    finally:
+        hang.set()
 
 
 async def test_taking_note_of_a_route_is_part_of_a_calls_time(generation: Generation) -> None:

@@ -29,6 +29,7 @@ from deployments.pool_choice import FirstPoolChooser
 from deployments.process_telemetry import start_process_telemetry
 from deployments.schemas import ImagesRequest
 from deployments.served_model import describe_model
+from deployments.store_threads import StoreThreads
 from deployments.stores import build_store
 from deployments.validation import RequestRules
 from pipeline.request import RenderPath, StepEvent
@@ -304,6 +305,7 @@ async def test_a_cancelled_request_says_so_in_every_span_that_was_open(
         FirstPoolChooser({"default": RenderPath.FULL_IMAGE}),
         build_store(config.store),
         model,
+        threads=StoreThreads(),
         key_prefix="images",
         observer=CallObserver(model, None, Afterwards()),
     )

@@ -18,7 +18,7 @@ from cluster.records import SqliteRecordStore
 from deployments.errors import OverloadedError
 from deployments.jobs.idempotency import Idempotency
 from deployments.jobs.outcomes import StoredOutcome
-from deployments.jobs.threads import StoreThreads
+from deployments.store_threads import StoreThreads
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 1}
 
