@@ -13,6 +13,7 @@ from typing import Final
 from cluster.cost import full_image_units
 from cluster.errors import StoreError
 from cluster.storage import ImageStore, build_key
+from deployments.call_files import CallFiles
 from deployments.concurrency import gather_or_cancel
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.errors import (
@@ -76,6 +77,8 @@ class ImagesOrder:
     """Of the caller's key, below the store's own prefix."""
     outwaits_store: bool = False
     """Whether a drawn picture waits for a store that is away; a caller who waits is told soon."""
+    may_come_again: bool = False
+    """Whether it may be drawn again, here or elsewhere, under the same keys: no file is deleted."""
 
     @property
     def cost_units(self) -> float:
@@ -163,12 +166,17 @@ class Generation:
     ) -> DrawnImages:
         """Draw as `draw` does a call that has waited for so long already."""
         started = time.monotonic() - waited_s
+        files = CallFiles(self._store, self._threads)
         route = self._choose(order, order.timeout_s - waited_s)
         try:
             async with within_deadline(order, waited_s):
                 if on_route is not None:
                     await on_route(route)
-                encoded, images = await self._draw_all(order, route, started, on_event)
+                encoded, images = await self._draw_all(order, route, files, started, on_event)
+        except BaseException:
+            if not order.may_come_again:
+                files.drop()
+            raise
         finally:
             self._chooser.drop(route)
         if not route.is_cold:
@@ -192,14 +200,19 @@ class Generation:
         return replace(route, estimate_s=route.estimate_s + other_s)
 
     async def _draw_all(
-        self, order: ImagesOrder, route: Route, started: float, on_event: EventListener | None
+        self,
+        order: ImagesOrder,
+        route: Route,
+        files: CallFiles,
+        started: float,
+        on_event: EventListener | None,
     ) -> tuple[Encoded, list[DrawnImage]]:
         encoded = await try_again(partial(self._stages.encode, order.prompt))
         await self._chooser.await_replica(route)
         self._chooser.send(route)
         images = await gather_or_cancel(
             [
-                self._draw_one(order, route, index, encoded, started, on_event)
+                self._draw_one(order, route, files, index, encoded, started, on_event)
                 for index in range(order.num_images)
             ]
         )
@@ -209,6 +222,7 @@ class Generation:
         self,
         order: ImagesOrder,
         route: Route,
+        files: CallFiles,
         index: int,
         encoded: Encoded,
         started: float,
@@ -226,7 +240,7 @@ class Generation:
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         decoded = replace(provenance, fingerprint=file.fingerprint)
         seconds_left = deadline - time.monotonic()
-        key, store_s = await self._store_file(order, index, decoded, file, seconds_left)
+        key, store_s = await self._store_file(order, files, index, decoded, file, seconds_left)
         return DrawnImage(
             key=key,
             seed=seed,
@@ -264,6 +278,7 @@ class Generation:
     async def _store_file(
         self,
         order: ImagesOrder,
+        files: CallFiles,
         index: int,
         provenance: ImageProvenance,
         file: ImageFile,
@@ -273,8 +288,7 @@ class Generation:
         prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
         key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
         put = partial(
-            self._threads.call,
-            self._store.put,
+            files.put,
             key,
             file.content,
             content_type=file.content_type,

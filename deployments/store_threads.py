@@ -26,6 +26,10 @@ class StoreThreads:
         bound = partial(method, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, run, bound)
 
+    def begin(self, method: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have a method called, and wait for nothing."""
+        self._executor.submit(method, *args, **kwargs)
+
     def stop(self) -> None:
         """Let the threads go when their calls are done."""
         self._executor.shutdown(wait=False)

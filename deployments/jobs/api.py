@@ -261,7 +261,7 @@ def owner_of(request: Request) -> str:
 def _fix(order: ImagesOrder, body: ImagesRequest, nonce: str) -> ImagesOrder:
     """Draw from the key what else is drawn at random, so that a second execution is the same."""
     seed = int(nonce, 16) % _DRAWN_SEEDS if body.seed is None else order.seed
-    return replace(order, id=f"img-{nonce}", seed=seed)
+    return replace(order, id=f"img-{nonce}", seed=seed, may_come_again=True)
 
 
 def _check(outcome: StoredOutcome) -> StoredOutcome:

@@ -112,7 +112,8 @@ class JobExecution:
         if seconds_left <= 0:
             raise _too_late(None)
         timeout_s = min(order.timeout_s, seconds_left)
-        answer = await self.draw(replace(order, timeout_s=timeout_s, outwaits_store=True), listener)
+        order = replace(order, timeout_s=timeout_s, outwaits_store=True, may_come_again=True)
+        answer = await self.draw(order, listener)
         self.estimate.observe(order, time.monotonic() - started)
         return answer
 

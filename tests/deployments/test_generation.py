@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 from fakes import SteppedStages
+from jobs_app import wait_until
+from torch import Tensor
 
 from cluster.cost import for_transformer
+from cluster.errors import StoreConfigurationError
 from cluster.storage import FolderImageStore, FolderStoreOptions
 from deployments.errors import DeadlineExceededError
 from deployments.generation import Generation, ImagesOrder
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.served_model import ServedModel
-from deployments.stages import Denoised
+from deployments.stages import Denoised, FileOrder, ImageFile
 from deployments.store_threads import StoreThreads
-from pipeline.errors import ReplicaFullError
+from pipeline.errors import OutOfMemoryError, ReplicaFullError
 from pipeline.image_file import OutputFormat
 from pipeline.request import DenoiseRequest, ImageSize, Priority, RenderPath, StepEvent
 
@@ -36,6 +39,8 @@ class ScriptedStages(SteppedStages):
         self.allow(1000)
         self.full_for: list[float] = []
         """Seconds that the next denoisers take to say that they are full."""
+        self.broken_seed: int | None = None
+        """The picture that cannot be decoded, when all others are stored."""
         self.timeouts_s: list[float | None] = []
         """What denoisers were given."""
 
@@ -48,6 +53,12 @@ class ScriptedStages(SteppedStages):
             raise ReplicaFullError("full")
         async for event in super().denoise(pool, request, yields_steps=yields_steps):
             yield event
+
+    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+        if order.provenance.seed == self.broken_seed:
+            await asyncio.sleep(0.3)
+            raise OutOfMemoryError("no room")
+        return await super().decode(latents, order)
 
 
 @pytest.fixture
@@ -131,3 +142,60 @@ async def test_taking_note_of_a_route_is_part_of_a_calls_time(generation: Genera
 
     with pytest.raises(DeadlineExceededError):
         await generation.draw(order_of(timeout_s=0.1), on_route=wait)
+
+
+def count_files(folder: Path) -> int:
+    return len(list(folder.rglob("*.png")))
+
+
+async def test_what_was_stored_of_a_call_that_fails_is_deleted(
+    generation: Generation, stages: ScriptedStages, tmp_path: Path
+) -> None:
+    stages.broken_seed = order_of().seed + 2
+    drawing = asyncio.create_task(generation.draw(order_of(4)))
+    await wait_until(lambda: count_files(tmp_path) == 3)
+    with pytest.raises(OutOfMemoryError):
+        await drawing
+
+    await wait_until(lambda: count_files(tmp_path) == 0)
+
+
+async def test_a_file_that_comes_too_late_for_its_call_is_deleted(
+    generation: Generation, hang: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(FolderImageStore, "delete", lambda _, key: deleted.append(key))
+    with pytest.raises(DeadlineExceededError):
+        await generation.draw(order_of(2, timeout_s=0.3))
+    hang.set()
+
+    await wait_until(lambda: len(deleted) == 2)
+    assert count_files(tmp_path) == 2
+
+
+async def test_a_store_that_deletes_nothing_hides_no_error(
+    generation: Generation,
+    stages: ScriptedStages,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreConfigurationError("no right to delete")
+
+    monkeypatch.setattr(FolderImageStore, "delete", refuse)
+    stages.broken_seed = order_of().seed + 1
+    with pytest.raises(OutOfMemoryError):
+        await generation.draw(order_of(2))
+
+    await wait_until(lambda: "no right to delete" in caplog.text)
+
+
+async def test_what_may_be_drawn_again_into_the_same_keys_is_not_deleted(
+    generation: Generation, stages: ScriptedStages, tmp_path: Path
+) -> None:
+    stages.broken_seed = order_of().seed + 1
+    with pytest.raises(OutOfMemoryError):
+        await generation.draw(order_of(2, may_come_again=True))
+
+    await asyncio.sleep(0.1)
+    assert count_files(tmp_path) == 1
