@@ -47,6 +47,11 @@ class RequestIdMiddleware:
         await app(scope, receive, send)
 
 
+def is_request_id(text: str) -> bool:
+    """Say whether a text may be a request's id: short, and of characters that break no log."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 def has_head(path: str) -> bool:
     """Say whether HEAD is answered where GET is: not for jobs, whose events would go on unseen."""
     return not path.startswith(_WITHOUT_HEAD)
@@ -91,7 +96,7 @@ class BodyLimitMiddleware:
             return
         limit = self._limit_of(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
+        if _is_above(declared, limit):
             await to_response(_too_large(limit))(scope, receive, send)
             return
         try:
@@ -137,6 +142,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
+def _is_above(declared: str, limit: int) -> bool:
+    """Compare a declared length, of any number of digits: Python reads some thousands only."""
+    if not declared.isdecimal():
+        return False
+    digits = declared.lstrip("0")
+    return len(digits) > len(str(limit)) or int(digits or "0") > limit
+
+
 def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"body must have at most {limit} bytes")
 
@@ -148,7 +161,7 @@ def _check_headers(headers: Headers) -> ApiError | None:
             f"headers must be at most {_MAX_HEADERS} of {_MAX_HEADER_BYTES} bytes in all, "
             f"got {len(headers.raw)} of {num_bytes}"
         )
-    if REQUEST_ID in headers and not _REQUEST_ID.fullmatch(headers[REQUEST_ID]):
+    if REQUEST_ID in headers and not is_request_id(headers[REQUEST_ID]):
         return InvalidFieldError(
             f"{REQUEST_ID} must be 1 to 128 visible ASCII characters", REQUEST_ID
         )

@@ -177,6 +177,23 @@ async def test_a_body_over_the_limit_is_refused_by_its_length(caller: httpx.Asyn
     assert _error(answer)["code"] == "body_too_large"
 
 
+@pytest.mark.parametrize("declared", ["1048577", "9" * 5000])
+async def test_a_declared_length_over_the_limit_is_refused_however_long(
+    caller: httpx.AsyncClient, declared: str
+) -> None:
+    headers = {**JSON, "content-length": declared}
+    answer = await caller.post(GENERATIONS, content=b"{}", headers=headers)
+
+    assert answer.status_code == 413
+
+
+async def test_a_length_may_have_leading_noughts(caller: httpx.AsyncClient) -> None:
+    content = json.dumps(BODY).encode()
+    headers = {**JSON, "content-length": f"{len(content):05000}"}
+
+    assert (await caller.post(GENERATIONS, content=content, headers=headers)).status_code == 200
+
+
 async def test_a_body_over_the_limit_is_refused_without_a_length(
     caller: httpx.AsyncClient,
 ) -> None:
