@@ -7,12 +7,14 @@ from typing import Any, Final
 from cluster.errors import ImageNotFoundError, StoreError
 from cluster.metrics import record
 from cluster.telemetry import CACHE_LOOKUPS
+from deployments.concurrency import gather_or_cancel
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.generation import (
     EventListener,
     Generation,
     ImagesOrder,
     RouteListener,
+    within_deadline,
 )
 from deployments.log import logger
 from deployments.pool_choice import Route
@@ -20,13 +22,15 @@ from deployments.result_cache import CachedResult, ResultCache, ResultFacts
 
 CACHE: Final = "result-cache"
 """Stands where a pool's name would, in the route of a call that was not drawn."""
+_LOOK_UP_SHARE: Final = 0.5
+"""Of a call's time: a look-up that takes longer is given up, and what is left is for drawing."""
 
 
 class CachedGeneration(Generation):
     """Looks before it draws, and before a pool is chosen: a found picture needs no GPU.
 
     A call is drawn if its seed was not given, if it wants previews on the way, or if one of its
-    pictures is not found, has left the store or cannot be read.
+    pictures is not found, has left the store or cannot be read in time.
     """
 
     def __init__(
@@ -45,19 +49,20 @@ class CachedGeneration(Generation):
         """See `Generation.draw`."""
         if not order.is_seed_given or order.num_previews:
             return await super().draw(order, on_event, on_route)
+        started = time.monotonic()
         pictures = [self._to_facts(order, index) for index in range(order.num_images)]
-        found = await self._results.find(pictures, order.pinned_path)
-        drawn = await self._read(order, found) if found else None
+        drawn = await self._look_up(order, pictures)
         if drawn is not None:
             self._results.counts.num_hits += 1
             record(CACHE_LOOKUPS, cache="result", result="hit")
             if on_route is not None:
-                await on_route(drawn.route)
+                async with within_deadline(order, time.monotonic() - started):
+                    await on_route(drawn.route)
             logger.info("request %s: found in the result cache", order.request_id)
             return drawn
         self._results.counts.num_misses += 1
         record(CACHE_LOOKUPS, cache="result", result="miss")
-        drawn = await super().draw(order, on_event, on_route)
+        drawn = await self._draw_after(time.monotonic() - started, order, on_event, on_route)
         for facts, image in zip(pictures, drawn.images, strict=True):
             result = CachedResult(
                 image.key,
@@ -82,15 +87,25 @@ class CachedGeneration(Generation):
             owner_prefix=order.owner_prefix,
         )
 
-    async def _read(self, order: ImagesOrder, found: list[CachedResult]) -> DrawnImages | None:
-        started = time.monotonic()
+    async def _look_up(self, order: ImagesOrder, pictures: list[ResultFacts]) -> DrawnImages | None:
         try:
-            files = [await asyncio.to_thread(self._store.get, result.key) for result in found]
+            async with asyncio.timeout(_LOOK_UP_SHARE * order.timeout_s):
+                found = await self._results.find(pictures, order.pinned_path)
+                return await self._read(order, found) if found else None
         except ImageNotFoundError:
             return None
-        except StoreError as exc:
-            logger.warning("request %s: a cached result cannot be read: %s", order.request_id, exc)
+        except (StoreError, TimeoutError) as exc:
+            reason = exc if isinstance(exc, StoreError) else "it takes too long"
+            logger.warning(
+                "request %s: a cached result cannot be read: %s", order.request_id, reason
+            )
             return None
+
+    async def _read(self, order: ImagesOrder, found: list[CachedResult]) -> DrawnImages:
+        started = time.monotonic()
+        files = await gather_or_cancel(
+            [self._threads.call(self._store.get, result.key) for result in found]
+        )
         read_s = time.monotonic() - started
         times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0, store_s=read_s, total_s=read_s)
         return DrawnImages(

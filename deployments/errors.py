@@ -186,7 +186,7 @@ class ReplicaLostError(ApiError):
 
 
 class PoisonedRequestError(ApiError):
-    """Two replicas were lost with the request; it is not tried again."""
+    """Two replicas were lost with the request; only a job is tried once more."""
 
     status = 500
     code = "poisoned_request"

@@ -1,6 +1,5 @@
 """Pictures of a folder store, served at signed URLs."""
 
-import asyncio
 import time
 
 from starlette.datastructures import Headers
@@ -10,13 +9,15 @@ from cluster.errors import ImageNotFoundError, KeyFormatError, UrlError
 from cluster.storage import FolderImageStore
 from deployments.errors import ForbiddenError, NotFoundError
 from deployments.file_response import to_file_response
+from deployments.store_threads import StoreThreads
 
 
 class SignedFiles:
     """Gives a picture to whoever holds a URL that the service signed."""
 
-    def __init__(self, store: FolderImageStore) -> None:
+    def __init__(self, store: FolderImageStore, threads: StoreThreads) -> None:
         self._store = store
+        self._threads = threads
 
     async def answer(self, key: str, given: Headers, *, expires: int, signature: str) -> Response:
         """Answer a call, with its headers, for a picture.
@@ -31,7 +32,7 @@ class SignedFiles:
         except UrlError as exc:
             raise ForbiddenError(str(exc)) from exc
         try:
-            stored = await asyncio.to_thread(self._store.get, key)
+            stored = await self._threads.call(self._store.get, key)
         except (ImageNotFoundError, KeyFormatError) as exc:
             raise NotFoundError("no such file", "key") from exc
         return to_file_response(stored, given, max_age_s=int(expires - now))

@@ -1,8 +1,9 @@
 """The steps of one picture; every way to ask for one goes through here. No HTTP, no Ray."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Final, TypeVar
 from cluster.cost import full_image_units
 from cluster.errors import StoreError
 from cluster.storage import ImageStore, build_key
+from deployments.call_files import CallFiles
 from deployments.concurrency import gather_or_cancel
 from deployments.drawn_images import DrawnImage, DrawnImages, StageTimes
 from deployments.errors import (
@@ -27,6 +29,7 @@ from deployments.retries import outwait_store, try_again
 from deployments.routing.decisions import RequestFacts
 from deployments.served_model import ServedModel
 from deployments.stages import Denoised, Encoded, FileOrder, ImageFile, Stages, take_latents
+from deployments.store_threads import StoreThreads
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import (
@@ -79,6 +82,8 @@ class ImagesOrder:
     """Whether a drawn picture waits for a store that is away; a caller who waits is told soon."""
     outwaits_start: bool = True
     """Whether it waits here for the first replica of a pool; a job does so in its queue."""
+    may_come_again: bool = False
+    """Whether it may be drawn again, here or elsewhere, under the same keys: no file is deleted."""
 
     @property
     def cost_units(self) -> float:
@@ -130,12 +135,14 @@ class Generation:
         store: ImageStore,
         model: ServedModel,
         *,
+        threads: StoreThreads,
         key_prefix: str,
     ) -> None:
         self._stages = stages
         self._chooser = chooser
         self._store = store
         self._model = model
+        self._threads = threads
         self._key_prefix = key_prefix
         self._other_stages = OtherStages()
 
@@ -153,14 +160,30 @@ class Generation:
             DependencyError: If a picture could not be stored.
             PipelineError: If a stage refused or failed.
         """
-        started = time.monotonic()
-        route = self._choose(order)
+        return await self._draw_after(0.0, order, on_event, on_route)
+
+    async def _draw_after(
+        self,
+        waited_s: float,
+        order: ImagesOrder,
+        on_event: EventListener | None,
+        on_route: RouteListener | None,
+    ) -> DrawnImages:
+        """Draw as `draw` does a call that has waited for so long already."""
+        started = time.monotonic() - waited_s
+        files = CallFiles(self._store, self._threads)
+        route = self._choose(order, order.timeout_s - waited_s)
         try:
-            if not order.outwaits_start:
-                await self._refuse_cold(route)
-            if on_route is not None:
-                await on_route(route)
-            encoded, images = await self._draw_all(order, route, started, on_event)
+            async with within_deadline(order, waited_s):
+                if not order.outwaits_start:
+                    await self._refuse_cold(route)
+                if on_route is not None:
+                    await on_route(route)
+                encoded, images = await self._draw_all(order, route, files, started, on_event)
+        except BaseException:
+            if not order.may_come_again:
+                files.drop()
+            raise
         finally:
             self._chooser.drop(route)
         if not route.is_cold:
@@ -183,12 +206,12 @@ class Generation:
         """Return a URL of a stored picture."""
         return self._store.sign(key, lifetime_s=lifetime_s).url
 
-    def _choose(self, order: ImagesOrder) -> Route:
+    def _choose(self, order: ImagesOrder, seconds_left: float) -> Route:
         """Choose a pool, which answers for denoising; the estimate is of the whole call.
 
         What the other stages took lately turns nobody away: nobody would be left to measure by.
         """
-        route = self._chooser.choose(order.to_facts())
+        route = self._chooser.choose(replace(order.to_facts(), timeout_s=seconds_left))
         other_s = self._other_stages.estimate_s(order.num_pixels)
         return replace(route, estimate_s=route.estimate_s + other_s)
 
@@ -202,53 +225,50 @@ class Generation:
             raise OverloadedError(message, None, RETRY_AFTER_S) from exc
 
     async def _draw_all(
-        self, order: ImagesOrder, route: Route, started: float, on_event: EventListener | None
+        self,
+        order: ImagesOrder,
+        route: Route,
+        files: CallFiles,
+        started: float,
+        on_event: EventListener | None,
     ) -> tuple[Encoded, list[DrawnImage]]:
-        try:
-            async with asyncio.timeout(order.timeout_s):
-                encoded = await try_again(partial(self._stages.encode, order.prompt))
-                await self._chooser.await_replica(route)
-                self._chooser.send(route)
-                images = await gather_or_cancel(
-                    [
-                        self._draw_one(order, route, index, encoded, started, on_event)
-                        for index in range(order.num_images)
-                    ]
-                )
-        except TimeoutError as exc:
-            raise DeadlineExceededError(
-                f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
-            ) from exc
+        encoded = await try_again(partial(self._stages.encode, order.prompt))
+        await self._chooser.await_replica(route)
+        self._chooser.send(route)
+        images = await gather_or_cancel(
+            [
+                self._draw_one(order, route, files, index, encoded, started, on_event)
+                for index in range(order.num_images)
+            ]
+        )
         return encoded, images
 
     async def _draw_one(
         self,
         order: ImagesOrder,
         route: Route,
+        files: CallFiles,
         index: int,
         encoded: Encoded,
         started: float,
         on_event: EventListener | None,
     ) -> DrawnImage:
         deadline = started + order.timeout_s
-        seconds_left = deadline - time.monotonic()
-        request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
+        seed = order.seed + index
         # A call's own pictures can fill a replica, and so can all that waited for its start.
         denoised = await try_again(
-            partial(self._denoise, route.pool, index, request, on_event),
+            partial(self._denoise, order, route.pool, index, encoded, deadline, on_event),
             waits_for_room=order.num_images > 1 or route.is_cold,
         )
-        provenance = build_provenance(
-            order, route.path, self._model, request.seed, denoised.fingerprint
-        )
+        provenance = build_provenance(order, route.path, self._model, seed, denoised.fingerprint)
         file_order = FileOrder(order.output_format, order.output_compression, provenance)
         file = await try_again(partial(self._stages.decode, denoised.result.latents, file_order))
         decoded = replace(provenance, fingerprint=file.fingerprint)
         seconds_left = deadline - time.monotonic()
-        key, store_s = await self._store_file(order, index, decoded, file, seconds_left)
+        key, store_s = await self._store_file(order, files, index, decoded, file, seconds_left)
         return DrawnImage(
             key=key,
-            seed=request.seed,
+            seed=seed,
             content=file.content,
             fingerprint=file.fingerprint,
             denoiser_fingerprint=denoised.fingerprint,
@@ -266,8 +286,16 @@ class Generation:
         )
 
     async def _denoise(
-        self, pool: str, index: int, request: DenoiseRequest, on_event: EventListener | None
+        self,
+        order: ImagesOrder,
+        pool: str,
+        index: int,
+        encoded: Encoded,
+        deadline: float,
+        on_event: EventListener | None,
     ) -> Denoised:
+        seconds_left = deadline - time.monotonic()
+        request = order.to_denoise_request(index, encoded.encoding, timeout_s=seconds_left)
         is_followed = on_event is not None and request.is_followed
         events = self._stages.denoise(pool, request, yields_steps=is_followed)
         return await take_latents(events, None if on_event is None else partial(on_event, index))
@@ -275,6 +303,7 @@ class Generation:
     async def _store_file(
         self,
         order: ImagesOrder,
+        files: CallFiles,
         index: int,
         provenance: ImageProvenance,
         file: ImageFile,
@@ -284,8 +313,7 @@ class Generation:
         prefix = "/".join(part for part in (self._key_prefix, order.owner_prefix) if part)
         key = build_key(prefix, order.accepted.date(), order.id, index, file.extension)
         put = partial(
-            asyncio.to_thread,
-            self._store.put,
+            files.put,
             key,
             file.content,
             content_type=file.content_type,
@@ -297,6 +325,22 @@ class Generation:
             logger.error("request %s: storing %s failed: %s", order.request_id, key, exc)
             raise DependencyError("the picture could not be stored", None, RETRY_AFTER_S) from exc
         return key, time.monotonic() - started
+
+
+@contextlib.asynccontextmanager
+async def within_deadline(order: ImagesOrder, waited_s: float) -> AsyncIterator[None]:
+    """Give what is inside the rest of a call's time.
+
+    Raises:
+        DeadlineExceededError: If it is up.
+    """
+    try:
+        async with asyncio.timeout(order.timeout_s - waited_s):
+            yield
+    except TimeoutError as exc:
+        raise DeadlineExceededError(
+            f"timeout_s must be enough to finish, got {order.timeout_s:g}", "timeout_s"
+        ) from exc
 
 
 def build_provenance(

@@ -127,7 +127,10 @@ def _service_errors() -> Iterator[None]:
         raise ReplicaLostError("a replica broke off a call", None, RETRY_AFTER_S) from exc
     except BackPressureError as exc:
         raise OverloadedError("the service is full", None, RETRY_AFTER_S) from exc
-    except (RayActorError, ObjectLostError, DeploymentUnavailableError) as exc:
+    except DeploymentUnavailableError as exc:
+        # Nothing took the work, so nothing was lost with it.
+        raise OverloadedError("a stage has no replica now", None, RETRY_AFTER_S) from exc
+    except (RayActorError, ObjectLostError) as exc:
         raise ReplicaLostError("a replica was lost in the middle", None, RETRY_AFTER_S) from exc
 
 

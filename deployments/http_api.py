@@ -261,7 +261,7 @@ class ImagesApi:
             model=self._rules.model.name,
             model_revision=self._rules.model.revision,
             path=drawn.route.path.value,
-            fingerprint=drawn.images[0].fingerprint,
+            fingerprint=_common_fingerprint(drawn.images),
             size=str(order.size),
             output_format=order.output_format.value,
             usage=Usage(
@@ -275,11 +275,17 @@ class ImagesApi:
         )
 
     def _to_item(self, image: DrawnImage, *, is_base64: bool) -> ImageItem:
+        item = ImageItem(seed=image.seed, key=image.key, fingerprint=image.fingerprint)
         if is_base64:
             content = base64.b64encode(image.content).decode("ascii")
-            return ImageItem(b64_json=content, seed=image.seed, key=image.key)
+            return item.model_copy(update={"b64_json": content})
         url = self._generation.sign(image.key, lifetime_s=self._url_lifetime_s)
-        return ImageItem(url=url, seed=image.seed, key=image.key)
+        return item.model_copy(update={"url": url})
+
+
+def _common_fingerprint(images: list[DrawnImage]) -> str | None:
+    fingerprints = {image.fingerprint for image in images}
+    return fingerprints.pop() if len(fingerprints) == 1 else None
 
 
 def _to_json(answer: ImagesResponse) -> Response:

@@ -30,7 +30,8 @@ from deployments.result_cache import LocalResultIndex, ResultCache
 from deployments.served_model import ServedModel
 from deployments.shared_cache import open_shared_cache
 from deployments.stages import Stages
-from deployments.stores import build_store
+from deployments.store_threads import StoreThreads
+from deployments.stores import build_store, build_store_threads
 from deployments.usage_ledger import UsageLedger
 from deployments.validation import RequestRules
 
@@ -49,23 +50,27 @@ def build_api(
 
     `read_fingerprints` says which fingerprints the replicas have that serve now.
     """
-    store = build_store(config.store)
+    store, threads = build_store(config.store), build_store_threads(config.store)
     rules = RequestRules.from_config(config, model)
     admission = _build_admission(config.keys)
     afterwards = Afterwards()
     observer = CallObserver(model, usage, afterwards)
     results = _open_results(config.cache, read_fingerprints)
-    generation = _build_generation(config, model, stages, chooser, store, observer, results)
+    generation = _build_generation(
+        config, model, stages, chooser, store, threads, observer, results
+    )
     closing = [admission.run] if results is None else [admission.run, results.run]
     return ImagesApi(
         generation,
         rules,
         readiness,
-        _signed_files(store),
+        _signed_files(store, threads),
         url_lifetime_s=config.store.url_lifetime_s,
         keys=_load_keys(config.keys),
         admission=admission,
-        build_jobs=partial(build_jobs, config, rules, admission, store, build_record_store(config)),
+        build_jobs=partial(
+            build_jobs, config, rules, admission, store, threads, build_record_store(config)
+        ),
         background=[afterwards.run, *closing, *background],
     ).build()
 
@@ -76,15 +81,17 @@ def _build_generation(
     stages: Stages,
     chooser: PoolChooser,
     store: ImageStore,
+    threads: StoreThreads,
     observer: CallObserver,
     results: ResultCache | None,
 ) -> Generation:
     parts = (stages, chooser, ObservedStore(store), model)
     prefix = config.store.prefix
     if results is None:
-        return ObservedGeneration(*parts, key_prefix=prefix, observer=observer)
+        return ObservedGeneration(*parts, threads=threads, key_prefix=prefix, observer=observer)
     return ObservedCachedGeneration(
         *parts,
+        threads=threads,
         key_prefix=prefix,
         observer=observer,
         results=results,
@@ -98,8 +105,8 @@ def _name_other_stages(config: AppConfig) -> str:
     return f"{encoding}/{decoder.mode}/{decoder.kernels}/{memory_of(decoder)}"
 
 
-def _signed_files(store: ImageStore) -> SignedFiles | None:
-    return SignedFiles(store) if isinstance(store, FolderImageStore) else None
+def _signed_files(store: ImageStore, threads: StoreThreads) -> SignedFiles | None:
+    return SignedFiles(store, threads) if isinstance(store, FolderImageStore) else None
 
 
 def _load_keys(config: KeysConfig) -> KeyRing | None:

@@ -57,14 +57,14 @@ class RequestIdMiddleware:
         await answer(scope, receive, send)
 
 
-def is_request_id(text: str) -> bool:
-    """Say whether a request may be known by this in logs."""
-    return _REQUEST_ID.fullmatch(text) is not None
-
-
 def draw_request_id() -> str:
     """Draw an id for a request that has none."""
     return f"req-{secrets.token_hex(12)}"
+
+
+def is_request_id(text: str) -> bool:
+    """Say whether a text may be a request's id: short, and of characters that break no log."""
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def has_head(path: str) -> bool:
@@ -123,7 +123,7 @@ class BodyLimitMiddleware:
             return
         limit = self._limit_of(scope["path"])
         declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
+        if _is_above(declared, limit):
             await to_response(_too_large(limit))(scope, receive, send)
             return
         try:
@@ -167,6 +167,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return receive_again
+
+
+def _is_above(declared: str, limit: int) -> bool:
+    """Compare a declared length, of any number of digits: Python reads some thousands only."""
+    if not declared.isdecimal():
+        return False
+    digits = declared.lstrip("0")
+    return len(digits) > len(str(limit)) or int(digits or "0") > limit
 
 
 def _too_large(limit: int) -> BodyTooLargeError:

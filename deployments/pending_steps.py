@@ -20,17 +20,25 @@ class PendingStep:
 
 
 class PendingSteps:
-    """Keeps the newest step and the newest previews, and lets go of what is older."""
+    """Keeps the newest step and the newest previews, and lets go of what is older.
+
+    A picture that is drawn again, since its replica was lost, tells of steps that were told before;
+    those are left out.
+    """
 
     def __init__(self) -> None:
         self._steps: deque[PendingStep] = deque()
         self._num_previews = 0
+        self._furthest = 0
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def add(self, event: StepEvent) -> None:
         """Add a step, in the place of one before it that nobody needs any more."""
+        if event.step <= self._furthest:
+            return
+        self._furthest = event.step
         if self._steps and self._steps[-1].partial_image_index is None:
             self._steps.pop()
         index = None

@@ -21,6 +21,7 @@ MAX_LOST: Final = 2
 """A request that took two replicas with it is taken for the cause."""
 MAX_FULL: Final = 5
 _FIRST_WAIT_S: Final = 0.05
+_FIRST_LOST_WAIT_S: Final = 0.25
 _MOST_WAIT_S: Final = 1.0
 _FIRST_STORE_WAIT_S: Final = 0.5
 _MOST_STORE_WAIT_S: Final = 30.0
@@ -47,14 +48,19 @@ async def try_again(call: Callable[[], Awaitable[T]], *, waits_for_room: bool = 
             record(RETRIES, reason="lost")
             if num_lost >= MAX_LOST:
                 raise PoisonedRequestError("two replicas were lost with this request") from exc
+            # What took the one replica, a node say, may be about to take the next.
+            await _wait_about(_FIRST_LOST_WAIT_S * 2**num_lost)
         except ReplicaFullError:
             num_full += 1
             record(RETRIES, reason="full")
             if num_full >= MAX_FULL and not waits_for_room:
                 raise
-            longest_s = min(_FIRST_WAIT_S * 2**num_full, _MOST_WAIT_S)
-            # Those that were turned away together do not come again together.
-            await asyncio.sleep(random.uniform(0.5, 1.0) * longest_s)
+            await _wait_about(_FIRST_WAIT_S * 2**num_full)
+
+
+async def _wait_about(seconds: float) -> None:
+    """Wait a while: those that were turned away together do not come again together."""
+    await asyncio.sleep(random.uniform(0.5, 1.0) * min(seconds, _MOST_WAIT_S))
 
 
 async def outwait_store(put: Callable[[], Awaitable[T]], *, seconds_left: float) -> T:

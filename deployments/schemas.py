@@ -101,6 +101,9 @@ class ImageItem(BaseModel):
     b64_json: str | None = None
     seed: int
     key: str = Field(description="The picture's name in the store.")
+    fingerprint: str | None = Field(
+        default=None, description="Equal requests have equal bytes within one."
+    )
 
 
 class InputTokensDetails(BaseModel):
@@ -154,7 +157,9 @@ class ImagesResponse(BaseModel):
     model: str
     model_revision: str
     path: Literal["full_image", "tiled"]
-    fingerprint: str = Field(description="Equal requests have equal bytes within one.")
+    fingerprint: str | None = Field(
+        default=None, description="That of every picture; absent where theirs differ."
+    )
     size: str
     output_format: Literal["png", "jpeg", "webp"]
     usage: Usage

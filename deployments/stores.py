@@ -1,9 +1,15 @@
-"""The image store that the configuration names."""
+"""The image store that the configuration names, and the threads that call it."""
+
+from typing import Final
 
 from cluster.errors import StoreUnavailableError
 from cluster.storage import FolderStoreOptions, ImageStore
 from cluster.storage import build_store as build_store_of
 from deployments.config import FolderStoreConfig, S3StoreConfig
+from deployments.store_threads import StoreThreads
+
+_NUM_FOLDER_THREADS: Final = 16
+"""Files are small; a disk gains nothing by more."""
 
 
 def build_store(config: FolderStoreConfig | S3StoreConfig) -> ImageStore:
@@ -38,3 +44,10 @@ def check_store(config: FolderStoreConfig | S3StoreConfig) -> None:
         if isinstance(config, S3StoreConfig):
             raise
         raise StoreUnavailableError(f"{exc}, in {config.path}") from exc
+
+
+def build_store_threads(config: FolderStoreConfig | S3StoreConfig) -> StoreThreads:
+    """Build as many threads as files may be read and written at once."""
+    if isinstance(config, FolderStoreConfig):
+        return StoreThreads(_NUM_FOLDER_THREADS, name="image-store")
+    return StoreThreads(config.max_connections, name="image-store")

@@ -61,15 +61,17 @@ class ImageStream:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield framed events; the last one is the picture or an error."""
-        while True:
-            if (step := self._pending.take()) is not None:
-                for framed in await self._tell(step):
-                    yield framed
-            elif self._drawing.done():
-                yield await self._tell_outcome()
-                return
-            elif not await self._wait():
-                yield HEARTBEAT
+        try:
+            while (step := self._pending.take()) is not None or not self._drawing.done():
+                if step is not None:
+                    for framed in await self._tell(step):
+                        yield framed
+                elif not await self._wait():
+                    yield HEARTBEAT
+            last = await asyncio.to_thread(self._frame_completed, self._drawing.result())
+        except Exception as exc:  # noqa: BLE001 whatever it is, the reader is told of it
+            last = to_error_sse(to_api_error(exc, request_id=self._order.request_id))
+        yield last
 
     async def close(self) -> None:
         """Let the picture go at its next step, if it is still being drawn."""
@@ -120,11 +122,6 @@ class ImageStream:
             num_inference_steps=step.event.num_inference_steps,
         )
         return to_sse(event)
-
-    async def _tell_outcome(self) -> bytes:
-        if isinstance(exc := self._drawing.exception(), Exception):
-            return to_error_sse(to_api_error(exc, request_id=self._order.request_id))
-        return await asyncio.to_thread(self._frame_completed, self._drawing.result())
 
     def _frame_completed(self, response: ImagesResponse) -> bytes:
         (item,) = response.data

@@ -1,4 +1,4 @@
-"""Usage records of the router's calls: from an order to a record, and the thread that exports."""
+"""Usage records of the router's calls: from an order to a record, and the threads that write."""
 
 import asyncio
 import secrets
@@ -24,6 +24,7 @@ from deployments.generation import ImagesOrder
 from deployments.log import logger
 from deployments.pool_choice import Route
 from deployments.served_model import ServedModel
+from deployments.store_threads import StoreThreads
 from deployments.telemetry_config import (
     UsageConfig,
     UsageExportConfig,
@@ -51,6 +52,9 @@ class UsageLedger:
         self._model = model
         self._is_synced = is_synced
         self._export_period_s = export_period_s
+        # Two: an export may hang for as long as its store does, and no call waits for it.
+        self._syncing = StoreThreads(1, name="usage-sync")
+        self._exporting = StoreThreads(1, name="usage-export")
 
     def describe(self, order: ImagesOrder, route: Route) -> UsageRecord:
         """Return the record of a call that is accepted now."""
@@ -75,7 +79,7 @@ class UsageLedger:
         """Write that a call was accepted; on disk when this returns, if so configured."""
         self._recorder.open(record)
         if self._is_synced:
-            await asyncio.to_thread(self._recorder.sync)
+            await self._syncing.call(self._recorder.sync)
 
     def close(
         self,
@@ -108,11 +112,11 @@ class UsageLedger:
                 await self._export()
         finally:
             # Not on the event loop, whose calls have yet to finish.
-            await asyncio.to_thread(self._recorder.stop)
+            await self._exporting.call(self._recorder.stop)
 
     async def _export(self) -> None:
         try:
-            await asyncio.to_thread(self._recorder.export_once)
+            await self._exporting.call(self._recorder.export_once)
         except Exception:  # noqa: BLE001 it may be gone at the next time
             logger.exception("usage records could not be exported")
 

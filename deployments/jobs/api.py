@@ -265,7 +265,13 @@ def owner_of(request: Request) -> str:
 def _fix(order: ImagesOrder, body: ImagesRequest, origin: Origin) -> ImagesOrder:
     """Take from the key's first call what else each execution has of its own."""
     seed = int(origin.nonce, 16) % _DRAWN_SEEDS if body.seed is None else order.seed
-    return replace(order, id=f"img-{origin.nonce}", seed=seed, accepted=origin.accepted)
+    return replace(
+        order,
+        id=f"img-{origin.nonce}",
+        seed=seed,
+        accepted=origin.accepted,
+        may_come_again=True,
+    )
 
 
 def _check(outcome: StoredOutcome) -> StoredOutcome:

@@ -19,8 +19,8 @@ from deployments.jobs.idempotency import Idempotency
 from deployments.jobs.outcomes import Draw, OutcomeReader
 from deployments.jobs.runner import JobRunner
 from deployments.jobs.service import JobService, QueueLimits
-from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import JobsConfig
+from deployments.store_threads import StoreThreads
 from deployments.validation import RequestRules
 from deployments.webhooks.dispatcher import WebhookDispatcher, build_rules
 from deployments.webhooks.resolver import HostResolver
@@ -67,6 +67,7 @@ def build_jobs(
     rules: RequestRules,
     admission: Admission,
     images: ImageStore,
+    image_threads: StoreThreads,
     records: RecordStore,
     draw: Draw,
 ) -> Jobs:
@@ -75,7 +76,7 @@ def build_jobs(
     threads, work_threads = StoreThreads(), StoreThreads()
     store = JobStore(records, JobPolicy(jobs.lease_s, jobs.max_attempts, jobs.retention_s))
     estimate = MeasuredEstimate()
-    outcomes = OutcomeReader(images, url_lifetime_s=config.store.url_lifetime_s)
+    outcomes = OutcomeReader(images, image_threads, url_lifetime_s=config.store.url_lifetime_s)
     num_slots = {Lane.INTERACTIVE: jobs.max_running_jobs, Lane.BATCH: jobs.max_running_batches}
     runner = JobRunner(
         JobExecution(draw, store, work_threads, estimate, jobs.max_batch_concurrency),

@@ -7,8 +7,8 @@ from cluster.jobs.job_store import JobStore
 from deployments.jobs.estimates import left_s, wait_s
 from deployments.jobs.outcomes import JobError, OutcomeReader, StoredOutcome
 from deployments.jobs.schemas import BatchItem, BatchResult, JobBody
-from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 
 
 class JobDescriber:

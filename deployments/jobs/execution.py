@@ -13,6 +13,7 @@ from deployments.error_mapping import to_api_error
 from deployments.errors import (
     ApiError,
     DeadlineExceededError,
+    PoisonedRequestError,
     ReplicaLostError,
 )
 from deployments.generation import EventListener, ImagesOrder
@@ -23,9 +24,10 @@ from deployments.jobs.persistence import persist
 from deployments.jobs.progress import ProgressLog
 from deployments.jobs.room import RoomWait, Wait
 from deployments.jobs.setbacks import Setbacks, growing_wait_s, retry_delay_s
-from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
+from deployments.retries import MAX_LOST
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 from pipeline.errors import OutOfMemoryError
 from pipeline.request import StepEvent
 
@@ -129,9 +131,9 @@ class JobExecution:
             return StoredOutcome.of_answer(answer, is_base64=item.is_base64)
         except Exception as exc:  # noqa: BLE001 whatever it is, it fails this request alone
             error = to_api_error(exc, request_id=item.order.request_id)
-            is_lost = isinstance(exc, ReplicaLostError | OutOfMemoryError)
-        run.num_losses += is_lost
-        setbacks.add(error, is_lost=is_lost)
+            num_lost = _count_losses(exc)
+        run.num_losses += num_lost
+        setbacks.add(error, num_lost=num_lost)
         delay_s = retry_delay_s(error, setbacks)
         if delay_s is None:
             return StoredOutcome.of_error(error)
@@ -148,10 +150,23 @@ class JobExecution:
         if seconds_left <= 0:
             raise _too_late(None)
         timeout_s = min(order.timeout_s, seconds_left)
-        order = replace(order, timeout_s=timeout_s, outwaits_store=True, outwaits_start=False)
+        order = replace(
+            order,
+            timeout_s=timeout_s,
+            outwaits_store=True,
+            outwaits_start=False,
+            may_come_again=True,
+        )
         answer = await self.draw(order, listener)
         self.estimate.observe(order, time.monotonic() - started)
         return answer
+
+
+def _count_losses(exc: Exception) -> int:
+    """Count the replicas that one try of a request took with it."""
+    if isinstance(exc, PoisonedRequestError):
+        return MAX_LOST
+    return int(isinstance(exc, ReplicaLostError | OutOfMemoryError))
 
 
 def _too_late(last: ApiError | None) -> DeadlineExceededError:

@@ -19,8 +19,8 @@ from cluster.jobs.idempotency import IdempotencyStore, IdempotentCall, Verdict
 from deployments.error_mapping import to_api_error
 from deployments.errors import InvalidFieldError, KeyConflictError
 from deployments.jobs.outcomes import StoredOutcome
-from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
+from deployments.store_threads import StoreThreads
 from pipeline.errors import InvalidRequestError
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"

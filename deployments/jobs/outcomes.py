@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.jobs.job import JobFailure
 from cluster.storage import ImageStore
+from deployments.concurrency import gather_or_cancel
 from deployments.errors import ApiError
 from deployments.generation import EventListener, ImagesOrder
 from deployments.schemas import ErrorDetail, ImageItem, ImagesResponse
+from deployments.store_threads import StoreThreads
 
 Draw = Callable[[ImagesOrder, EventListener | None], Awaitable[ImagesResponse]]
 """Draws an order and describes its pictures."""
@@ -56,8 +58,9 @@ class StoredOutcome(BaseModel):
 class OutcomeReader:
     """Turns kept answers into answers that a caller can use."""
 
-    def __init__(self, store: ImageStore, *, url_lifetime_s: int) -> None:
+    def __init__(self, store: ImageStore, threads: StoreThreads, *, url_lifetime_s: int) -> None:
         self._store = store
+        self._threads = threads
         self._url_lifetime_s = url_lifetime_s
 
     async def open(self, outcome: StoredOutcome) -> ImagesResponse | None:
@@ -69,8 +72,13 @@ class OutcomeReader:
         answer = outcome.answer
         if answer is None:
             return None
-        fill = self._embed if outcome.is_base64 else self._sign
-        items = await asyncio.to_thread(lambda: [fill(item) for item in answer.data])
+        if outcome.is_base64:
+            items = await gather_or_cancel(
+                [self._threads.call(self._embed, item) for item in answer.data]
+            )
+        else:
+            # Signing reads nothing from the store, whose threads may be held up.
+            items = await asyncio.to_thread(lambda: [self._sign(item) for item in answer.data])
         return answer.model_copy(update={"data": items})
 
     def _sign(self, item: ImageItem) -> ImageItem:

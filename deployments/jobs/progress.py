@@ -7,8 +7,8 @@ from typing import Any, Final
 from cluster.errors import RecordStoreError
 from cluster.jobs.job import Job
 from cluster.jobs.job_store import JobStore
-from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
+from deployments.store_threads import StoreThreads
 
 _MAX_WAITING: Final = 64
 

@@ -15,8 +15,8 @@ from deployments.jobs.execution import JobExecution
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.jobs.persistence import persist
 from deployments.jobs.room import Wait
-from deployments.jobs.threads import StoreThreads
 from deployments.log import logger
+from deployments.store_threads import StoreThreads
 
 _OVERDUE_S: Final = 1.0
 _SWEEP_S: Final = 60.0

@@ -20,8 +20,8 @@ from deployments.errors import (
 from deployments.jobs.estimates import Estimate
 from deployments.jobs.orders import JobItem, write_items
 from deployments.jobs.runner import JobRunner
-from deployments.jobs.threads import StoreThreads
 from deployments.keys import ANONYMOUS
+from deployments.store_threads import StoreThreads
 from pipeline.request import Priority
 
 _JOB_ID: Final = re.compile(r"job-[0-9a-f]{24}")

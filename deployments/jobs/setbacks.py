@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 from typing import Final
 
-from deployments.errors import ApiError, DependencyError, OverloadedError, ReplicaLostError
+from deployments.errors import (
+    ApiError,
+    DependencyError,
+    OverloadedError,
+    PoisonedRequestError,
+    ReplicaLostError,
+)
 
 _MAX_LOSSES: Final = 4
 """Replicas that a request may lose before it is held to be the reason."""
+_PASSING: Final = (OverloadedError, ReplicaLostError, PoisonedRequestError, DependencyError)
+"""Errors after which a request may still be drawn."""
 _MAX_WAIT_S: Final = 30.0
 _MAX_DOUBLINGS: Final = 5
 
@@ -24,10 +32,10 @@ class Setbacks:
     delay_s: float = 0.0
     """Until the next try."""
 
-    def add(self, error: ApiError, *, is_lost: bool) -> None:
-        """Count one more."""
-        is_refused = isinstance(error, OverloadedError) and not is_lost
-        self.num_losses += is_lost
+    def add(self, error: ApiError, *, num_lost: int) -> None:
+        """Count one more, which took so many replicas with it."""
+        is_refused = isinstance(error, OverloadedError) and not num_lost
+        self.num_losses += num_lost
         self.num_outages = self.num_outages + 1 if isinstance(error, DependencyError) else 0
         self.num_refusals = self.num_refusals + 1 if is_refused else 0
 
@@ -39,7 +47,7 @@ def retry_delay_s(error: ApiError, setbacks: Setbacks) -> float | None:
     replicas that die with it may be. While a store is away each try may draw the picture for
     nothing: of several outages or refusals in a row each is waited out for twice as long.
     """
-    if not isinstance(error, OverloadedError | ReplicaLostError | DependencyError):
+    if not isinstance(error, _PASSING):
         return None
     if setbacks.num_losses >= _MAX_LOSSES:
         return None

@@ -16,9 +16,9 @@ from cluster.jobs.job_store import JobStore
 from deployments.errors import InvalidFieldError
 from deployments.jobs.descriptions import to_body
 from deployments.jobs.persistence import persist
-from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import WebhooksConfig
 from deployments.log import logger
+from deployments.store_threads import StoreThreads
 from deployments.webhooks.sender import DeliveryError, WebhookSender
 from deployments.webhooks.signing import sign_message
 from deployments.webhooks.targets import TargetRules, parse_target

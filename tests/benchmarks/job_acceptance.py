@@ -36,8 +36,8 @@ from cluster.cost import Z_IMAGE
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy
 from deployments.config import AppConfig
-from deployments.jobs.threads import StoreThreads
 from deployments.served_model import ServedModel
+from deployments.store_threads import StoreThreads
 from deployments.validation import RequestRules
 from pipeline.request import ImageSize
 

@@ -8,9 +8,11 @@ from typing import Any, Self
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.calls_config import MESSAGE_LIMIT, ByValue, CallsConfig, check_message_limit
-from deployments.errors import ReplicaLostError
+from deployments.errors import OverloadedError, ReplicaLostError
 from deployments.handles import HandleStages
 
 
@@ -70,6 +72,15 @@ async def test_a_call_that_breaks_off_is_lost() -> None:
 
     with pytest.raises(ReplicaLostError):
         await stages_over(fail(broken)).encode("a red circle")
+
+
+async def test_a_stage_without_a_replica_took_nothing_and_is_asked_later() -> None:
+    unavailable = DeploymentUnavailableError(DeploymentID("TextEncoderDeployment", "app"))
+
+    with pytest.raises(OverloadedError) as refused:
+        await stages_over(fail(unavailable)).encode("a red circle")
+
+    assert refused.value.retry_after_s
 
 
 async def test_a_caller_that_gives_up_is_cancelled() -> None:

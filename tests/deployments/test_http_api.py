@@ -6,13 +6,19 @@ import logging
 import pickle
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fakes import SteppedStages
+from local_service import build_api_over, local_config
 from openai.types.images_response import Usage
+from torch import Tensor
 
 from deployments.errors import ApiError
+from deployments.stages import FileOrder, ImageFile
 
 GENERATIONS = "/v1/images/generations"
 SECRET = "zanzibar-4711"
@@ -225,6 +231,23 @@ async def test_a_body_over_the_limit_is_refused_by_its_length(caller: httpx.Asyn
     assert _error(answer)["code"] == "body_too_large"
 
 
+@pytest.mark.parametrize("declared", ["1048577", "9" * 5000])
+async def test_a_declared_length_over_the_limit_is_refused_however_long(
+    caller: httpx.AsyncClient, declared: str
+) -> None:
+    headers = {**JSON, "content-length": declared}
+    answer = await caller.post(GENERATIONS, content=b"{}", headers=headers)
+
+    assert answer.status_code == 413
+
+
+async def test_a_length_may_have_leading_noughts(caller: httpx.AsyncClient) -> None:
+    content = json.dumps(BODY).encode()
+    headers = {**JSON, "content-length": f"{len(content):05000}"}
+
+    assert (await caller.post(GENERATIONS, content=content, headers=headers)).status_code == 200
+
+
 async def test_a_body_over_the_limit_is_refused_without_a_length(
     caller: httpx.AsyncClient,
 ) -> None:
@@ -289,6 +312,31 @@ async def test_pictures_of_one_call_have_seeds_in_a_row(caller: httpx.AsyncClien
     answer = await caller.post(GENERATIONS, json={**BODY, "n": 3, "seed": 2**63 - 3})
 
     assert [item["seed"] for item in answer.json()["data"]] == [2**63 - 3, 2**63 - 2, 2**63 - 1]
+
+
+class TwoBuilds(SteppedStages):
+    """Decodes by two builds in turn, as a roll-out does."""
+
+    async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
+        file = await super().decode(latents, order)
+        return replace(file, fingerprint=f"build-{order.provenance.seed % 2}")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "of_each", "of_all"),
+    [(1, ["build-0"], "build-0"), (2, ["build-0", "build-1"], None)],
+)
+async def test_each_picture_has_its_own_fingerprint(
+    tiny_model: Path, tmp_path: Path, num_images: int, of_each: list[str], of_all: str | None
+) -> None:
+    stages = TwoBuilds()
+    stages.allow(100)
+    app = build_api_over(local_config(tiny_model, tmp_path), stages)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        answer = await client.post(GENERATIONS, json={**BODY, "seed": 0, "n": num_images})
+
+    assert [item["fingerprint"] for item in answer.json()["data"]] == of_each
+    assert answer.json().get("fingerprint") == of_all
 
 
 @pytest.mark.parametrize(

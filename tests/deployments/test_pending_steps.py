@@ -54,6 +54,17 @@ def test_steps_come_in_the_order_they_were_taken(have_preview: list[bool]) -> No
     assert steps == sorted(steps)
 
 
+def test_a_picture_that_is_drawn_again_goes_on_where_it_was() -> None:
+    pending = PendingSteps()
+    taken = []
+    for step in (1, 2, 1, 2, 3, 4):
+        pending.add(StepEvent(step, 4, 0.5, _PREVIEW if step < 4 else None))
+        taken += _take_all(pending)
+
+    assert [step.event.step for step in taken] == [1, 2, 3, 4]
+    assert [step.partial_image_index for step in taken] == [0, 1, 2, None]
+
+
 @pytest.mark.parametrize("num_steps", [1, 7])
 def test_a_reader_in_time_misses_nothing(num_steps: int) -> None:
     pending = PendingSteps()

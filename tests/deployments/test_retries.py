@@ -73,6 +73,11 @@ async def test_who_may_wait_for_room_gets_it(waits: list[float]) -> None:
     assert len(set(waits)) > 10
 
 
+async def test_a_lost_replica_is_not_followed_by_the_next_at_once(waits: list[float]) -> None:
+    assert await try_again(Failing(ReplicaLostError("gone"))) == "done"
+    assert 0.25 <= sum(waits) <= 1.0
+
+
 async def test_a_callers_mistake_is_not_tried_again() -> None:
     call = Failing(InvalidRequestError("prompt must be shorter"))
 

@@ -18,6 +18,7 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 from starlette.types import Message, Scope
 
+from deployments import streaming
 from deployments.config import RouterConfig
 
 GENERATIONS = "/v1/images/generations"
@@ -172,6 +173,24 @@ async def test_an_error_in_the_middle_is_raised_by_the_sdk(
     assert reader.status == 200
     assert progress["step"] == 1
     assert b"event: error\n" in reader.body
+    assert failure["error"]["code"] == "internal_error"
+    assert failure["status"] == 500
+
+
+@pytest.mark.parametrize("name", ["PartialImageEvent", "CompletedEvent"])
+async def test_an_event_that_cannot_be_framed_ends_the_stream_with_an_error(
+    stages: SteppedStages, app: FastAPI, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(**_: Any) -> None:
+        raise ValueError("cannot be framed")
+
+    monkeypatch.setattr(streaming, name, fail)
+    stages.allow(4)
+    reader = Reader(app, {**BODY, "partial_images": 1})
+    reader.take(10)
+    await reader.call
+
+    *_, failure = _parse(reader.body)
     assert failure["error"]["code"] == "internal_error"
     assert failure["status"] == 500
 

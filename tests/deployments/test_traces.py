@@ -29,6 +29,7 @@ from deployments.pool_choice import FirstPoolChooser
 from deployments.process_telemetry import start_process_telemetry
 from deployments.schemas import ImagesRequest
 from deployments.served_model import describe_model
+from deployments.store_threads import StoreThreads
 from deployments.stores import build_store
 from deployments.validation import RequestRules
 from pipeline.request import RenderPath, StepEvent
@@ -95,6 +96,29 @@ def by_name(spans: list[Span]) -> dict[str, Span]:
 
 STAGES = ("zimage.encode", "zimage.denoise", "zimage.decode", "zimage.store")
 ALL = (f"POST {GENERATIONS}", "zimage.generate", *STAGES)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("XPROBE", "generations", "_OTHER /v1/images/generations"),
+        ("GET", "a secret prompt", "GET /v1/images/{other}"),
+        ("GET", "jobs/job-0", "GET /v1/images/jobs/{id}"),
+        ("GET", "jobs/job-0/events", "GET /v1/images/jobs/{id}/events"),
+        ("GET", "jobs/job-0/a/b", "GET /v1/images/{other}"),
+    ],
+)
+async def test_a_caller_names_no_span(
+    api: ASGIApp, receiver: OtlpReceiver, method: str, path: str, name: str
+) -> None:
+    trace_id, headers = new_trace()
+    headers["x-request-id"] = "q" * 200
+    async with open_client(api) as client:
+        await client.request(method, f"/v1/images/{path}", headers=headers)
+
+    [span] = await all_of(receiver, trace_id, name)
+
+    assert attributes_of(span)["zimage.request_id"] == ""
 
 
 async def test_a_request_is_one_tree_below_the_gateways_span(
@@ -304,6 +328,7 @@ async def test_a_cancelled_request_says_so_in_every_span_that_was_open(
         FirstPoolChooser({"default": RenderPath.FULL_IMAGE}),
         build_store(config.store),
         model,
+        threads=StoreThreads(),
         key_prefix="images",
         observer=CallObserver(model, None, Afterwards()),
     )

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from usage_records import CollectingExporter, make_record
 from cluster.cost import Z_IMAGE
 from cluster.errors import StoreConfigurationError
 from cluster.telemetry import Outcome
-from cluster.usage import UsageRecorder
+from cluster.usage import UsageRecord, UsageRecorder
 from deployments.served_model import ServedModel
 from deployments.telemetry_config import UsageS3Config
 from deployments.usage_ledger import UsageLedger, build_exporter
@@ -107,6 +108,32 @@ async def test_the_last_export_of_a_router_that_stops_holds_up_no_call(tmp_path:
     is_free.set()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def test_a_call_waits_for_no_other_thread_to_be_written_down(tmp_path: Path) -> None:
+    goes_on = threading.Event()
+
+    class HangingExporter(CollectingExporter):
+        def export(self, records: Sequence[UsageRecord]) -> None:
+            goes_on.wait()
+
+    recorder = UsageRecorder(tmp_path, HangingExporter())
+    ledger = UsageLedger(recorder, b"s" * 32, MODEL, is_synced=True, export_period_s=0.01)
+    await ledger.open(make_record("a"))
+    recorder.close(make_record("a", outcome=Outcome.SUCCEEDED))
+    executor = ThreadPoolExecutor(1)
+    executor.submit(goes_on.wait)
+    asyncio.get_running_loop().set_default_executor(executor)
+    running = asyncio.create_task(ledger.run())
+    await asyncio.sleep(0.1)
+    try:
+        async with asyncio.timeout(5):
+            await ledger.open(make_record("b"))
+    finally:
+        goes_on.set()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 def test_an_export_finds_credentials_that_came_after_the_last(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from deployments.config import AppConfig
@@ -28,7 +29,7 @@ def load_stages(config: AppConfig) -> LocalStages:
 
 
 def build_local_api(
-    config: AppConfig, stages: Stages, wrap: Callable[[ASGIApp], ASGIApp] = TraceMiddleware
+    config: AppConfig, stages: Stages, wrap: Callable[[FastAPI], ASGIApp] = TraceMiddleware
 ) -> ASGIApp:
     """Compose the application as the router does."""
     model = describe_model(resolve_weights(config.model.source, None), served_name="m")

@@ -117,6 +117,12 @@ class PacedTransformer:
         time.sleep(self._forward_s([item.latents for item in items]))
         return [torch.zeros_like(item.latents) for item in items]
 
+    def runs_apart(self, item: PackedItem) -> bool:
+        return True
+
+    def release_memory(self) -> None:
+        """Nothing is kept."""
+
 
 class LoggedStepLoop(StepLoop):
     """A step loop over a paced transformer."""

@@ -19,8 +19,8 @@ from deployments.generation import EventListener, ImagesOrder
 from deployments.jobs.estimates import MeasuredEstimate
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.runner import JobRunner
-from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 from pipeline.request import StepEvent
 
 

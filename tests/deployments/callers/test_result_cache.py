@@ -1,5 +1,7 @@
 """Calls that were drawn before, over HTTP."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,62 @@ async def test_a_picture_that_the_store_cannot_read_is_drawn_again(
     [line] = [line for line in caplog.messages if "a cached result cannot be read" in line]
     assert keys_of(first)[0] in line
     assert "unreadable" not in line
+
+
+def make_slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    get = FolderImageStore.get
+
+    def get_slowly(store: FolderImageStore, key: str) -> StoredImage:
+        time.sleep(seconds)
+        return get(store, key)
+
+    monkeypatch.setattr(FolderImageStore, "get", get_slowly)
+
+
+@pytest.mark.parametrize("build", ["router"], indirect=True)
+async def test_a_look_up_that_takes_too_long_leaves_time_to_draw(
+    build: BuildApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = build()
+    await ask(app, prompt="slow", n=2)
+    make_slow(monkeypatch, 4.0)
+    started = time.monotonic()
+    second = (await ask(app, prompt="slow", n=2, timeout_s=4.0)).json()
+
+    assert time.monotonic() - started < 4.0
+    assert second["routing"]["pool"] == "default"
+    assert "it takes too long" in caplog.text
+
+
+@pytest.mark.parametrize("build", ["router"], indirect=True)
+async def test_pictures_of_a_call_are_read_at_once(
+    build: BuildApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = build()
+    await ask(app, prompt="at once", n=4)
+    make_slow(monkeypatch, 0.5)
+    second = (await ask(app, prompt="at once", n=4)).json()
+
+    assert second["routing"]["pool"] == "result-cache"
+    assert second["timings"]["store_ms"] < 2 * 500
+
+
+@pytest.mark.parametrize("build", ["router"], indirect=True)
+async def test_a_look_up_is_part_of_a_calls_time(
+    loaded: LoadedModel, build: BuildApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = build()
+    await ask(app, prompt="in time", n=2)
+    make_slow(monkeypatch, 2.0)
+    monkeypatch.setattr(type(loaded.stages), "encode", lambda *_: asyncio.sleep(60))
+    started = time.monotonic()
+    async with open_client(app) as client:
+        body = {**SEEDED, "prompt": "in time", "n": 2, "timeout_s": 1.0}
+        answer = await client.post("/v1/images/generations", json=body)
+
+    assert answer.status_code == 504
+    assert "got 1" in answer.json()["error"]["message"]
+    assert time.monotonic() - started < 1.4
 
 
 async def test_one_callers_pictures_do_not_answer_another(build: BuildApp, tmp_path: Path) -> None:

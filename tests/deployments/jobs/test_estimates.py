@@ -18,7 +18,7 @@ from deployments.generation import ImagesOrder
 from deployments.jobs.descriptions import JobDescriber
 from deployments.jobs.estimates import MeasuredEstimate
 from deployments.jobs.outcomes import OutcomeReader
-from deployments.jobs.threads import StoreThreads
+from deployments.store_threads import StoreThreads
 from pipeline.image_file import OutputFormat
 from pipeline.request import ImageSize, Priority
 
@@ -78,7 +78,7 @@ def describer(tmp_path: Path) -> Iterator[JobDescriber]:
     threads, slots = StoreThreads(), {Lane.INTERACTIVE: 8, Lane.BATCH: 2}
     with contextlib.closing(SqliteRecordStore(tmp_path / "jobs.sqlite3")) as records:
         store = JobStore(records, JobPolicy(lease_s=9.0, max_attempts=1, retention_s=9.0))
-        outcomes = OutcomeReader(images, url_lifetime_s=60)
+        outcomes = OutcomeReader(images, threads, url_lifetime_s=60)
         yield JobDescriber(store, threads, outcomes, num_slots=slots)
     threads.stop()
 

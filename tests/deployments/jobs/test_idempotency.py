@@ -20,8 +20,8 @@ from deployments.errors import OverloadedError
 from deployments.jobs.idempotency import Idempotency, Origin, to_call
 from deployments.jobs.outcomes import StoredOutcome
 from deployments.jobs.record_stores import build_record_store
-from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesRequest
+from deployments.store_threads import StoreThreads
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 1}
 

@@ -136,6 +136,21 @@ async def test_a_lost_replica_is_tried_again(api: RunningApi) -> None:
     assert job["status"] == "succeeded"
 
 
+async def test_a_job_that_lost_two_replicas_comes_back_later(api: RunningApi) -> None:
+    api.stages.failures = [ReplicaLostError("a replica was lost", None, 0) for _ in range(2)]
+    job = await api.finish(await accept(api))
+
+    assert job["status"] == "succeeded"
+
+
+async def test_a_job_that_loses_every_replica_fails(api: RunningApi) -> None:
+    api.stages.failures = [ReplicaLostError("a replica was lost", None, 0) for _ in range(9)]
+    job = await api.finish(await accept(api))
+
+    assert (job["status"], job["error"]["code"]) == ("failed", "poisoned_request")
+    assert len(api.stages.failures) == 9 - 4
+
+
 async def test_a_defect_fails_its_own_job_only(api: RunningApi) -> None:
     api.stages.failures = [InternalError("a defect")]
     broken = await api.finish(await accept(api))

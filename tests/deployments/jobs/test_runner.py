@@ -23,8 +23,8 @@ from deployments.jobs.estimates import MeasuredEstimate
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.room import Wait
 from deployments.jobs.runner import JobRunner
-from deployments.jobs.threads import StoreThreads
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 from deployments.validation import RequestRules
 
 LEASE_S: Final = 60.0

@@ -86,7 +86,7 @@ def all_ended(store: JobStore, jobs: list[Job]) -> bool:
     return all(store.read(job.id).status.is_final for job in jobs)
 
 
-def drawn_by(store: JobStore, job: Job) -> list[str]:
+def drawn_by(store: JobStore, job: Job) -> list[str | None]:
     outcomes = store.read_outcomes(job.id).values()
     answers = [StoredOutcome.model_validate_json(each).answer for each in outcomes]
     return [answer.fingerprint for answer in answers if answer is not None]

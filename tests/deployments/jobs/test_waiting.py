@@ -25,9 +25,9 @@ from deployments.jobs.execution import JobExecution
 from deployments.jobs.room import RoomWait
 from deployments.jobs.runner import JobRunner
 from deployments.jobs.setbacks import Setbacks, retry_delay_s
-from deployments.jobs.threads import StoreThreads
 from deployments.pool_choice import FirstPoolChooser, Route
 from deployments.schemas import ImagesResponse
+from deployments.store_threads import StoreThreads
 from deployments.validation import RequestRules
 from pipeline.request import RenderPath
 
@@ -162,7 +162,7 @@ def test_refusals_in_a_row_are_waited_out_for_longer() -> None:
     refusal, setbacks = OverloadedError("full", None, 5), Setbacks()
     delays = []
     for _ in range(5):
-        setbacks.add(refusal, is_lost=False)
+        setbacks.add(refusal, num_lost=0)
         delays.append(retry_delay_s(refusal, setbacks))
 
     assert delays == [5.0, 10.0, 20.0, 30.0, 30.0]
@@ -171,7 +171,7 @@ def test_refusals_in_a_row_are_waited_out_for_longer() -> None:
 def test_a_lost_replica_ends_the_row_of_refusals() -> None:
     setbacks = Setbacks(num_refusals=3)
     lost = ReplicaLostError("lost", None, 5)
-    setbacks.add(lost, is_lost=True)
+    setbacks.add(lost, num_lost=1)
 
     assert (setbacks.num_refusals, retry_delay_s(lost, setbacks)) == (0, 1.0)
 
@@ -212,7 +212,12 @@ async def test_a_job_does_not_wait_for_a_replica_while_it_runs(
 ) -> None:
     images = FolderImageStore(FolderStoreOptions(tmp_path, "http://test"))
     generation = Generation(
-        model.stages, ColdChooser(), images, model.described, key_prefix="images"
+        model.stages,
+        ColdChooser(),
+        images,
+        model.described,
+        threads=StoreThreads(),
+        key_prefix="images",
     )
     order = rules.to_order(body_of(1), request_id="r")
     with pytest.raises(OverloadedError, match="pool cold has no replica yet"):

@@ -22,8 +22,8 @@ from cluster.jobs.job import Job, JobFailure, JobKind, JobStatus, Lane
 from cluster.jobs.job_store import JobStore
 from cluster.jobs.transitions import JobPolicy, claim, finish
 from cluster.records import SqliteRecordStore
-from deployments.jobs.threads import StoreThreads
 from deployments.jobs_config import WebhooksConfig
+from deployments.store_threads import StoreThreads
 from deployments.webhooks.dispatcher import (
     WebhookDispatcher,
     build_rules,
