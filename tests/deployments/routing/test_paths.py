@@ -361,13 +361,31 @@ def test_whatever_is_chosen_is_up_can_draw_it_and_is_in_time(
         and facts.height * facts.width <= pool.traits.max_pixels
         and facts.pinned_path in (None, pool.traits.path)
     }
-    is_in_time = (
-        isinstance(decision, Refusal)
-        or facts.is_job
-        or decision.estimate_s <= (facts.timeout_s or float("inf"))
+    latest_s = float("inf") if facts.is_job else facts.timeout_s or float("inf")
+    is_right = isinstance(decision, Refusal) or (
+        decision.pool in allowed and decision.option.least_completion_s <= latest_s
     )
-    assert is_in_time
-    assert isinstance(decision, Refusal) or decision.pool in allowed
+    assert is_right
+
+
+@given(FACTS, st.lists(STATES, min_size=1, max_size=4))
+def test_what_is_late_by_estimate_goes_where_nothing_is_in_time(
+    facts: RequestFacts, pools: list[PoolState]
+) -> None:
+    hurried = replace(facts, is_job=False, timeout_s=facts.timeout_s or 60.0)
+    latest_s = hurried.timeout_s or 0.0
+
+    decision = choose_path(hurried, pools, POLICY)
+
+    able = [pool for pool in pools if pool.is_healthy and _can_draw(facts, pool)]
+    roomy = [option for pool in able if not (option := predict(hurried, pool)).is_full]
+    is_in_time = isinstance(decision, Choice) and decision.estimate_s <= latest_s
+    assert is_in_time is any(option.completion_s <= latest_s for option in roomy)
+
+
+def _can_draw(facts: RequestFacts, pool: PoolState) -> bool:
+    fits = facts.height * facts.width <= pool.traits.max_pixels
+    return fits and facts.pinned_path in (None, pool.traits.path)
 
 
 @given(FACTS, st.lists(STATES, min_size=1, max_size=4), st.floats(0, 10))
