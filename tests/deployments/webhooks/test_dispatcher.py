@@ -200,15 +200,23 @@ class LateReceiver(Receiver):
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
+        self.serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        self.arrived.release()
-        with contextlib.suppress(TimeoutError):
+        self.serving.add(asyncio.current_task())
+        with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            self.arrived.release()
             async with asyncio.timeout(self.seconds):
-                await reader.readexactly(2**16)
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        writer.close()
+                await reader.read()
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            writer.close()
+            await writer.wait_closed()
+
+    async def let_go(self) -> None:
+        """Wait until every sender has gone."""
+        await asyncio.gather(*(each for each in self.serving if each is not None))
 
 
 def look_up_loopback(host: str, port: int) -> list[IPAddress]:
@@ -232,6 +240,7 @@ async def test_a_slow_receiver_of_many_messages_holds_up_no_other(
             finish_job(store, receiver, host="quick.example.com")
             async with asyncio.timeout(5.0):
                 await receiver.wait_for(2)
+        await late.let_go()
 
     types = [json.loads(each.body)["type"] for each in receiver.received]
     assert types == ["job.running", "job.succeeded"]
