@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from fastapi import FastAPI
@@ -27,6 +27,10 @@ from pipeline.weights import resolve_weights
 WITHIN_S = 60.0
 
 
+_WARM_UP: Final = "warm-up"
+"""What the id of a picture begins with that a router draws for itself."""
+
+
 class HeldStages:
     """Real stages; a closed gate holds every denoiser before its next step is seen."""
 
@@ -37,7 +41,7 @@ class HeldStages:
         self.begun: Counter[str] = Counter()
         """How often each picture was begun."""
         self.let_go: set[str] = set()
-        """Pictures that were given up."""
+        """Pictures that were given up, but for the warm-up."""
         self.failures: list[ApiError] = []
         """Raised by the next encodings, one each."""
 
@@ -58,7 +62,8 @@ class HeldStages:
                     await self.gate.wait()
                     yield event
         except (GeneratorExit, asyncio.CancelledError):
-            self.let_go.add(request.id)
+            if not request.id.startswith(_WARM_UP):
+                self.let_go.add(request.id)
             raise
 
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
@@ -66,7 +71,7 @@ class HeldStages:
 
     def drawn(self) -> Counter[str]:
         """Return the pictures that were begun, but for the warm-up."""
-        return Counter({id: n for id, n in self.begun.items() if not id.startswith("warm-up")})
+        return Counter({id: n for id, n in self.begun.items() if not id.startswith(_WARM_UP)})
 
 
 @dataclass(frozen=True)
