@@ -63,8 +63,9 @@ class KernelCache:
         return self.root / self._place_of(accelerator)
 
     def _key_of(self, accelerator: str, bucket: "ImageStore") -> str:
-        prefix = f"{bucket.prefix}/" if bucket.prefix else ""
-        return f"{prefix}{self._place_of(accelerator)}.zip"
+        from cluster.storage import place_below  # boto3 takes a while to import
+
+        return place_below(bucket.prefix, f"{self._place_of(accelerator)}.zip")
 
     def _place_of(self, accelerator: str) -> str:
         return f"{accelerator}/{name_libraries()}/{self.scope}"

@@ -2,7 +2,7 @@
 
 from cluster.storage.folder import FolderImageStore, FolderStoreOptions
 from cluster.storage.image_store import MAX_LIFETIME_S, ImageStore, SignedUrl, StoredImage
-from cluster.storage.keys import build_key, check_key
+from cluster.storage.keys import build_key, check_key, place_below
 from cluster.storage.s3 import S3ImageStore
 from cluster.storage.s3_options import S3StoreOptions
 
@@ -18,6 +18,7 @@ __all__ = [
     "build_key",
     "build_store",
     "check_key",
+    "place_below",
 ]
 
 

@@ -35,8 +35,12 @@ def build_key(prefix: str, accepted: date, id: str, index: int, extension: str) 
         raise KeyFormatError(f"index must not be negative, got {index}")
     if not _EXTENSION.fullmatch(extension):
         raise KeyFormatError(f"extension must be 1 to 8 of a-z and 0-9, got {extension!r}")
-    key = f"{accepted:%Y/%m/%d}/{id}/{index}.{extension}"
-    return check_key(f"{prefix}/{key}" if prefix else key)
+    return check_key(place_below(prefix, f"{accepted:%Y/%m/%d}/{id}/{index}.{extension}"))
+
+
+def place_below(prefix: str, key: str) -> str:
+    """Return a key below a prefix, which may be empty."""
+    return f"{prefix}/{key}" if prefix else key
 
 
 def check_key(key: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from cluster.storage import ImageStore
+from cluster.storage import ImageStore, place_below
 from cluster.usage.record import UsageRecord
 
 
@@ -88,9 +88,8 @@ class BucketExporter:
             self._hour, self._lines = hour, [*known, *lines]
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
-        prefix = f"{self._store.prefix}/" if self._store.prefix else ""
         self._store.put(
-            f"{prefix}{name}.jsonl",
+            place_below(self._store.prefix, f"{name}.jsonl"),
             "".join(lines).encode(),
             content_type="application/x-ndjson",
             metadata={},

@@ -84,16 +84,6 @@ class IsolatedForward:
         self._steps_since_lack = 0
         self._has_grown = False
 
-    def predict(
-        self, items: Sequence[PackedItem], units: Sequence[float]
-    ) -> list[Tensor | PipelineError]:
-        """Predict each item's velocity, or say why there is none.
-
-        Raises:
-            torch.AcceleratorError: If the device itself failed; nothing can run on it any more.
-        """
-        return self.launch(items, units).wait()
-
     def launch(self, items: Sequence[PackedItem], units: Sequence[float]) -> LaunchedForward:
         """Begin to predict each item's velocity.
 

@@ -84,7 +84,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     forward = IsolatedForward(small)
     items = _items(small, 8)
 
-    velocities = forward.predict(items, [1.0] * 8)
+    velocities = forward.launch(items, [1.0] * 8).wait()
 
     expected = transformer.predict_velocity(items[:1])[0]
     assert len(velocities) == 8
@@ -95,7 +95,7 @@ def test_the_bound_is_remembered(model: ZImageTransformer2DModel) -> None:
     small = PackedTransformer(model, SmallMemoryAttention(max_rows=200))
     forward = IsolatedForward(small)
 
-    forward.predict(_items(small, 8), [1.0] * 8)
+    forward.launch(_items(small, 8), [1.0] * 8).wait()
 
     assert forward.max_units == 2.0
 
@@ -107,7 +107,7 @@ def test_an_item_that_does_not_fit_alone_bounds_nobody_else(
     forward = IsolatedForward(small)
     large = PackedItem(torch.ones(16, 40, 40), 0.5, _items(small, 1)[0].caption)
 
-    outcomes = forward.predict([*_items(small, 3), large], [1.0, 1.0, 1.0, 6.0])
+    outcomes = forward.launch([*_items(small, 3), large], [1.0, 1.0, 1.0, 6.0]).wait()
 
     assert [type(outcome) for outcome in outcomes] == [Tensor] * 3 + [OutOfMemoryError]
     assert forward.max_units == math.inf
@@ -120,12 +120,12 @@ def test_the_bound_grows_once_memory_has_sufficed_for_long(
     attention = SmallMemoryAttention(max_rows=200)
     forward = IsolatedForward(PackedTransformer(model, attention))
     items = _items(PackedTransformer(model, PerItemAttention()), 8)
-    forward.predict(items[:4], [1.0] * 4)
+    forward.launch(items[:4], [1.0] * 4).wait()
     bounds = [forward.max_units]
 
     attention.max_rows = 10_000
     for _ in range(6):
-        forward.predict(items[:2], [1.0] * 2)
+        forward.launch(items[:2], [1.0] * 2).wait()
         bounds.append(forward.max_units)
 
     assert bounds == [2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 8.0]
@@ -140,7 +140,7 @@ def test_a_bound_that_grew_in_vain_is_tried_again_after_twice_as_long(
     bounds = []
     for _ in range(12):
         num_items = int(min(forward.max_units, 8))
-        forward.predict(items[:num_items], [1.0] * num_items)
+        forward.launch(items[:num_items], [1.0] * num_items).wait()
         bounds.append(forward.max_units)
 
     assert [step for step, bound in enumerate(bounds) if bound == 4.0] == [2, 7]
@@ -151,7 +151,7 @@ def test_an_item_that_does_not_fit_alone_says_so(model: ZImageTransformer2DModel
     caption = PackedTransformer(model, PerItemAttention()).encode_caption(torch.ones(9, 32))
     item = PackedItem(torch.ones(16, 16, 16), 0.5, caption)
 
-    [outcome] = IsolatedForward(small).predict([item], [1.0])
+    [outcome] = IsolatedForward(small).launch([item], [1.0]).wait()
 
     assert isinstance(outcome, OutOfMemoryError)
     assert str(outcome) == "latents must fit on the device, got [16, 16, 16]"
@@ -162,7 +162,7 @@ def test_a_retry_that_fails_otherwise_is_the_items_own_failure(
 ) -> None:
     full = PackedTransformer(model, FullAttention())
 
-    [outcome] = IsolatedForward(full).predict(_items(transformer, 1), [1.0])
+    [outcome] = IsolatedForward(full).launch(_items(transformer, 1), [1.0]).wait()
 
     assert isinstance(outcome, PipelineError)
     assert "CUBLAS_STATUS_ALLOC_FAILED" in str(outcome)
@@ -178,7 +178,7 @@ def test_a_failure_keeps_nothing_of_what_was_computed(
     attention = ForgetfulAttention(error)
     failing = PackedTransformer(model, attention)
 
-    [outcome] = IsolatedForward(failing).predict(_items(transformer, 1), [1.0])
+    [outcome] = IsolatedForward(failing).launch(_items(transformer, 1), [1.0]).wait()
 
     assert isinstance(outcome, PipelineError)
     assert outcome.__cause__ is error
@@ -190,7 +190,7 @@ def test_an_item_at_fault_is_found_and_fails_alone(transformer: PackedTransforme
     odd_residual = {0: torch.ones(7, 7)}
     bad = PackedItem(good.latents, 0.5, good.caption, residuals=odd_residual)
 
-    first, failure, last = IsolatedForward(transformer).predict([good, bad, good], [1.0] * 3)
+    first, failure, last = IsolatedForward(transformer).launch([good, bad, good], [1.0] * 3).wait()
 
     expected = transformer.predict_velocity([good])[0]
     assert isinstance(failure, PipelineError)
