@@ -12,7 +12,8 @@ from cluster.scaling import ScalingPolicy
 from deployments.routing.paths import RoutingPolicy
 from deployments.routing.pools import PoolTraits
 from deployments.simulator.errors import PlanError
-from pipeline.denoising.transformer import SHARING_LIMITS, SharingLimits
+from pipeline.denoising.packing import SharingLimits
+from pipeline.denoising.transformer import SHARING_LIMITS
 from pipeline.request import LATENT_SCALE, RenderPath
 from pipeline.tiled_passes import TilingOptions
 

@@ -16,8 +16,7 @@ from operator import attrgetter
 from typing import Final
 
 from pipeline.denoising.batching import BatchingLimits
-from pipeline.denoising.packing import group_forwards
-from pipeline.denoising.transformer import SharingLimits
+from pipeline.denoising.packing import SharingLimits, group_forwards
 
 _LIMITS: Final = BatchingLimits()
 
@@ -214,7 +213,7 @@ def share_overheads(running: Sequence[HeldPart], sharing: SharingLimits) -> None
     if len(sharers) < 2:
         return
     rows = [part.num_rows for part in sharers]
-    for group in group_forwards(rows, solo_rows=sharing.solo_rows, max_rows=sharing.max_rows):
+    for group in group_forwards(rows, sharing):
         overheads_s = [sharers[index].overhead_s for index in group]
         saved_s = (sum(overheads_s) - max(overheads_s)) / len(group)
         for index in group:

@@ -164,8 +164,9 @@ class Flash4Attention:
     is_recordable = True
 
     def __init__(self) -> None:
-        # Of its compiler, about an argument that is not used here.
-        warnings.filterwarnings("ignore", message="Argument aux_data")
+        # Of its compiler: about an argument that is not used here, and a name that it imports.
+        for message in ("Argument aux_data", "Arch from arch.py is deprecated"):
+            warnings.filterwarnings("ignore", message=message)
         from flash_attn import cute  # an optional dependency
 
         self._attend: Callable[..., Any] = cute.flash_attn_func
@@ -180,7 +181,9 @@ class Flash4Attention:
         packed: Tensor = self._attend_packed(
             query,
             key,
-            value,
+            # The last tile of an item's keys reaches into the next item, whose values count 0 times
+            # there: those that are not finite would make NaN of it.
+            value.nan_to_num(),
             cu_seqlens_q=layout.offsets,
             cu_seqlens_k=layout.offsets,
             max_seqlen_q=layout.max_length,

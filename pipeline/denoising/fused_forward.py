@@ -94,15 +94,15 @@ def fuse_blocks(
 
 
 def share_blocks(
-    model: Any, blocks: FusedBlocks, device: torch.device, *, max_rows: int
+    model: Any, blocks: FusedBlocks, device: torch.device, row_counts: Sequence[int]
 ) -> FusedBlocks | None:
-    """Return blocks whose rows have the same bytes in any company of up to `max_rows`.
+    """Return blocks whose rows have the same bytes at each of these numbers of rows.
 
     Those of the main layers and of the noise refiner. None if a product cannot be made so.
     """
     packed = {id(block): blocks[id(block)] for block in (*model.noise_refiner, *model.layers)}
     products = [product for block in packed.values() for product in block.projections]
-    exchanged = make_pack_exactly(products, device, model.dtype, max_rows=max_rows)
+    exchanged = make_pack_exactly(products, device, model.dtype, row_counts)
     if exchanged is None:
         return None
     return {key: block.exchange(exchanged) for key, block in packed.items()}

@@ -5,15 +5,26 @@ pads that the model has learned. The image rows of all items form one packed seq
 refiner; image and caption rows of one item are neighbours in the joint sequence of the main layers.
 
 A bucket rounds a forward's shape up, so that few shapes are recorded. Rows that nobody owns lie at
-the end of both sequences, an item of their own.
+the end of both sequences, an item of their own; an item without company has none of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from math import gcd
 
-from pipeline.denoising.cost import pad_tokens
+from pipeline.denoising.cost import SEQUENCE_MULTIPLE, pad_tokens
+
+
+@dataclass(frozen=True)
+class SharingLimits:
+    """How far items share a forward."""
+
+    solo_rows: int
+    """An item of so many tokens fills the device, and has a forward of its own."""
+    max_rows: int
+    """Tokens of a shared forward."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,10 @@ class BucketGrid:
         if not self.image_rows:
             exact = Bucket(image_rows, caption_rows, len(shapes), longest)
             return PackedLayout(tuple(shapes), exact)
+        if len(shapes) == 1:
+            # Few rows cost about as many reads of the weights as many, so rows of nobody cost most
+            # here. The empty item beside it keeps to the kernels that several items have.
+            return PackedLayout(tuple(shapes), Bucket(image_rows, caption_rows, 2, longest))
         image_rows = _round_up(image_rows, self.image_rows)
         caption_rows = _round_up(caption_rows, self.caption_rows)
         num_items = 1 << (len(shapes) - 1).bit_length()
@@ -150,27 +165,34 @@ class BucketGrid:
         bucket = Bucket(image_rows, caption_rows, num_items + 1, longest)
         return PackedLayout(tuple(shapes), bucket)
 
+    def row_counts(self, limits: SharingLimits) -> tuple[int, ...]:
+        """Return the numbers of rows that a shared forward may multiply, in ascending order."""
+        image_rows = self.image_rows or SEQUENCE_MULTIPLE
+        caption_rows = self.caption_rows or SEQUENCE_MULTIPLE
+        multiple = gcd(image_rows, caption_rows)
+        most = limits.max_rows + image_rows + caption_rows
+        alone = range(SEQUENCE_MULTIPLE, limits.solo_rows + 1, SEQUENCE_MULTIPLE)
+        return tuple(sorted({*alone, *range(multiple, most + 1, multiple)}))
 
-def group_forwards(
-    joint_rows: Sequence[int], *, solo_rows: int, max_rows: int
-) -> list[tuple[int, ...]]:
+
+def group_forwards(joint_rows: Sequence[int], limits: SharingLimits) -> list[tuple[int, ...]]:
     """Choose which items share a forward, in the order given.
 
-    An item of `solo_rows` or more fills the device and goes alone, so that it has the shape that it
-    has alone. The others share forwards of at most `max_rows`.
+    An item that fills the device goes alone, so that it has the shape that it has alone. The others
+    share forwards.
 
     Returns:
         Indices into `joint_rows`, each once.
     """
-    alone = [(index,) for index, rows in enumerate(joint_rows) if rows >= solo_rows]
+    alone = [(index,) for index, rows in enumerate(joint_rows) if rows >= limits.solo_rows]
     shared: list[list[int]] = []
     room = 0
     for index, rows in enumerate(joint_rows):
-        if rows >= solo_rows:
+        if rows >= limits.solo_rows:
             continue
         if not shared or rows > room:
             shared.append([])
-            room = max_rows
+            room = limits.max_rows
         shared[-1].append(index)
         room -= rows
     return [tuple(group) for group in shared] + alone

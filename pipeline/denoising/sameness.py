@@ -9,22 +9,18 @@ shared forward may have.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.acceleration.projections import DenseProjection, Projection, quantize_rows
-from pipeline.denoising.cost import SEQUENCE_MULTIPLE
 from pipeline.denoising.row_ops import RowOps, TorchRowOps
-
-_BUCKET_MULTIPLE: Final = 128
-"""Row counts of buckets divide by this, see `BucketGrid`."""
 
 
 @torch.no_grad()
 def packs_exactly(
-    linears: Iterable[torch.nn.Linear], row_counts: range, ops: RowOps | None = None
+    linears: Iterable[torch.nn.Linear], row_counts: Sequence[int], ops: RowOps | None = None
 ) -> bool:
     """Compare rows of each linear in company of every size, byte by byte.
 
@@ -62,15 +58,15 @@ def choose_row_ops(
     model: Any,
     *,
     is_strict: bool,
-    max_rows: int,
+    row_counts: Sequence[int],
     linears: Sequence[torch.nn.Linear] | None = None,
 ) -> tuple[RowOps, bool]:
-    """Choose the row operations for shared forwards of up to `max_rows`.
+    """Choose the row operations for shared forwards.
 
     Args:
         model: The transformer.
         is_strict: Whether bytes must not depend on the company.
-        max_rows: Tokens of a shared forward.
+        row_counts: How many rows a shared forward may multiply.
         linears: What the operations multiply by; all of the packed rows' if None.
 
     Returns:
@@ -79,7 +75,6 @@ def choose_row_ops(
     ops = build_row_ops(model.device)
     linears = linears_of_packed_rows(model) if linears is None else linears
     is_cuda = model.device.type == "cuda"
-    row_counts = _row_counts_of_buckets(model.device, max_rows)
     if not is_strict or packs_exactly(linears, row_counts):
         return ops, True
     if not is_cuda:
@@ -117,8 +112,7 @@ def make_pack_exactly(
     projections: Sequence[Projection],
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    max_rows: int,
+    row_counts: Sequence[int],
 ) -> dict[Projection, Projection] | None:
     """Find for each merged product one whose rows have the same bytes in company of every size.
 
@@ -128,7 +122,6 @@ def make_pack_exactly(
     Returns:
         By product, what to multiply by; None if there is none for one of them.
     """
-    row_counts = _row_counts_of_buckets(device, max_rows)
     distinct: dict[object, list[Projection]] = {}
     for each in projections:
         distinct.setdefault((type(each), each.shape), []).append(each)
@@ -146,7 +139,7 @@ def make_pack_exactly(
 
 
 def _make_alike_exact(
-    alike: Sequence[Projection], rows: Tensor, row_counts: range
+    alike: Sequence[Projection], rows: Tensor, row_counts: Sequence[int]
 ) -> Sequence[Projection] | None:
     """Find exact products for weights of one shape, the first of which is looked at."""
     first = alike[0]
@@ -170,12 +163,6 @@ def _make_alike_exact(
 def _multiply(projection: Projection, rows: Tensor) -> Tensor:
     reads = projection.reads
     return projection(rows if reads is None else quantize_rows(rows, reads))
-
-
-def _row_counts_of_buckets(device: torch.device, max_rows: int) -> range:
-    multiple = _BUCKET_MULTIPLE if device.type == "cuda" else SEQUENCE_MULTIPLE
-    # A bucket rounds images and captions up, so it may have a few rows more than its items.
-    return range(multiple, max_rows + 4 * multiple, multiple)
 
 
 def _draw_rows(num_rows: int, dim: int) -> Tensor:

@@ -5,7 +5,7 @@ are used. Nothing is padded to the longest item, and no item sees another.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -23,24 +23,19 @@ from pipeline.denoising.assembly import (
 from pipeline.denoising.captions import CaptionState, check_prompt_embeds
 from pipeline.denoising.cost import SEQUENCE_MULTIPLE, ForwardCost
 from pipeline.denoising.forward import CaptionInputs, ForwardInputs, TransformerForward
-from pipeline.denoising.packing import BucketGrid, PackedLayout, group_forwards
+from pipeline.denoising.packing import (
+    BucketGrid,
+    PackedLayout,
+    SharingLimits,
+    group_forwards,
+)
 from pipeline.denoising.sameness import (
     build_row_ops,
     choose_row_ops,
     linears_outside_blocks,
 )
 
-__all__ = ["SHARING_LIMITS", "PackedItem", "PackedTransformer", "SharingLimits"]
-
-
-@dataclass(frozen=True)
-class SharingLimits:
-    """How far items share a forward."""
-
-    solo_rows: int
-    """An item of so many tokens fills the device, and has a forward of its own."""
-    max_rows: int
-    """Tokens of a shared forward."""
+__all__ = ["SHARING_LIMITS", "PackedItem", "PackedTransformer"]
 
 
 # Recorded, a GPU is as fast with a picture of 512x512 alone as with several. A CPU gains while what
@@ -103,7 +98,7 @@ class PackedTransformer:
         solo_attention = solo_attention or attention
         if acceleration is None or acceleration.kernels is BlockKernels.MODULES:
             ops, self.shares_forwards = choose_row_ops(
-                model, is_strict=is_strict, max_rows=self._limits.max_rows
+                model, is_strict=is_strict, row_counts=self._row_counts()
             )
             self._shared: TransformerForward = TransformerForward(model, ops, attention)
             self._solo = TransformerForward(model, build_row_ops(self.device), solo_attention)
@@ -117,7 +112,7 @@ class PackedTransformer:
             pool = self._solo_graphs.pool
             self._caption_graphs = GraphedForward(self._solo.encode_caption, pool=pool)
             if not attention.reads_lengths:
-                self._shared_graphs = GraphedForward(self._shared, pool=pool)
+                self._shared_graphs = GraphedForward(self._shared, pool=pool, num_copies=2)
         self.cost = ForwardCost.from_config(model.config)
         self.shared_rows = RowCount()
 
@@ -137,18 +132,18 @@ class PackedTransformer:
             share_blocks,
         )
 
-        model, max_rows = self._model, self._limits.max_rows
+        model, row_counts = self._model, self._row_counts()
         blocks = fuse_blocks(model, acceleration, self.device, keeps_source=keeps_source)
         model.to(self.device)
         ops, are_exact = choose_row_ops(
             model,
             is_strict=is_strict,
-            max_rows=max_rows,
+            row_counts=row_counts,
             linears=linears_outside_blocks(model),
         )
         shared: FusedBlocks | None = blocks if are_exact else None
         if shared and is_strict:
-            shared = share_blocks(model, shared, self.device, max_rows=max_rows)
+            shared = share_blocks(model, shared, self.device, row_counts)
         self.shares_forwards = shared is not None
         self._shared = FusedForward(model, shared or blocks, ops, attention)
         self._solo = FusedForward(model, blocks, build_row_ops(self.device), solo_attention)
@@ -223,7 +218,10 @@ class PackedTransformer:
 
     def _group(self, items: Sequence[PackedItem]) -> list[tuple[int, ...]]:
         rows = [item.shape.num_joint_rows for item in items]
-        return group_forwards(rows, solo_rows=self._solo_rows, max_rows=self._limits.max_rows)
+        return group_forwards(rows, replace(self._limits, solo_rows=self._solo_rows))
+
+    def _row_counts(self) -> tuple[int, ...]:
+        return self._buckets.row_counts(self._limits)
 
     @property
     def _solo_rows(self) -> int:

@@ -5,7 +5,7 @@ walks the whole inner dimension in order, without splitting it, however wide the
 bytes are the same in any company. It is for where cuBLAS was found to differ.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -91,7 +91,7 @@ class RowInvariantRowOps(TritonRowOps):
     products of a block, not that of the final layer, which it splits at few rows.
     """
 
-    def __init__(self, linears: Iterable[torch.nn.Linear], row_counts: range) -> None:
+    def __init__(self, linears: Iterable[torch.nn.Linear], row_counts: Sequence[int]) -> None:
         self._library_counts: dict[tuple[torch.Size, bool], frozenset[int]] = {}
         for linear in linears:
             key = _key(linear)
@@ -118,7 +118,10 @@ def _key(linear: torch.nn.Linear) -> tuple[torch.Size, bool]:
 
 @torch.no_grad()
 def find_library_counts(
-    library: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor | None, row_counts: range
+    library: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    row_counts: Sequence[int],
 ) -> frozenset[int]:
     """Return the numbers of rows that the library multiplies to the bytes of `multiply_rows`."""
     generator = torch.Generator("cpu").manual_seed(0)

@@ -29,8 +29,9 @@ from pipeline.acceleration.attention import ATTENTION_NAMES, build_attention, ch
 from pipeline.acceleration.options import AUTO, Acceleration, BlockKernels, Precision
 from pipeline.denoising.batching import BatchingLimits
 from pipeline.denoising.engine import StepLoop
+from pipeline.denoising.packing import SharingLimits
 from pipeline.denoising.sameness import linears_of_packed_rows
-from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
 from pipeline.denoising.work import Outcome
 from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, ImageSize, PromptEncoding, StepEvent
@@ -286,7 +287,9 @@ def measure_forward(bench: Bench) -> None:
 def measure_small(bench: Bench) -> None:
     """A step of small pictures: each with a forward of its own, and as they share them."""
     apart = bench.pack(SharingLimits(solo_rows=0, max_rows=128))
-    for side, count in ((128, 1), (128, 16), (256, 1), (256, 4), (256, 12), (384, 1), (384, 4)):
+    say("forwards are shared:", bench.transformer.shares_forwards)
+    sides = ((128, 1), (128, 16), (256, 1), (256, 4), (256, 12), (384, 1), (384, 4), (448, 1))
+    for side, count in (*sides, (448, 4)):
         items = build_items(bench, [(side, side)] * count)
         taken = [
             bench.time_s(

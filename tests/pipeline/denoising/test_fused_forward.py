@@ -85,7 +85,7 @@ def test_products_that_depend_on_company_are_exchanged_for_those_that_do_not(
     # Without a GPU it is float32.
     monkeypatch.setattr(triton_linear, "multiplies", lambda _: True)
 
-    shared = fused_forward.share_blocks(model, blocks, DEVICE, max_rows=64)
+    shared = fused_forward.share_blocks(model, blocks, DEVICE, (32, 64))
 
     assert shared is not None
     assert set(shared) == {id(block) for block in (*model.noise_refiner, *model.layers)}

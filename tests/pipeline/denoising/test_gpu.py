@@ -5,7 +5,8 @@ import torch
 
 from pipeline.acceleration.attention import build_attention
 from pipeline.acceleration.options import Acceleration, BlockKernels, Precision
-from pipeline.denoising.transformer import PackedItem, PackedTransformer, SharingLimits
+from pipeline.denoising.packing import SharingLimits
+from pipeline.denoising.transformer import PackedItem, PackedTransformer
 from pipeline.errors import AttentionUnavailableError
 from tests.pipeline.denoising.tiny import build_tiny_transformer, draw_encoding
 

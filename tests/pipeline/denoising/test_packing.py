@@ -8,7 +8,13 @@ from diffusers.models.transformers.transformer_z_image import RopeEmbedder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.denoising.packing import BucketGrid, ItemShape, PackedLayout, group_forwards
+from pipeline.denoising.packing import (
+    BucketGrid,
+    ItemShape,
+    PackedLayout,
+    SharingLimits,
+    group_forwards,
+)
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid, RotaryEmbedder
 
 shapes = st.builds(
@@ -87,6 +93,28 @@ def test_a_bucket_wastes_less_than_its_grid(items: list[ItemShape]) -> None:
 
 
 @given(shapes)
+def test_an_item_without_company_has_no_rows_of_nobody(item: ItemShape) -> None:
+    layout = BucketGrid(256, 128).lay_out([item])
+
+    assert layout.image_lengths == (item.num_image_rows, 0)
+    assert layout.joint_lengths == (item.num_joint_rows, 0)
+
+
+@given(st.lists(shapes, min_size=1, max_size=6), st.sampled_from([(0, 0), (256, 128)]))
+def test_products_are_looked_at_with_as_many_rows_as_layouts_have(
+    items: list[ItemShape], multiples: tuple[int, int]
+) -> None:
+    grid, limits = BucketGrid(*multiples), SharingLimits(solo_rows=1024, max_rows=4096)
+    counts = grid.row_counts(limits)
+
+    for group in group_forwards([item.num_joint_rows for item in items], limits):
+        members = [items[index] for index in group]
+        if members[0].num_joint_rows < limits.solo_rows:
+            bucket = grid.lay_out(members).bucket
+            assert {bucket.image_rows, bucket.joint_rows} <= set(counts)
+
+
+@given(shapes)
 def test_image_rows_divide_by_32_with_fewer_than_32_pads(shape: ItemShape) -> None:
     assert shape.num_image_rows % 32 == 0
     assert 0 <= shape.num_image_rows - shape.num_patches < 32
@@ -94,14 +122,14 @@ def test_image_rows_divide_by_32_with_fewer_than_32_pads(shape: ItemShape) -> No
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_every_item_has_one_forward(rows: list[int]) -> None:
-    groups = group_forwards(rows, solo_rows=4096, max_rows=8192)
+    groups = group_forwards(rows, SharingLimits(solo_rows=4096, max_rows=8192))
 
     assert sorted(chain.from_iterable(groups)) == list(range(len(rows)))
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_large_items_go_alone_and_others_stay_within_the_bound(rows: list[int]) -> None:
-    groups = group_forwards(rows, solo_rows=4096, max_rows=8192)
+    groups = group_forwards(rows, SharingLimits(solo_rows=4096, max_rows=8192))
     shared = [[rows[index] for index in group] for group in groups if len(group) > 1]
 
     assert all(max(group) < 4096 and sum(group) <= 8192 for group in shared)
