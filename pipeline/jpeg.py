@@ -16,6 +16,7 @@ from functools import cache
 from itertools import repeat
 from typing import IO, Final
 
+import numpy as np
 from PIL import Image
 
 from pipeline.pixels import Pixels
@@ -94,11 +95,22 @@ def _count_cores() -> int:
 
 def _encode_strip(pixels: Pixels, quality: int, exif: Image.Exif | None) -> bytes:
     with _open_unnamed() as file:
-        Image.fromarray(pixels).save(
-            file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif or b""
-        )
+        _share(pixels).save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif or b"")
         file.seek(0)
         return file.read()
+
+
+def _share(pixels: Pixels) -> Image.Image:
+    """Return a picture over memory of four bytes a pixel, as Pillow's own is.
+
+    Pillow fills that of its own while it holds up all other threads; NumPy does not.
+    """
+    height, width, channels = pixels.shape
+    padded = np.empty((height, width, channels + 1), np.uint8)
+    # One channel at a time is six times as fast as three at once.
+    for channel in range(channels):
+        padded[..., channel] = pixels[..., channel]
+    return Image.frombuffer("RGBX", (width, height), padded, "raw", "RGBX", 0, 1)
 
 
 def _open_unnamed() -> IO[bytes]:

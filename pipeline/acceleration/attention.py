@@ -164,9 +164,8 @@ class Flash4Attention:
     is_recordable = True
 
     def __init__(self) -> None:
-        # Of its compiler: about an argument that is not used here, and a name that it imports.
-        for message in ("Argument aux_data", "Arch from arch.py is deprecated"):
-            warnings.filterwarnings("ignore", message=message)
+        # Of its compiler, about an argument that is not used here.
+        warnings.filterwarnings("ignore", message="Argument aux_data")
         from flash_attn import cute  # an optional dependency
 
         self._attend: Callable[..., Any] = cute.flash_attn_func

@@ -34,6 +34,7 @@ from pipeline.denoising.isolation import (
     describe_failure,
     let_go_of_tensors,
 )
+from pipeline.denoising.noise import NoiseSource
 from pipeline.denoising.preview import LatentPreview
 from pipeline.denoising.roster import Backlog, Roster, Ticket
 from pipeline.denoising.transformer import PackedItem, PackedTransformer
@@ -128,6 +129,7 @@ class StepLoop:
         self._captions: ByteBoundedCache[CaptionKey, CaptionState] = ByteBoundedCache(
             _CAPTION_CACHE_BYTES
         )
+        self._noise = NoiseSource(transformer.device)
         self._roster = Roster(self._limits, clock)
         self._on_forward: ForwardListener = lambda report: None
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
@@ -187,7 +189,8 @@ class StepLoop:
         demand = Demand(step_units, num_steps, request.priority, request.timeout_s)
 
         def build(admission: Admission) -> Work:
-            return DenoisingRun(admission, request, schedule, self._preview)
+            noise = self._noise.begin(request.size, seed=request.seed)
+            return DenoisingRun(admission, request, schedule, self._preview, noise)
 
         return self._roster.let_in(request.id, request.size, demand, embeds, listener, build)
 
@@ -236,6 +239,7 @@ class StepLoop:
         if not is_drained:
             self._roster.stop()
             self._thread.join()
+        self._noise.close()
         return is_drained and self.failure is None
 
     def _release_memory(self) -> None:

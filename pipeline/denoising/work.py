@@ -6,6 +6,7 @@ a schedule; a `VelocityCall` is one forward for a scheduler elsewhere (the canva
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -23,7 +24,6 @@ from pipeline.denoising.preview import LatentPreview, choose_preview_steps, prev
 from pipeline.denoising.transformer import PackedItem
 from pipeline.device import begin_copy_to_host
 from pipeline.errors import PipelineError
-from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
 from pipeline.schedule import Schedule
 from pipeline.tensor_pickling import PicklesTensors
@@ -163,7 +163,9 @@ class DenoisingRun(Work):
         request: DenoiseRequest,
         schedule: Schedule,
         preview: LatentPreview | None,
+        noise: Future[Tensor],
     ) -> None:
+        """Take the request, and what `NoiseSource.begin` returned for it."""
         super().__init__(admission)
         self._request = request
         self._schedule = schedule
@@ -171,6 +173,7 @@ class DenoisingRun(Work):
         self._preview_steps = choose_preview_steps(
             request.num_inference_steps, request.num_previews
         )
+        self._noise: Future[Tensor] | None = noise
         self._latents: Tensor | None = None
         self._step = 0
 
@@ -192,11 +195,14 @@ class DenoisingRun(Work):
             self._latents = self._latents.cpu()
 
     def next_item(self, caption: CaptionState) -> PackedItem:
-        """Draw the noise before the first step, and bring the latents to the device."""
+        """Take the noise before the first step, and bring the latents to the device."""
         latents = self._latents
+        if self._noise is not None:
+            latents = self._noise.result()
         if latents is None:
-            latents = draw_noise(self._request.size, seed=self._request.seed)[0]
-        self._latents = latents.to(caption.rows.device)
+            raise PipelineError("a step needs latents, and this run has drawn none")
+        self._latents = latents.to(caption.rows.device, non_blocking=latents.is_pinned())
+        self._noise = None
         return PackedItem(self._latents, self._schedule.model_time(self._step), caption)
 
     def take(self, velocity: Tensor) -> Tell:
@@ -242,7 +248,7 @@ class DenoisingRun(Work):
         arrived_s = self.admission.arrived_s
         started_s = arrived_s if self.started_s is None else self.started_s
         return DenoiseResult(
-            latents.clone().unsqueeze(0), queue_s=started_s - arrived_s, run_s=now_s - started_s
+            latents.unsqueeze(0), queue_s=started_s - arrived_s, run_s=now_s - started_s
         )
 
 
