@@ -43,7 +43,7 @@ _PRODUCTS_NEED: Final = {Precision.FLOAT8: (8, 9), Precision.INT8: (9, 0)}
 """The least compute capability that multiplies in 8 bits."""
 
 
-KERNELS_REVISION: Final = 3
+KERNELS_REVISION: Final = 4
 """Counts the changes of what runs on GPUs after which the same request has other bytes."""
 
 

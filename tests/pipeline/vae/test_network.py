@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreted_loops import interprets_loops
 from random_vae import build_vae
 from torch import Tensor
 
@@ -69,6 +70,7 @@ def bound_on(device: str) -> float:
     return 3e-2 if device == "cuda" else 1e-4  # TF32 has ten bits of mantissa
 
 
+@interprets_loops
 @pytest.mark.parametrize("config", VARIANTS)
 def test_with_fused_operations_it_computes_the_same(config: dict[str, Any], device: str) -> None:
     vae, latents = build_vae(**config).to(device), draw_latents(6, 10).to(device)
@@ -82,6 +84,7 @@ def test_with_fused_operations_it_computes_the_same(config: dict[str, Any], devi
     assert all(torch.equal(tensor, before[name]) for name, tensor in vae.state_dict().items())
 
 
+@interprets_loops
 @pytest.mark.parametrize("device_bytes_per_latent", [0, ALL_ON_DEVICE])
 def test_with_fused_operations_in_tiles_it_computes_the_same(
     device: str, device_bytes_per_latent: int

@@ -8,11 +8,11 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreted_loops import RUNS_KERNELS
+from interpreted_loops import INTERPRETED_LOOPS, RUNS_KERNELS
 from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds, or by `pip install`")
-pytestmark = RUNS_KERNELS
+pytestmark = [RUNS_KERNELS, *INTERPRETED_LOOPS]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = [(64, 8, 8), (24, 5, 7), (128, 90, 70)]
