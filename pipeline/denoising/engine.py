@@ -189,7 +189,10 @@ class StepLoop:
         demand = Demand(step_units, num_steps, request.priority, request.timeout_s)
 
         def build(admission: Admission) -> Work:
-            noise = self._noise.begin(request.size, seed=request.seed)
+            # Behind a step that runs, the loop's own thread has the time.
+            noise = (
+                self._noise.begin(request.size, seed=request.seed) if admission.found_idle else None
+            )
             return DenoisingRun(admission, request, schedule, self._preview, noise)
 
         return self._roster.let_in(request.id, request.size, demand, embeds, listener, build)

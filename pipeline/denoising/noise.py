@@ -1,4 +1,4 @@
-"""Noise for pictures that wait: drawn while the loop does what else their first steps need."""
+"""Noise of a picture that finds the loop idle: drawn while its caption is encoded."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -144,6 +144,7 @@ class Roster:
                     arrived_s=now_s,
                     deadline_s=now_s + timeout_s,
                     listener=listener,
+                    found_idle=not held,
                 )
             )
             self._condition.notify_all()

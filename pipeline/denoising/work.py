@@ -24,6 +24,7 @@ from pipeline.denoising.preview import LatentPreview, choose_preview_steps, prev
 from pipeline.denoising.transformer import PackedItem
 from pipeline.device import begin_copy_to_host
 from pipeline.errors import PipelineError
+from pipeline.latents import draw_noise
 from pipeline.request import DenoiseRequest, DenoiseResult, Priority, PromptEncoding, StepEvent
 from pipeline.schedule import Schedule
 from pipeline.tensor_pickling import PicklesTensors
@@ -75,6 +76,8 @@ class Admission:
     deadline_s: float
     """On the loop's clock; infinite when there is none."""
     listener: Listener
+    found_idle: bool = False
+    """Whether nothing else was held when it came."""
 
 
 class Work(ABC):
@@ -163,9 +166,9 @@ class DenoisingRun(Work):
         request: DenoiseRequest,
         schedule: Schedule,
         preview: LatentPreview | None,
-        noise: Future[Tensor],
+        noise: Future[Tensor] | None = None,
     ) -> None:
-        """Take the request, and what `NoiseSource.begin` returned for it."""
+        """Take the request, and its noise if that is drawn already."""
         super().__init__(admission)
         self._request = request
         self._schedule = schedule
@@ -173,7 +176,7 @@ class DenoisingRun(Work):
         self._preview_steps = choose_preview_steps(
             request.num_inference_steps, request.num_previews
         )
-        self._noise: Future[Tensor] | None = noise
+        self._noise = noise
         self._latents: Tensor | None = None
         self._step = 0
 
@@ -195,15 +198,16 @@ class DenoisingRun(Work):
             self._latents = self._latents.cpu()
 
     def next_item(self, caption: CaptionState) -> PackedItem:
-        """Take the noise before the first step, and bring the latents to the device."""
-        latents = self._latents
-        if self._noise is not None:
-            latents = self._noise.result()
-        if latents is None:
-            raise PipelineError("a step needs latents, and this run has drawn none")
+        """Draw the noise before the first step, and bring the latents to the device."""
+        latents = self._draw() if self._latents is None else self._latents
         self._latents = latents.to(caption.rows.device, non_blocking=latents.is_pinned())
         self._noise = None
         return PackedItem(self._latents, self._schedule.model_time(self._step), caption)
+
+    def _draw(self) -> Tensor:
+        if self._noise is not None:
+            return self._noise.result()
+        return draw_noise(self._request.size, seed=self._request.seed)[0]
 
     def take(self, velocity: Tensor) -> Tell:
         """Take an Euler step."""

@@ -1,11 +1,17 @@
 """Noise drawn ahead is the noise that is drawn when asked."""
 
+from concurrent.futures import Future
+
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.denoising.noise import NoiseSource
 from pipeline.latents import draw_noise
 from pipeline.request import ImageSize
+from tests.pipeline.denoising.conftest import BuildLoop
+from tests.pipeline.denoising.observers import Recorder
+from tests.pipeline.denoising.tiny import build_request
 
 SIZE = ImageSize(64, 96)
 
@@ -27,3 +33,25 @@ def test_a_source_that_is_closed_draws_nothing() -> None:
 
     with pytest.raises(RuntimeError, match="shutdown"):
         source.begin(SIZE, seed=0)
+
+
+def test_only_a_picture_that_finds_the_loop_idle_has_its_noise_drawn_ahead(
+    build_loop: BuildLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = NoiseSource.begin
+
+    def note(source: NoiseSource, size: ImageSize, *, seed: int) -> Future[Tensor]:
+        begun.append(seed)
+        return begin(source, size, seed=seed)
+
+    monkeypatch.setattr(NoiseSource, "begin", note)
+    loop, first, second = build_loop(), Recorder(), Recorder()
+    first.at_step[1] = lambda: loop.submit(build_request("second", seed=2), second)
+    loop.submit(build_request("first", seed=1), first)
+    first.result()
+    second.result()
+
+    loop.denoise(build_request("third", seed=3))
+
+    assert begun == [1, 3]
