@@ -3,7 +3,8 @@
 Order within a step: interactive before batch, then the earliest due time; every so many steps one
 that was passed over too often goes before all. A request is due at its deadline, or when it has
 taken `patience` times as long as it would alone, whichever comes first: a small picture overtakes a
-large one that is not late, and no later arrival overtakes one that is.
+large one that is not late, and no later arrival overtakes one that is. Nobody joins a step who
+would make another miss its deadline: of a burst that cannot all be in time the first ones are.
 """
 
 import math
@@ -37,6 +38,9 @@ class BatchingLimits:
     batch_share: float = 0.25
     """Batch work that may join a step while interactive requests wait, in parts of their work in
     it: on a device that is full it makes the step so much longer."""
+    deadline_margin: float = 1.25
+    """How much longer than by the rate the steps of a shared company may take: who joins one must
+    leave the others so much time."""
     patience: float = 4.0
     """How many times its time alone a request may take before it is due."""
     paused_bytes: int = 256 * 2**20
@@ -61,15 +65,24 @@ class Candidate:
     """Rank of arrival, unique."""
     passed_over: int = 0
     """Steps taken by others since its own last step, or since it came."""
+    steps_left: int = 1
+    deadline_s: float = math.inf
+    """On the loop's clock."""
 
 
 def choose_batch(
-    candidates: Sequence[Candidate], limits: BatchingLimits, *, steps_since_turn: int
+    candidates: Sequence[Candidate],
+    limits: BatchingLimits,
+    *,
+    steps_since_turn: int,
+    now_s: float = 0.0,
+    rate_units_s: float | None = None,
 ) -> list[Candidate]:
     """Choose who shares the next step, most urgent first.
 
-    The most urgent always runs, however large. Others join while the step stays within bounds, and
-    batch requests while they hold up no interactive one by more than `batch_share`. With at most n
+    The most urgent always runs, however large. Others join while the step stays within bounds and
+    those chosen keep their deadlines, and batch requests while they hold up no interactive one by
+    more than `batch_share`. With at most n
     requests held at a time, none is passed over more than `(max_passed_over + 2) (n + 1)` steps: of
     those who wait for a turn the most passed over has it, and counts anew afterwards.
 
@@ -77,6 +90,8 @@ def choose_batch(
         candidates: All that wait for a step.
         limits: The bounds.
         steps_since_turn: Steps after the last one that `is_turn`; however many if none was.
+        now_s: On the loop's clock.
+        rate_units_s: Cost units a second; None while none was measured.
     """
     chosen: list[Candidate] = []
     units = dict.fromkeys(Priority, 0.0)
@@ -87,10 +102,23 @@ def choose_batch(
         if has_interactive and candidate.priority is Priority.BATCH:
             most_units = limits.batch_share * units[Priority.INTERACTIVE]
             fits &= units[Priority.BATCH] + candidate.step_units <= most_units
+        if rate_units_s and fits:
+            step_s = sum(units.values()) / rate_units_s
+            joined_s = step_s + candidate.step_units / rate_units_s
+            fits = not any(_is_spoiled(each, step_s, joined_s, now_s, limits) for each in chosen)
         if not chosen or fits:
             chosen.append(candidate)
             units[candidate.priority] += candidate.step_units
     return chosen
+
+
+def _is_spoiled(
+    chosen: Candidate, step_s: float, joined_s: float, now_s: float, limits: BatchingLimits
+) -> bool:
+    """Say whether a deadline that is kept in steps as they are would be at risk in longer ones."""
+    left_s = chosen.deadline_s - now_s
+    is_kept = chosen.steps_left * step_s <= left_s
+    return is_kept and limits.deadline_margin * chosen.steps_left * joined_s > left_s
 
 
 def is_turn(chosen: Sequence[Candidate], candidates: Sequence[Candidate]) -> bool:

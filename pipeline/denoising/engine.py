@@ -285,6 +285,8 @@ class StepLoop:
             candidates,
             replace(self._limits, step_units=step_units),
             steps_since_turn=self._steps_since_turn,
+            now_s=self._clock(),
+            rate_units_s=self._roster.rate_units_s,
         )
         has_turn = is_turn(chosen, candidates)
         self._steps_since_turn = 0 if has_turn else self._steps_since_turn + 1

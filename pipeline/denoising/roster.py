@@ -51,7 +51,12 @@ class ForwardTime:
     trust: float = 1.0
     """How much of the times is still believed; less the longer ago the last step is."""
     share_s: float = 0.0
-    """What an item adds at least to a step that it shares with as many as may; as smooth."""
+    """What an item adds to a step that it shares: as steps of several have shown, as smooth; before
+    any, at least, as if one step took all that may share it."""
+    alone_s: float = 0.0
+    """A step of one item, as smooth; 0 while there was none."""
+    has_shared: bool = False
+    """Whether there was a step of several items that share forwards."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +235,8 @@ class Roster:
                 smoothed = sample if rate is None else rate + _RATE_WEIGHT * (sample - rate)
                 self._rate_units_s, self._rated_s = smoothed, self._clock()
                 if len(sizes) == 1:
-                    num_items = len(items)
-                    most = self._count_most(units / num_items) if shares else num_items
-                    self._time_forward(items[0], elapsed_s / num_items, elapsed_s / most)
+                    most = self._count_most(units / len(items)) if shares else 1
+                    self._time_forward(items[0], len(items), elapsed_s, most)
 
     def _count_most(self, item_units: float) -> int:
         """Return how many items of one cost may share a step."""
@@ -249,14 +253,28 @@ class Roster:
             del self._warm_sizes[oldest]
             self._forward_times.pop(oldest, None)
 
-    def _time_forward(self, size: ImageSize, seconds: float, share_s: float) -> None:
-        first = ForwardTime(seconds, num_steps=0, share_s=share_s)
-        known, _ = self._forward_times.get(size, (first, 0.0))
+    def _time_forward(self, size: ImageSize, num_items: int, elapsed_s: float, most: int) -> None:
+        """Time a step of one size, which `most` items may share; 1 where none share forwards."""
+        seconds = elapsed_s / num_items
+        known, _ = self._forward_times.get(size, (ForwardTime(seconds, num_steps=0), 0.0))
         weight = max(_RATE_WEIGHT, 1 / (known.num_steps + 1))
+        alone_s, share_s = known.alone_s, known.share_s
+        has_shared = known.has_shared or (num_items > 1 and most > 1)
+        if num_items == 1:
+            alone_s = _smooth(alone_s or seconds, seconds, weight)
+        if most == 1:
+            share_s = _smooth(share_s or seconds, seconds, weight)
+        elif num_items > 1:
+            added_s = _added_by_each(elapsed_s, num_items, alone_s, most)
+            share_s = added_s if not known.has_shared else _smooth(share_s, added_s, weight)
+        elif not has_shared:
+            share_s = alone_s / most
         timing = ForwardTime(
             _smooth(known.seconds, seconds, weight),
             known.num_steps + 1,
-            share_s=_smooth(known.share_s, share_s, weight),
+            share_s=share_s,
+            alone_s=alone_s,
+            has_shared=has_shared,
         )
         self._forward_times[size] = timing, self._clock()
 
@@ -302,6 +320,12 @@ class Roster:
         """Let nothing more in, for good."""
         with self._condition:
             self._failure = failure
+
+
+def _added_by_each(elapsed_s: float, num_items: int, alone_s: float, most: int) -> float:
+    """Return what each of several items adds to a step, no less than if all that may had come."""
+    added_s = (elapsed_s - alone_s) / (num_items - 1) if alone_s else elapsed_s / num_items
+    return min(max(added_s, elapsed_s / max(most, num_items)), elapsed_s / num_items)
 
 
 def _smooth(known_s: float, seconds: float, weight: float) -> float:

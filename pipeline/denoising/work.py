@@ -139,6 +139,8 @@ class Work(ABC):
             self.due_s(rate_units_s, limits),
             terms.arrival,
             self.passed_over,
+            self.steps_left,
+            terms.deadline_s,
         )
 
     @property

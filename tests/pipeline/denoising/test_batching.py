@@ -55,6 +55,49 @@ def test_interactive_goes_before_batch_that_is_due_earlier() -> None:
     assert _chosen(batch, interactive) == ["interactive"]
 
 
+def _choose_at_one_unit_a_second(*candidates: Candidate) -> list[str]:
+    chosen = choose_batch(candidates, LIMITS, steps_since_turn=99, now_s=10.0, rate_units_s=1.0)
+    return [candidate.id for candidate in chosen]
+
+
+@pytest.mark.parametrize(("deadline_s", "expected"), [(19.0, ["first"]), (21.0, ["first", "next"])])
+def test_nobody_joins_who_would_make_another_miss_its_deadline(
+    deadline_s: float, expected: list[str]
+) -> None:
+    first = _candidate("first", 0, due_s=1.0, steps_left=4, deadline_s=deadline_s)
+
+    assert _choose_at_one_unit_a_second(first, _candidate("next", 1)) == expected
+
+
+def test_a_deadline_that_cannot_be_kept_holds_up_nobody() -> None:
+    lost = _candidate("lost", 0, due_s=1.0, steps_left=4, deadline_s=13.0)
+
+    assert _choose_at_one_unit_a_second(lost, _candidate("next", 1)) == ["lost", "next"]
+
+
+def test_of_a_burst_that_cannot_all_be_in_time_the_first_ones_are() -> None:
+    """Steps take a tenth longer than the rate says."""
+    held = {
+        f"{index}": _candidate(
+            f"{index}", index, due_s=6.0, step_units=0.15, steps_left=4, deadline_s=6.0
+        )
+        for index in range(24)
+    }
+    now_s, done = 0.0, 0
+    while held and now_s < 6.0:
+        chosen = choose_batch(
+            list(held.values()), BatchingLimits(), steps_since_turn=0, now_s=now_s, rate_units_s=1.0
+        )
+        now_s += 1.1 * sum(each.step_units for each in chosen)
+        for each in chosen:
+            held[each.id] = replace(each, steps_left=each.steps_left - 1)
+            if not held[each.id].steps_left:
+                del held[each.id]
+                done += now_s <= 6.0
+
+    assert done >= 8  # of the 9 that fit one after another
+
+
 def test_the_earliest_due_goes_first_within_a_priority() -> None:
     late, early = _candidate("late", 0, due_s=9.0), _candidate("early", 1, due_s=3.0)
 

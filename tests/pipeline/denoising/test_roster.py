@@ -12,7 +12,7 @@ from pipeline.denoising.captions import CaptionState
 from pipeline.denoising.roster import Roster
 from pipeline.denoising.transformer import PackedItem
 from pipeline.denoising.work import Admission, Tell, Work
-from pipeline.errors import DeadlineError
+from pipeline.errors import DeadlineError, ReplicaFullError
 from pipeline.request import ImageSize, Priority
 
 SMALL, LARGE = ImageSize(64, 64), ImageSize(512, 512)
@@ -79,6 +79,23 @@ def test_small_pictures_that_share_forwards_are_not_refused_by_what_they_take_al
         )
 
     assert roster.backlog().num_held == 16
+
+
+def test_what_steps_of_several_have_shown_each_to_add_is_refused() -> None:
+    roster = Roster(BatchingLimits(max_items=16), HandClock())
+    for _ in range(20):
+        roster.measure([SMALL], 0.1, 0.2, shares=True)
+    for _ in range(20):
+        roster.measure([SMALL] * 4, 0.4, 0.65, shares=True)  # each adds 0.15 s
+
+    def ask_for_one(index: int) -> None:
+        demand = Demand(0.1, 8, Priority.INTERACTIVE, timeout_s=12.5)
+        roster.let_in(f"{index}", SMALL, demand, torch.zeros(1, 1), lambda outcome: None, hold)
+
+    for index in range(10):
+        ask_for_one(index)
+    with pytest.raises(ReplicaFullError, match=r"13\.20 s must be within the 12\.50 s left"):
+        ask_for_one(10)
 
 
 def test_a_slow_moment_does_not_refuse_a_size_for_good() -> None:
