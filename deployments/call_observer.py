@@ -39,6 +39,7 @@ from deployments.generation import ImagesOrder
 from deployments.log import logger
 from deployments.outcomes import classify
 from deployments.pool_choice import Route
+from deployments.refusal_log import leave_line_to_observer
 from deployments.served_model import ServedModel
 from deployments.usage_ledger import UsageLedger
 
@@ -134,6 +135,7 @@ class CallObserver:
     @contextlib.contextmanager
     def observe(self, order: ImagesOrder) -> Iterator[ObservedCall]:
         """Make the call's span the current one, and tell how the call ended."""
+        leave_line_to_observer()
         call = ObservedCall(order, self._model, self._usage, self._afterwards)
         token = otel_context.attach(trace.set_span_in_context(call.span))
         try:

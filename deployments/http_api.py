@@ -45,6 +45,7 @@ from deployments.page.docs import add_docs
 from deployments.page.routes import PageLimits, add_page
 from deployments.pool_choice import Route
 from deployments.readiness import Readiness
+from deployments.refusal_log import RefusalLogMiddleware
 from deployments.schemas import (
     ERROR_RESPONSES,
     FILE_RESPONSES,
@@ -141,6 +142,7 @@ class ImagesApi:
         )
         app.add_middleware(KeyMiddleware, keys=self._keys)
         app.add_middleware(RequestIdMiddleware)
+        app.add_middleware(RefusalLogMiddleware)
         app.add_middleware(CallCountMiddleware, count=self._calls)
         return app
 

@@ -181,6 +181,43 @@ async def test_a_picture_tells_the_prompt_to_nobody(
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"n": 0}, ["refuse zimage_request_id=mine method=POST route=/v1/images/generations"]),
+        # Of the text encoder: a call that is observed has its line from there.
+        ({"prompt": SECRET * 60}, []),
+    ],
+)
+async def test_a_refusal_that_nobody_observes_has_one_line_of_log(
+    caller: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    fields: dict[str, Any],
+    expected: list[str],
+) -> None:
+    caplog.set_level(logging.INFO, "ray.serve.zimage")
+
+    answer = await caller.post(
+        GENERATIONS, json={**BODY, **fields}, headers={"x-request-id": "mine"}
+    )
+
+    assert answer.status_code == 400
+    lines = [each.getMessage() for each in caplog.records if "refuse " in each.getMessage()]
+    code = _error(answer)["code"]
+    assert lines == [f"{line} status=400 error={code}" for line in expected]
+
+
+async def test_a_probe_that_is_told_to_wait_writes_nothing(
+    caller: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ray.serve.zimage")
+
+    answer = await caller.get("/readyz")
+
+    assert answer.status_code in (200, 503)
+    assert not caplog.records
+
+
 async def test_a_body_is_json_by_its_content_type(caller: httpx.AsyncClient) -> None:
     answer = await caller.post(
         GENERATIONS, content=json.dumps(BODY), headers={"content-type": "text/plain"}
