@@ -76,7 +76,9 @@ class GraphedForward(Generic[Inputs]):
         copies = self._recordings.setdefault(shape, deque())
         self._recordings.move_to_end(shape)
         while len(self._recordings) > self._max_graphs:
-            self._recordings.popitem(last=False)
+            evicted, _ = self._recordings.popitem(last=False)
+            # Or shapes in turn, one more than are kept, would each be recorded at every call.
+            self._runs.pop(evicted, None)
         if len(copies) < self._num_copies:
             copies.append(self._record(inputs))
         else:

@@ -4,6 +4,7 @@ Before each step it lets go of who gave up, chooses who runs, runs one forward f
 out what they made. Requests join and leave between any two steps.
 """
 
+import atexit
 import logging
 import math
 import threading
@@ -67,6 +68,9 @@ _CAPTION_CACHE_BYTES: Final = 512 * 2**20
 
 _AHEAD_UNITS: Final = 5.0
 """A longer step than that of a 1024x1024 keeps a GPU busy long enough, and who joins waits long."""
+
+_EXIT_S: Final = 10.0
+"""How long an exit waits for a step: a device that hangs never ends one."""
 
 _MAX_STEP_S: Final = {"cuda": 600.0}
 """More than a step takes whose kernels are compiled in it: a device that hangs never ends one.
@@ -134,6 +138,7 @@ class StepLoop:
         self._on_forward: ForwardListener = lambda report: None
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
         self._thread.start()
+        atexit.register(self._end)
 
     @property
     def failure(self) -> ReplicaFailedError | None:
@@ -242,8 +247,14 @@ class StepLoop:
         if not is_drained:
             self._roster.stop()
             self._thread.join()
-        self._noise.close()
+        atexit.unregister(self._end)
         return is_drained and self.failure is None
+
+    def _end(self) -> None:
+        """Stop before the interpreter does: it would end a thread in the midst of a step."""
+        self._roster.close()
+        self._roster.stop()
+        self._thread.join(_EXIT_S)
 
     def _release_memory(self) -> None:
         self._captions.clear()
@@ -272,6 +283,8 @@ class StepLoop:
             for work in self._roster.works():
                 self._leave(work, failure)
             raise
+        finally:
+            self._noise.close()
 
     def _take_step(self) -> None:
         self._let_go()
@@ -435,6 +448,7 @@ class StepLoop:
 
     def _leave(self, work: Work, *outcomes: Outcome) -> None:
         work.is_gone = True
+        work.let_go()
         self._roster.remove(work)
         self._tell(work, outcomes)
 

@@ -6,7 +6,6 @@ a schedule; a `VelocityCall` is one forward for a scheduler elsewhere (the canva
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,6 +18,7 @@ from pipeline.denoising.batching import (
     due_time,
 )
 from pipeline.denoising.captions import CaptionKey, CaptionState
+from pipeline.denoising.noise import NoiseAhead
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
 from pipeline.denoising.preview import LatentPreview, choose_preview_steps, previews_may_fail
 from pipeline.denoising.transformer import PackedItem
@@ -121,6 +121,10 @@ class Work(ABC):
     def offload(self) -> None:
         """Move that state to host memory; the next forward brings it back."""
 
+    @abstractmethod
+    def let_go(self) -> None:
+        """End what goes on for it elsewhere: no forward follows."""
+
     def due_s(self, rate_units_s: float | None, limits: BatchingLimits) -> float:
         """Return when this work is due at such a rate, on the loop's clock."""
         terms = self.admission
@@ -168,9 +172,9 @@ class DenoisingRun(Work):
         request: DenoiseRequest,
         schedule: Schedule,
         preview: LatentPreview | None,
-        noise: Future[Tensor] | None = None,
+        noise: NoiseAhead | None = None,
     ) -> None:
-        """Take the request, and its noise if that is drawn already."""
+        """Take the request, and its noise if that is drawn ahead."""
         super().__init__(admission)
         self._request = request
         self._schedule = schedule
@@ -199,6 +203,11 @@ class DenoisingRun(Work):
         if self._latents is not None:
             self._latents = self._latents.cpu()
 
+    def let_go(self) -> None:
+        """Draw no noise that nobody asked for yet."""
+        if self._noise is not None:
+            self._noise.drop()
+
     def next_item(self, caption: CaptionState) -> PackedItem:
         """Draw the noise before the first step, and bring the latents to the device."""
         latents = self._draw() if self._latents is None else self._latents
@@ -208,7 +217,7 @@ class DenoisingRun(Work):
 
     def _draw(self) -> Tensor:
         if self._noise is not None:
-            return self._noise.result()
+            return self._noise.take()
         return draw_noise(self._request.size, seed=self._request.seed)[0]
 
     def take(self, velocity: Tensor) -> Tell:
@@ -283,6 +292,9 @@ class VelocityCall(Work):
 
     def offload(self) -> None:
         """Do nothing: the latents were given in host memory."""
+
+    def let_go(self) -> None:
+        """Do nothing: nothing goes on elsewhere."""
 
     def next_item(self, caption: CaptionState) -> PackedItem:
         """Bring the given latents to the device."""

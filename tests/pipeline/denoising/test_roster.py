@@ -33,6 +33,9 @@ class Held(Work):
     def take(self, velocity: Tensor) -> Tell:
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        pass
+
     def offload(self) -> None:
         raise NotImplementedError
 
