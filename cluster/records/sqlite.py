@@ -1,6 +1,7 @@
 """Records in one SQLite file, for the processes of one machine."""
 
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ _BUSY_TIMEOUT_S: Final = 10.0
 _BUSY_PERIOD_S: Final = 0.01
 _PRIMARY_CODE: Final = 0xFF
 """The part of an extended result code that names its kind."""
+_MIN_DATABASE_BYTES: Final = 512
+"""A page, of which a database that is not empty has at least one."""
 _LOG_SUFFIXES: Final = ("-wal", "-shm")
 _SCHEMA: Final = """
 BEGIN IMMEDIATE;
@@ -250,9 +253,9 @@ class SqliteRecordStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _keep_private(self.path)
+            _make_file(self.path)
             connection = self._connect()
-            _prepare(connection)
+            _prepare(connection, self.path)
             self._reader = self._connect()
             self._connection = connection
         return self._connection
@@ -269,34 +272,56 @@ class SqliteRecordStore:
         )
 
 
-def _keep_private(path: Path) -> None:
-    """Let only the owner read the database, which holds prompts, and the files beside it.
+def _make_file(path: Path) -> None:
+    """Make the file, or leave one that is there as it is.
 
-    SQLite makes those of its write-ahead log with the mode that the database has by then.
+    Raises:
+        RecordStoreUnavailableError: If what is there cannot be a database.
     """
-    # One that is there is not opened: closing it again would end SQLite's locks of this process.
     with suppress(FileExistsError):
+        # SQLite gives the files of its write-ahead log the mode that the database has by then.
         path.touch(0o600, exist_ok=False)
+    status = path.stat()
+    # SQLite takes a file of one byte for an empty one.
+    if not stat.S_ISREG(status.st_mode) or 0 < status.st_size < _MIN_DATABASE_BYTES:
+        raise _not_a_database(path)
+
+
+def _not_a_database(path: Path) -> RecordStoreUnavailableError:
+    return RecordStoreUnavailableError(
+        f"jobs.store.path must be a SQLite database, an empty file or none yet, got {path}"
+    )
+
+
+def _keep_private(path: Path) -> None:
+    """Let only the owner read the database, which holds prompts, and the files beside it."""
     for file in (path, *(path.with_name(f"{path.name}{end}") for end in _LOG_SUFFIXES)):
         # The last connection of another process removes the log when it closes.
         with suppress(FileNotFoundError):
             file.chmod(0o600)
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables. SQLite waits for no other connection when it changes the journal's mode."""
     ends_s = time.monotonic() + _BUSY_TIMEOUT_S
     while True:
         try:
+            # SQLite reads the first bytes itself: were the file opened and closed beside it, its
+            # locks of this process would end.
+            connection.execute("PRAGMA schema_version")
+            _keep_private(path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
             return
-        except sqlite3.OperationalError as exc:
-            is_busy = exc.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() > ends_s:
-                connection.close()
-                raise
-        time.sleep(_BUSY_PERIOD_S)
+        except sqlite3.DatabaseError as exc:
+            code = exc.sqlite_errorcode & _PRIMARY_CODE
+            if code == sqlite3.SQLITE_BUSY and time.monotonic() <= ends_s:
+                time.sleep(_BUSY_PERIOD_S)
+                continue
+            connection.close()
+            if code == sqlite3.SQLITE_NOTADB:
+                raise _not_a_database(path) from exc
+            raise
 
 
 def _is_guarded_by(cursor: sqlite3.Cursor, id: str, guard: str) -> bool:

@@ -113,6 +113,36 @@ def test_a_log_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
         assert read_modes(tmp_path) == dict.fromkeys(["jobs", "jobs-wal", "jobs-shm"], 0o600)
 
 
+@pytest.mark.usefixtures("lax_umask")
+@pytest.mark.parametrize("content", [b"#", b"a: 1\n", b"key\n" * 1000])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    with (
+        closing(SqliteRecordStore(file)) as store,
+        pytest.raises(RecordStoreUnavailableError, match=rf"^jobs.store.path must .* got {file}$"),
+    ):
+        store.check()
+
+    assert file.read_bytes() == content
+    assert read_modes(tmp_path) == {"notes": 0o644}
+
+
+@pytest.mark.usefixtures("lax_umask")
+def test_a_folder_in_place_of_the_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with (
+        closing(SqliteRecordStore(folder)) as store,
+        pytest.raises(RecordStoreUnavailableError, match=r"^jobs.store.path must "),
+    ):
+        store.check()
+
+    assert read_modes(tmp_path) == {"home": 0o755}
+
+
 def test_payloads_of_a_file_that_did_not_count_them_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite3"
     with closing(sqlite3.connect(path)) as connection, connection:
