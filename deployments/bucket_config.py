@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class BucketConfig(BaseModel):
     """Credentials, and what is unset, come the way boto3 finds them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bucket: str = Field(min_length=3, description="The bucket; it must exist.")
     prefix: str = Field(default="images", description="First part of every key.")

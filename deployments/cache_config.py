@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 class CacheConfig(BaseModel):
     """What is kept to be used again; every entry may be lost at any time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     embedding_bytes: int = Field(
         default=256 * 2**20,

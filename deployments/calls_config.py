@@ -17,7 +17,7 @@ MESSAGE_LIMIT: Final = {_LIMIT: str(_MAX_MESSAGE_BYTES)}
 class CallsConfig(BaseModel):
     """By reference, through Ray's object store, or by value, straight from replica to replica."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     by_value: ByValue = Field(
         default="none",

@@ -22,7 +22,7 @@ _MAX_SECRET_BYTES: Final = 64
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SqliteJobStoreConfig(_Section):

@@ -21,7 +21,7 @@ class KernelBucketConfig(BucketConfig):
 class KernelCacheConfig(BaseModel):
     """What replicas compile, kept for those that come after them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     folder: Path | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from deployments.routing.paths import RoutingPolicy
 class RoutingConfig(BaseModel):
     """Which pool draws a picture where several could."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     small_pixels: int = Field(
         default=RoutingPolicy.small_pixels,

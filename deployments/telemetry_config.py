@@ -12,7 +12,7 @@ from deployments.bucket_config import BucketConfig
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TelemetryConfig(_Section):

@@ -1,11 +1,16 @@
 """Configuration comes from a file and the environment, and mistakes are named."""
 
 import traceback
+from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from deployments.cli import main
+from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError, load_config
 
 
@@ -50,6 +55,38 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_a_mistake_is_named(name: str, value: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace("?", r"\?")):
         load_config(None, {name: value})
+
+
+def _find_sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from _find_sections(field.annotation)
+    for argument in get_args(annotation):
+        yield from _find_sections(argument)
+
+
+@pytest.mark.parametrize("section", sorted(set(_find_sections(AppConfig)), key=str))
+@pytest.mark.parametrize("number", [inf, -inf, nan])
+def test_no_section_takes_a_number_that_is_not_finite(
+    section: type[BaseModel], number: float
+) -> None:
+    fields = section.model_fields.items()
+    numbers = {
+        name for name, field in fields if float in (field.annotation, *get_args(field.annotation))
+    }
+    try:
+        section.model_validate(dict.fromkeys(numbers, number))
+        refused = set()
+    except ValidationError as exc:
+        refused = {each["loc"][0] for each in exc.errors() if each["type"] == "finite_number"}
+
+    assert refused == numbers
+
+
+def test_a_number_that_is_not_finite_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^router.num_cpus: .* finite number, got inf$"):
+        load_config(None, {"ZIMAGE_ROUTER__NUM_CPUS": ".inf"})
 
 
 def test_every_mistake_gets_a_line() -> None:
