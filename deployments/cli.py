@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from deployments.commands.evaluate import add_evaluate_arguments, run_evaluate
+from deployments.commands.failure import tell_failure
 from deployments.commands.key import run_key_new
 from deployments.commands.options import add_key_argument, parse_port
 from deployments.commands.top import add_top_arguments, run_top
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_code: int = options.run(options)
     except KeyboardInterrupt:
-        print("zimage-serve: interrupted")
+        tell_failure("interrupted")
         return _INTERRUPTED
     return exit_code
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deployments.client import ClientError, to_headers, to_refusal, to_service_url
+from deployments.commands.failure import tell_failure
 from deployments.commands.options import add_key_argument, parse_count, read_key
 from deployments.config_file import ConfigurationError
 from deployments.http_api import GENERATIONS
@@ -47,16 +48,16 @@ def run_evaluate(options: argparse.Namespace) -> int:
         from pipeline.embedded.evaluation.captions import held_out_captions
         from pipeline.embedded.evaluation.scoring import share_right
     except ImportError:
-        print("zimage-serve: this command needs OpenCV: pip install 'zimage-serve[evaluate]'")
+        tell_failure("this command needs OpenCV: pip install 'zimage-serve[evaluate]'")
         return 1
     captions = held_out_captions(options.count, seed=options.seed)
     try:
         scores = _score_all(options, captions)
     except (ConfigurationError, ClientError) as exc:
-        print(f"zimage-serve: {exc}")
+        tell_failure(exc)
         return 1
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        print(f"zimage-serve: the service at {options.url} must answer, got {exc}")
+        tell_failure(f"the service at {options.url} must answer, got {exc}")
         return 1
     print(f"{'':>16} {'all':>7} {'en':>7} {'zh':>7}   of {options.count} pictures")
     columns = [

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cluster.errors import ClusterError
 from deployments.client import ClientError, ImagesClient
+from deployments.commands.failure import tell_failure
 from deployments.commands.options import read_key, to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
@@ -50,7 +51,7 @@ def run_generate(options: argparse.Namespace) -> int:
             content = _draw(to_config(options), body)
         options.output.write_bytes(content)
     except (ConfigurationError, PipelineError, ClusterError, ApiError, ClientError, OSError) as exc:
-        print(f"zimage-serve: {exc.message if isinstance(exc, ApiError) else exc}")
+        tell_failure(exc.message if isinstance(exc, ApiError) else exc)
         return 1
     print(f"wrote {options.output}")
     return 0

@@ -4,6 +4,7 @@ import argparse
 
 import yaml
 
+from deployments.commands.failure import tell_failure
 from deployments.config_file import ConfigurationError
 from deployments.key_file import draw_key, hash_key
 
@@ -13,7 +14,7 @@ def run_key_new(options: argparse.Namespace) -> int:
     try:
         key = draw_key(options.name)
     except ConfigurationError as exc:
-        print(f"zimage-serve: {exc}")
+        tell_failure(exc)
         return 1
     entry = {"keys": [{"name": options.name, "hashes": [hash_key(key)]}]}
     print("# the key, for the caller; it is not shown again:")

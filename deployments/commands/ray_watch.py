@@ -13,6 +13,8 @@ from typing import Final
 import ray._private.worker
 from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
 
+from deployments.commands.failure import tell_failure
+
 _VITAL: Final = (PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET)
 _POLL_S: Final = 0.5
 _LETS_GO_WITHIN_S: Final = 20.0
@@ -48,7 +50,7 @@ class RayWatch:
     def _insist(self) -> None:
         """A call to Serve that nothing answers any more may never return."""
         if not self._has_let_go.wait(_LETS_GO_WITHIN_S):
-            print(f"zimage-serve: {self.failure}", flush=True)
+            tell_failure(self.failure)
             os._exit(1)
 
 

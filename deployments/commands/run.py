@@ -23,6 +23,7 @@ from deployments.app import build_app
 from deployments.commands.cluster import ray_cluster, shut_down_serve
 from deployments.commands.draining import drain_calls
 from deployments.commands.exposure import check_exposure, warn_of_urls
+from deployments.commands.failure import tell_failure
 from deployments.commands.machine import local_defaults
 from deployments.commands.mixed_nodes import mixed_defaults
 from deployments.commands.options import to_config
@@ -62,7 +63,7 @@ def run_service(options: argparse.Namespace) -> int:
     except (ConfigurationError, PipelineError, ClusterError, OSError, RayError) as exc:
         failure = str(exc)
     if failure is not None:
-        print(f"zimage-serve: {failure}")
+        tell_failure(failure)
     return 0 if failure is None else 1
 
 

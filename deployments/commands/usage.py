@@ -10,6 +10,7 @@ from typing import Final
 
 from cluster.errors import TelemetryError
 from cluster.usage import Price, UsageTotal, count_usage, read_records
+from deployments.commands.failure import tell_failure
 from deployments.config_file import ConfigurationError, load_config
 
 _COLUMNS: Final = ("key", "day", "model", "calls", "drawn", "images", "units", "device s")
@@ -30,7 +31,7 @@ def run_usage(options: argparse.Namespace, print_line: Callable[[str], object]) 
         price = Price(**load_config(options.config, os.environ).usage.price.model_dump())
         totals = count_usage(read_records(options.files), price)
     except (ConfigurationError, TelemetryError, OSError) as exc:
-        print_line(f"zimage-serve: {exc}")
+        tell_failure(exc)
         return 1
     lines = _to_json(totals, price) if options.json else _to_table(totals, price)
     for line in lines:

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from cluster.errors import ClusterError
+from deployments.commands.failure import tell_failure
 from deployments.commands.options import to_config
 from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
@@ -36,7 +37,7 @@ def run_warm(options: argparse.Namespace) -> int:
             _run_apart(name, load)
         _publish(cache)
     except (ConfigurationError, PipelineError, ClusterError) as exc:
-        print(f"zimage-serve: {exc}")
+        tell_failure(exc)
         return 1
     return 0
 

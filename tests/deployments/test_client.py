@@ -145,5 +145,5 @@ def test_the_command_says_why_it_was_refused(
     exit_code = main(["generate", "x", "-o", str(file), "--size", "100x64", "--url", url])
 
     assert exit_code == 1
-    assert "width must divide by 16, got 100" in capsys.readouterr().out
+    assert "width must divide by 16, got 100" in capsys.readouterr().err
     assert not file.exists()

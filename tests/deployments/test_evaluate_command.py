@@ -25,7 +25,7 @@ def test_the_services_own_message_is_told(
 
     assert main(evaluating) == 1
 
-    [line] = capsys.readouterr().out.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("zimage-serve: the service refused: size: width must be in ")
 
 
@@ -44,4 +44,4 @@ def test_a_number_that_is_none_is_refused(
 def test_a_url_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--url", "http://[::1", "--count", "1"]) == 1
 
-    assert "the service at http://[::1 must answer" in capsys.readouterr().out
+    assert "the service at http://[::1 must answer" in capsys.readouterr().err

@@ -37,13 +37,13 @@ def test_ctrl_c_in_the_middle_of_a_step_ends_the_command_with_a_line(
             assert read, seen
             seen += read
         process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
 
     assert process.returncode == 130, errors
-    assert printed.splitlines()[-1] == b"zimage-serve: interrupted"
+    assert errors.splitlines()[-1] == b"zimage-serve: interrupted"
     assert b"Traceback" not in errors
     assert not output.exists()
 
@@ -120,7 +120,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_drawn(
     # A model that is not there would be refused next.
     assert main(["generate", "x", "--model", str(tmp_path / "none"), "-o", str(output)]) == 1
 
-    assert message.format(output) in capsys.readouterr().out
+    assert message.format(output) in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -132,7 +132,7 @@ def test_an_output_in_a_folder_that_is_read_only_is_refused(
 
     assert main(["generate", "x", "--model", str(tmp_path / "none"), "-o", str(output)]) == 1
 
-    assert f"--output must be writable, got {output}" in capsys.readouterr().out
+    assert f"--output must be writable, got {output}" in capsys.readouterr().err
 
 
 def test_a_url_that_is_none_is_refused_with_a_line(
@@ -142,7 +142,7 @@ def test_a_url_that_is_none_is_refused_with_a_line(
 
     assert main(["generate", "x", "-o", str(output), "--url", "http://[::1"]) == 1
 
-    assert "a service's URL must be valid, got http://[::1" in capsys.readouterr().out
+    assert "a service's URL must be valid, got http://[::1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--config", "--model", "--store"])
@@ -153,7 +153,7 @@ def test_an_option_of_this_process_does_not_go_with_a_service(
 
     assert main([*asking, option, "embedded"]) == 1
 
-    assert capsys.readouterr().out == (
+    assert capsys.readouterr().err == (
         f"zimage-serve: {option} must be left out with --url: the service there has its own\n"
     )
 
@@ -172,4 +172,4 @@ def test_a_prompt_that_is_not_unicode_is_refused(
 
     assert main([*drawing, "-o", str(tmp_path / "out.png")]) == 1
 
-    assert capsys.readouterr().out == "zimage-serve: the prompt must be UTF-8\n"
+    assert capsys.readouterr().err == "zimage-serve: the prompt must be UTF-8\n"

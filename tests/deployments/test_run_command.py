@@ -30,7 +30,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def _run(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     [port] = draw_free_ports(1)
     assert main(["run", "--port", str(port), *options]) == 1
-    [line] = capsys.readouterr().out.splitlines()
+    [line] = capsys.readouterr().err.splitlines()
     return line
 
 
@@ -122,10 +122,12 @@ def test_a_cache_that_is_away_is_told_and_does_not_keep_a_service_from_starting(
     options = ["--port", str(port), "--model", str(tiny_model), "--store", str(tmp_path)]
 
     assert main(["run", *options]) == 1
-    [warning, failure] = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
 
-    assert warning.startswith(f"warning: cache.redis_url: redis://127.0.0.1:{cache_port} failed: ")
-    assert failure == "zimage-serve: a cluster would start"
+    assert printed.out.startswith(
+        f"warning: cache.redis_url: redis://127.0.0.1:{cache_port} failed: "
+    )
+    assert printed.err == "zimage-serve: a cluster would start\n"
 
 
 def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
@@ -181,14 +183,14 @@ def test_urls_that_other_machines_cannot_follow_are_told(
     told = capsys.readouterr().out.splitlines()
 
     assert (
-        by_default[:-1]
+        by_default
         == [
             "warning: URLs of pictures name 127.0.0.1, which other machines do not reach: "
             "set store.base_url to where they reach this service"
         ]
         * is_warned
     )
-    assert told == ["zimage-serve: a cluster would start"]
+    assert told == []
 
 
 @pytest.mark.parametrize(

@@ -58,5 +58,7 @@ def test_a_file_of_other_lines_is_refused(
 ) -> None:
     (tmp_path / "other").write_text("hello\n")
 
-    assert main(["usage", str(tmp_path / "other")]) == 1
-    assert "must be a line of JSON, got 'hello" in capsys.readouterr().out
+    assert main(["usage", "--json", str(tmp_path / "other")]) == 1
+    printed = capsys.readouterr()
+    assert "must be a line of JSON, got 'hello" in printed.err
+    assert not printed.out

@@ -15,7 +15,7 @@ from pipeline.weights import EMBEDDED, resolve_weights
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["warm"]) == 1
-    assert "kernel_cache.folder must name a folder" in capsys.readouterr().out
+    assert "kernel_cache.folder must name a folder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -25,7 +25,7 @@ def test_a_gpu_is_needed(
     monkeypatch.setenv("ZIMAGE_KERNEL_CACHE__FOLDER", str(tmp_path))
 
     assert main(["warm"]) == 1
-    assert "on a GPU" in capsys.readouterr().out
+    assert "on a GPU" in capsys.readouterr().err
 
 
 def test_every_stage_is_loaded_by_its_name() -> None:

@@ -32,7 +32,9 @@ def test_a_drawn_key_opens_the_entry_that_is_printed(
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "new", "--name", "../alice"]) == 1
 
-    assert "--name must be 1 to 32 of a-z, 0-9 and -" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "--name must be 1 to 32 of a-z, 0-9 and -" in printed.err
+    assert not printed.out
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.1"])
@@ -56,7 +58,7 @@ def test_a_service_beyond_loopback_does_not_start_without_keys(
 ) -> None:
     assert main(["run", "--host", "0.0.0.0"]) == 1
 
-    assert "--insecure-no-keys goes without" in capsys.readouterr().out
+    assert "--insecure-no-keys goes without" in capsys.readouterr().err
 
 
 def test_check_names_the_callers_and_what_is_wrong(
@@ -114,4 +116,4 @@ def test_a_key_file_without_one_key_is_refused(
 
     assert main(["generate", "x", "--key-file", str(tmp_path / "key")]) == 1
 
-    assert "--key-file must hold one key" in capsys.readouterr().out
+    assert "--key-file must hold one key" in capsys.readouterr().err
