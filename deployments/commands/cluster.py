@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -15,8 +16,12 @@ from ray import serve
 
 from deployments.calls_config import MESSAGE_LIMIT
 from deployments.commands.mixed_nodes import HEAD_LABELS, worker_nodes
+from deployments.config_file import ConfigurationError
 
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+_ADDRESS: Final = re.compile(r"(?:ray://)?(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_LAST_PORT: Final = 65_535
 
 _BY_VALUE: Final = {"RAY_SERVE_PROXY_USE_GRPC": "1", **MESSAGE_LIMIT}
 """Makes the HTTP proxy call the router by value, and lets replicas call each other so."""
@@ -43,6 +48,19 @@ _CHECKED_IDS: Final = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_headers.proxy_middlewares"
 }
 """Ray's proxy echoes whatever request id it was given."""
+
+
+def check_address(address: str) -> None:
+    """Refuse what names no cluster, which Ray would find out after everything else.
+
+    Raises:
+        ConfigurationError: If it is neither `auto` nor a host and a port.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if address != "auto" and not (found and 0 < int(found[1]) <= _LAST_PORT):
+        raise ConfigurationError(
+            f"--address must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}"
+        )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from cluster.errors import ClusterError, RecordStoreUnavailableError
 from deployments.app import build_app
-from deployments.commands.cluster import ray_cluster, shut_down_serve
+from deployments.commands.cluster import check_address, ray_cluster, shut_down_serve
 from deployments.commands.draining import drain_calls
 from deployments.commands.exposure import check_exposure, warn_of_urls
 from deployments.commands.failure import tell_failure
@@ -49,6 +49,8 @@ def run_service(options: argparse.Namespace) -> int:
     """Start everything, print how to try it, and serve until a signal comes."""
     url = f"http://{to_url_host(options.host)}:{options.port}"
     try:
+        if options.address is not None:
+            check_address(options.address)
         config = to_config(options, defaults=_defaults(options, url))
         check_exposure(options.host, config.keys, insecure_no_keys=options.insecure_no_keys)
         _check_port(options.host, options.port)

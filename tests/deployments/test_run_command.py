@@ -11,6 +11,7 @@ from local_service import serve_locally
 from s3_server import draw_free_ports
 
 from deployments.cli import main
+from deployments.commands.cluster import check_address
 from deployments.commands.run import build_example, is_ready, to_url_host
 from deployments.keys_config import KeysConfig
 
@@ -142,6 +143,19 @@ def test_a_key_that_the_kernel_cache_cannot_have_is_refused(
     line = _run(capsys, "--model", str(tiny_model), "--store", str(tmp_path / "images"))
 
     assert "'a b'" in line
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "host:", "host:0", "host:65536", "http://h:1"])
+def test_an_address_of_no_cluster_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = _run(capsys, "--address", text)
+
+    rule = "--address must be auto, HOST:PORT or ray://HOST:PORT"
+    assert line == f"zimage-serve: {rule}, got {text!r}"
+
+
+@pytest.mark.parametrize("text", ["auto", "10.0.0.1:6379", "[::1]:6379", "ray://head:10001"])
+def test_an_address_of_a_cluster_is_taken(text: str) -> None:
+    check_address(text)
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
