@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.errors import TelemetryError
 from cluster.telemetry import Outcome
 from cluster.usage.record import UsageRecord
 
@@ -44,13 +45,13 @@ def read_records(files: Iterable[Path]) -> Iterator[UsageRecord]:
     """Read exported files, line by line.
 
     Raises:
-        TelemetryError: If a line is not a record.
+        TelemetryError: If a line is not a record, naming file and line.
         OSError: If a file cannot be read.
     """
     for path in files:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield UsageRecord.from_line(line)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _read_line(line, f"{path}, line {number}")
 
 
 def merge_records(records: Iterable[UsageRecord]) -> dict[str, UsageRecord]:
@@ -73,6 +74,15 @@ def count_usage(records: Iterable[UsageRecord], price: Price) -> list[UsageTotal
     for record in merge_records(records).values():
         groups[record.key_id, record.day, record.model].append(record)
     return [_sum(key, groups[key], price) for key in sorted(groups)]
+
+
+def _read_line(line: bytes, place: str) -> UsageRecord:
+    try:
+        return UsageRecord.from_line(line.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        raise TelemetryError(f"usage records must be UTF-8, got other bytes in {place}") from exc
+    except TelemetryError as exc:
+        raise TelemetryError(f"{exc} in {place}") from exc
 
 
 def _rank(record: UsageRecord) -> tuple[bool, bool, str]:

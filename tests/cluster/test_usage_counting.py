@@ -106,6 +106,23 @@ def test_files_are_by_the_hour_of_the_end_and_are_appended_to(tmp_path: Path) ->
     assert [record.id for record in read_records(files)] == ["a", "a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"hello\n", r"must be a line of JSON, got 'hello.n'"),
+        ("{} é".encode("latin-1"), "must be UTF-8, got other bytes"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_with_its_file(
+    line: bytes, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_bytes(make_record("a").to_line().encode() + line)
+
+    with pytest.raises(TelemetryError, match=rf"{message} in {file}, line 2$"):
+        list(read_records([file]))
+
+
 def test_standard_output_gets_a_line_of_json_a_record() -> None:
     stream = io.StringIO()
 
