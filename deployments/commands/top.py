@@ -13,6 +13,8 @@ import httpx
 from prometheus_client.samples import Sample
 
 from deployments.exposition import ExpositionError, Snapshot, Window, parse_page
+from deployments.simulator.arguments import to_argument
+from deployments.simulator.rules import read_positive
 from deployments.top_view import render_top
 
 _WINDOW_S: Final = 30.0
@@ -30,7 +32,11 @@ def add_top_arguments(parser: argparse.ArgumentParser) -> None:
         help="Ray's exporter of each node, such as http://127.0.0.1:8080/metrics",
     )
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="S", help="seconds (%(default)s)"
+        "--interval",
+        type=to_argument(read_positive),
+        default=1.0,
+        metavar="S",
+        help="seconds (%(default)s)",
     )
     parser.add_argument("--once", action="store_true", help="print one view and end")
 

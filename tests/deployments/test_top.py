@@ -102,3 +102,11 @@ def test_an_exporter_that_does_not_answer_is_named(capsys: pytest.CaptureFixture
 
     assert main(["top", url, "--once"]) == 1
     assert url in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "nan", "inf", "soon"])
+def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["top", "http://127.0.0.1:1/metrics", "--interval", text])
+
+    assert f"--interval: must be a number above 0, got {text!r}" in capsys.readouterr().err
