@@ -165,10 +165,11 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
         "the pools",
         "ACCELERATOR:PRECISION[=PRICE AN HOUR][xMIN[-MAX]]; prices are examples if unset",
     )
-    pools.add_argument(
+    asked = pools.add_mutually_exclusive_group()
+    asked.add_argument(
         "--pool", type=parse_pool, action="append", default=[], help="simulate this pool; repeat"
     )
-    pools.add_argument(
+    asked.add_argument(
         "--offer", type=parse_pool, action="append", default=[], help="search over these; repeat"
     )
     pools.add_argument(

@@ -149,6 +149,10 @@ def test_what_makes_no_sense_is_said_in_one_line(arguments: list[str], message: 
         (["--seed", "-1"], "argument --seed: must be a whole number of at least 0, got '-1'"),
         (["--p95", "nan"], "argument --p95: must be a number above 0, got 'nan'"),
         (["--within", "99"], "argument --within: must be a number in [0, 1], got '99'"),
+        (
+            ["--pool", "H100:fp8x1", "--offer", "H100:fp8"],
+            "argument --offer: not allowed with argument --pool",
+        ),
         (["--start-up", "inf"], "argument --start-up: must be a number of at least 0, got 'inf'"),
     ],
 )
