@@ -46,7 +46,12 @@ class ModelConfig(_Section):
 class LimitsConfig(_Section):
     """What a caller may ask for; anything above is refused with the limit in the message."""
 
-    min_side: int = Field(default=64, ge=16, description="Smallest side, in image pixels.")
+    min_side: int = Field(
+        default=64,
+        ge=SIZE_MULTIPLE,
+        multiple_of=SIZE_MULTIPLE,
+        description="Smallest side, in image pixels.",
+    )
     max_pixels: int = Field(default=2048 * 2048, gt=0, description="Largest area, in image pixels.")
     max_prompt_bytes: int = Field(default=8192, gt=0, description="Longest prompt, in UTF-8.")
     max_body_bytes: int = Field(
@@ -55,6 +60,15 @@ class LimitsConfig(_Section):
     body_timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds in which a body must have arrived."
     )
+
+    @model_validator(mode="after")
+    def _smallest_picture_is_allowed(self) -> Self:
+        if self.min_side**2 > self.max_pixels:
+            raise ValueError(
+                f"max_pixels must be at least min_side squared, got {self.max_pixels} and "
+                f"min_side {self.min_side}"
+            )
+        return self
 
 
 class ScalingConfig(_Section):
@@ -423,6 +437,16 @@ class AppConfig(_Section):
             if url is not None and url == self.cache.redis_url:
                 raise ValueError(
                     f"cache.redis_url must be another than {name}: one forgets, one must not"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pools_draw_the_smallest_picture(self) -> Self:
+        for index, pool in enumerate(self.pools):
+            if pool.max_pixels is not None and pool.max_pixels < self.limits.min_side**2:
+                raise ValueError(
+                    f"pools.{index}.max_pixels must be at least limits.min_side squared, "
+                    f"got {pool.max_pixels} and limits.min_side {self.limits.min_side}"
                 )
         return self
 

@@ -48,6 +48,17 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
             "[{warm_sizes: [512x512], max_pixels: 65536}]",
             "warm_sizes must have at most max_pixels=65536 pixels, got 512x512",
         ),
+        ("ZIMAGE_LIMITS__MIN_SIDE", "100", "limits.min_side: Input should be a multiple of 16"),
+        (
+            "ZIMAGE_LIMITS",
+            "{min_side: 128, max_pixels: 16383}",
+            "max_pixels must be at least min_side squared, got 16383 and min_side 128",
+        ),
+        (
+            "ZIMAGE_POOLS",
+            "[{}, {name: a, max_pixels: 4095}]",
+            "pools.1.max_pixels must be at least limits.min_side squared, got 4095 and ",
+        ),
         ("ZIMAGE_VAE_DECODER__WARM_SIZES", "[16x17]", "warm_sizes must divide by 16, got 16x17"),
         ("ZIMAGE_VAE_DECODER__MIN_REPLICAS", "2", "min_replicas must be at most max_replicas"),
     ],
