@@ -12,6 +12,8 @@ from deployments.config import AppConfig
 from deployments.config_file import ConfigurationError
 from deployments.key_file import read_key_file
 from deployments.redis_checks import check_cache, check_jobs, check_quotas
+from deployments.served_model import describe_model
+from deployments.stage_checks import check_stages
 from deployments.stores import check_store
 from pipeline.errors import PipelineError
 from pipeline.weights import resolve_weights
@@ -22,7 +24,7 @@ def run_check(options: argparse.Namespace) -> int:
     try:
         config = to_config(options)
     except ConfigurationError as exc:
-        print("\n".join(f"wrong: {line}" for line in str(exc).splitlines()))
+        _print_mistakes(exc)
         return 1
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
     checks = (
@@ -42,9 +44,13 @@ def _run(check: Callable[[AppConfig], str], config: AppConfig) -> bool:
     try:
         print(f"ok: {check(config)}")
     except (ConfigurationError, PipelineError, ClusterError) as exc:
-        print(f"wrong: {exc}")
+        _print_mistakes(exc)
         return False
     return True
+
+
+def _print_mistakes(exc: Exception) -> None:
+    print("\n".join(f"wrong: {line}" for line in str(exc).splitlines()))
 
 
 def _describe_gpus(config: AppConfig) -> str:
@@ -68,6 +74,8 @@ def _describe_model(config: AppConfig) -> str:
     for component in ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"):
         if weights.folder is not None:
             weights.component(component)
+    model = describe_model(weights, served_name=config.model.served_name)
+    check_stages(config, model, has_gpu=torch.cuda.is_available())
     return f"model {config.model.source} has revision {weights.revision}"
 
 
