@@ -1,11 +1,27 @@
 """The operator's settings of an S3 bucket, whatever is kept in it."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from cluster.errors import KeyFormatError
 
 if TYPE_CHECKING:
     from cluster.storage import S3StoreOptions
+
+
+def _check_prefix(prefix: str) -> str:
+    from cluster.storage.keys import check_prefix  # boto3 comes with it
+
+    try:
+        return check_prefix(prefix)
+    except KeyFormatError as exc:
+        # The value is told with the path of its key.
+        raise ValueError("must be segments of letters, digits, ._-") from exc
+
+
+Prefix = Annotated[str, AfterValidator(_check_prefix)]
+"""What may come before the key of a file."""
 
 
 class BucketConfig(BaseModel):
@@ -14,7 +30,7 @@ class BucketConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bucket: str = Field(min_length=3, description="The bucket; it must exist.")
-    prefix: str = Field(default="images", description="First part of every key.")
+    prefix: Prefix = Field(default="images", description="First part of every key.")
     endpoint_url: str | None = Field(
         default=None, description="A store that is not AWS; boto3's own settings if unset."
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.bucket_config import BucketConfig
+from deployments.bucket_config import BucketConfig, Prefix
 from deployments.cache_config import CacheConfig
 from deployments.calls_config import CallsConfig
 from deployments.jobs_config import JobsConfig, WebhooksConfig
@@ -363,7 +363,7 @@ class FolderStoreConfig(_Section):
 
     kind: Literal["folder"] = "folder"
     path: Path = Field(default=Path("zimage-images"), description="The folder.")
-    prefix: str = Field(default="images", description="First part of every key.")
+    prefix: Prefix = Field(default="images", description="First part of every key.")
     base_url: str = Field(
         default="http://127.0.0.1:8000", description="Where callers reach the router."
     )

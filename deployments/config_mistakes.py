@@ -30,7 +30,8 @@ def explain_mistake(error: Any, root: type[BaseModel]) -> str:
         expected, tag = error["ctx"]["expected_tags"], error["ctx"]["tag"]
         got = describe_type(tag) if _SECRET_LIKE.search(tag) else repr(tag)
         return f"{name}.kind: must be one of {expected}, got {got}"
-    return ": ".join(part for part in (name, error["msg"]) if part) + _tell_value(error, place)
+    # A rule that is about a whole section may have no name before it.
+    return ": ".join(part for part in (name, _to_rule(error)) if part) + _tell_value(error, place)
 
 
 def describe_type(value: Any) -> str:
@@ -40,6 +41,13 @@ def describe_type(value: Any) -> str:
     if isinstance(value, str):
         return f"a string of {len(value)} characters"
     return _TYPES.get(type(value), f"a {type(value).__name__}")
+
+
+def _to_rule(error: Any) -> str:
+    """Return pydantic's message in the words of YAML, without what it puts before our own."""
+    if error["type"] == "tuple_type":
+        return "must be a list"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 @dataclass
@@ -72,6 +80,8 @@ def _locate(parts: tuple[int | str, ...], root: type[BaseModel]) -> _Place:
 
 def _tell_value(error: Any, place: _Place) -> str:
     value = error["input"]
+    if error["type"] == "tuple_type":
+        return f", got {describe_type(value)}"
     if isinstance(value, Mapping | list | tuple):
         return ""
     if error["type"].startswith(_BOUNDS):
