@@ -32,7 +32,7 @@ from deployments.generation import (
 from deployments.jobs.api import IdempotencyKey
 from deployments.jobs.composition import Jobs
 from deployments.jobs.outcomes import Draw
-from deployments.json_body import JsonBodyRoute
+from deployments.json_body import JsonBodyRoute, body_model_of
 from deployments.keys import KeyMiddleware, KeyRing
 from deployments.middleware import (
     BodyLimitMiddleware,
@@ -322,7 +322,7 @@ def _methods_of(app: FastAPI, path: str) -> set[str]:
 def _add_error_handlers(app: FastAPI) -> None:
     async def on_invalid_body(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, RequestValidationError)
-        return to_response(explain_validation_error(exc))
+        return to_response(explain_validation_error(exc, body_model_of(request)))
 
     async def on_http_error(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)

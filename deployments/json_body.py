@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from deployments.errors import InvalidFieldError
 from deployments.json_words import say
@@ -27,6 +28,14 @@ class JsonBodyRoute(APIRoute):
 class _JsonBodyRequest(Request):
     async def json(self) -> Any:
         return read_json(await self.body())
+
+
+def body_model_of(request: Request) -> type[BaseModel] | None:
+    """Return the model of the body that the request's route takes, if it takes one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    annotation = None if field is None else field.field_info.annotation
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_model else None
 
 
 def read_json(body: bytes) -> Any:

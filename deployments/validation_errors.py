@@ -1,13 +1,13 @@
 """pydantic's findings in OpenAI's form: the field, the rule and the value, never the prompt."""
 
-import difflib
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 
 from deployments.errors import InvalidFieldError
+from deployments.field_hints import hint_at
 from deployments.json_words import say, say_kind
-from deployments.schemas import ImagesRequest
 
 _NAME_LENGTH: Final = 64
 _REASONS: Final = {
@@ -39,8 +39,10 @@ _VERBS: Final = {
 _PRIVATE_FIELDS: Final = frozenset({"prompt", "user", "url"})
 
 
-def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
-    """Turn the first finding into the error that the caller gets."""
+def explain_validation_error(
+    exc: RequestValidationError, model: type[BaseModel] | None
+) -> InvalidFieldError:
+    """Turn the first finding into the error that the caller gets; `model` is the body's."""
     error = exc.errors()[0]
     source, *place = error["loc"] or ("body",)
     kind = error["type"]
@@ -57,10 +59,11 @@ def explain_validation_error(exc: RequestValidationError) -> InvalidFieldError:
         )
     field = ".".join(str(part)[:_NAME_LENGTH] for part in place)
     if kind == "extra_forbidden":
-        return InvalidFieldError(f"{field} must be a known field{_nearest(field)}", field)
+        return InvalidFieldError(f"{field} must be a known field{hint_at(place, model)}", field)
     if kind == "missing":
         return InvalidFieldError(f"{field} must be given", field)
-    reason = f", {_REASONS[field]}" if field in _REASONS else ""
+    name = str(place[-1])
+    reason = f", {_REASONS[name]}" if name in _REASONS else ""
     is_private = kind in {*_OBJECTS, "list_type"} or not _PRIVATE_FIELDS.isdisjoint(place)
     value = (say_kind if is_private else say)(error["input"])
     return InvalidFieldError(f"{field}: {_rule(error)}{reason}, got {value}", field)
@@ -79,11 +82,6 @@ def explain_unreadable_body(cause: BaseException | None) -> InvalidFieldError:
 
 def _json_reason(error: Any) -> str:
     return str(error.get("ctx", {}).get("error", "it could not be parsed"))
-
-
-def _nearest(field: str) -> str:
-    near = difflib.get_close_matches(field, ImagesRequest.model_fields, n=1, cutoff=0.6)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 def _rule(error: Any) -> str:

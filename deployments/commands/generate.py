@@ -139,7 +139,8 @@ def _validate(body: dict[str, Any]) -> ImagesRequest:
         return ImagesRequest.model_validate(body)
     except ValidationError as exc:
         located = [{**error, "loc": ("body", *error["loc"])} for error in exc.errors()]
-        raise explain_validation_error(RequestValidationError(located)) from exc
+        invalid = RequestValidationError(located)
+        raise explain_validation_error(invalid, ImagesRequest) from exc
 
 
 async def _draw_order(

@@ -92,6 +92,12 @@ async def test_a_request_of_a_batch_has_as_long_as_the_batch(
             "must be 'batch' in a batch",
         ),
         ({"requests": [REQUEST, {**REQUEST, "size": "6\u0664x64"}]}, "requests.1.size", "auto"),
+        (
+            {"requests": [{**REQUEST, "sead": 5}]},
+            "requests.0.sead",
+            "requests.0.sead must be a known field, did you mean requests.0.seed?",
+        ),
+        ({"requests": [{**REQUEST, "style": "x"}]}, "requests.0.style", "since the prompt sets"),
         ({"requests": [{**REQUEST, "prompt": 5}]}, "requests.0.prompt", "valid string"),
         ({"requests": [{**REQUEST, "prompt": 99 * "secret "}]}, "requests.0.prompt", "99 bytes"),
     ],
@@ -114,6 +120,12 @@ async def test_a_batch_with_a_mistake_is_refused_whole(
     assert rule in answer.json()["error"]["message"]
     assert "secret" not in answer.text
     assert listed["data"] == []
+
+
+async def test_a_field_of_a_request_is_no_hint_for_a_batch(api: RunningApi) -> None:
+    answer = await api.post("batches", {"requests": [REQUEST], "n": 2})
+
+    assert answer.json()["error"]["message"] == "n must be a known field"
 
 
 async def test_a_model_that_a_batch_may_not_have_is_named_with_its_request(

@@ -122,6 +122,24 @@ async def test_what_a_synchronous_call_refuses_is_refused_at_once(
     assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"webhok": {}}, "webhok must be a known field, did you mean webhook?"),
+        (
+            {"webhook": {"url": "x", "ulr": ""}},
+            "webhook.ulr must be a known field, did you mean webhook.url?",
+        ),
+    ],
+)
+async def test_an_unknown_field_of_a_job_is_hinted_at(
+    api: RunningApi, changes: dict[str, object], hint: str
+) -> None:
+    answer = await api.post("jobs", {**BODY, **changes})
+
+    assert answer.json()["error"]["message"] == hint
+
+
 async def test_a_full_service_is_waited_for(api: RunningApi) -> None:
     api.stages.failures = [OverloadedError("full", None, 0), OverloadedError("full", None, 0)]
     job = await api.finish(await accept(api))
