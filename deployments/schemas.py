@@ -89,8 +89,11 @@ class ImagesRequest(BaseModel):
 
     @model_validator(mode="after")
     def _seeds_stay_in_range(self) -> Self:
-        if self.seed is not None and self.seed + (self.n or 1) - 1 > MAX_SEED:
-            raise ValueError(f"seed + n - 1 must be at most {MAX_SEED}, got seed {self.seed}")
+        n = self.n or 1
+        if self.seed is not None and self.seed + n - 1 > MAX_SEED:
+            raise ValueError(
+                f"seed + n - 1 must be at most {MAX_SEED}, got seed {self.seed} and n {n}"
+            )
         return self
 
 

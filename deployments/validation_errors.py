@@ -48,8 +48,8 @@ def explain_validation_error(
     kind = error["type"]
     if kind == "json_invalid":
         return InvalidFieldError(f"body must be JSON, {_json_reason(error)}", "body")
-    if kind == "value_error" and not place:
-        message = _rule(error)
+    if kind == "value_error" and _is_whole(place):
+        message = ".".join([*map(str, place), _rule(error)])
         return InvalidFieldError(message, message.split(" ", 1)[0])
     if kind == "string_unicode" and not place:
         return InvalidFieldError("body must have names of fields without lone surrogates", "body")
@@ -82,6 +82,11 @@ def explain_unreadable_body(cause: BaseException | None) -> InvalidFieldError:
 
 def _json_reason(error: Any) -> str:
     return str(error.get("ctx", {}).get("error", "it could not be parsed"))
+
+
+def _is_whole(place: list[str | int]) -> bool:
+    """Say whether a place is a whole request, whose rules begin with the field's own name."""
+    return not place or isinstance(place[-1], int)
 
 
 def _rule(error: Any) -> str:

@@ -122,6 +122,17 @@ async def test_a_batch_with_a_mistake_is_refused_whole(
     assert listed["data"] == []
 
 
+async def test_a_rule_of_two_fields_is_told_with_its_request(api: RunningApi) -> None:
+    most = 2**63 - 1
+    answer = await api.post("batches", {"requests": [{**REQUEST, "seed": most, "n": 2}]})
+
+    error = answer.json()["error"]
+    assert error["param"] == "requests.0.seed"
+    assert error["message"] == (
+        f"requests.0.seed + n - 1 must be at most {most}, got seed {most} and n 2"
+    )
+
+
 async def test_a_field_of_a_request_is_no_hint_for_a_batch(api: RunningApi) -> None:
     answer = await api.post("batches", {"requests": [REQUEST], "n": 2})
 
