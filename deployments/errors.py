@@ -10,6 +10,7 @@ ApiError
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
 ├── BodyTooLargeError      413  the body is above the route's limit
 ├── ContentEncodingError   415  the body is compressed
+├── ContentTypeError       415  the body is called something else than JSON
 ├── EmptyRangeError        416  the range has no byte of the file
 ├── HeadersTooLargeError   431  the headers are above what the service reads
 ├── QuotaExceededError     429  the key has used what it may; try again later
@@ -153,6 +154,18 @@ class ContentEncodingError(ApiError):
     def to_headers(self) -> dict[str, str]:
         """Name what is taken, as RFC 9110 asks."""
         return {**super().to_headers(), "accept-encoding": "identity"}
+
+
+class ContentTypeError(ApiError):
+    """The body is called something else than JSON, or nothing."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_type"
+
+    def to_headers(self) -> dict[str, str]:
+        """Name what is taken, as RFC 9110 asks."""
+        return {**super().to_headers(), "accept": "application/json"}
 
 
 class EmptyRangeError(ApiError):

@@ -220,7 +220,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "No such model or file."},
     409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
-    415: {"model": ErrorResponse, "description": "The body is compressed."},
+    415: {"model": ErrorResponse, "description": "The body is compressed, or not called JSON."},
     429: {"model": ErrorResponse, "description": "Too many requests; see `Retry-After`."},
     500: {"model": ErrorResponse, "description": "A defect of the service."},
     503: {"model": ErrorResponse, "description": "Overloaded; see `Retry-After`."},

@@ -54,9 +54,7 @@ def explain_validation_error(
     if kind == "string_unicode" and not place:
         return InvalidFieldError("body must have names of fields without lone surrogates", "body")
     if not place:
-        return InvalidFieldError(
-            "body must be a JSON object, sent as application/json", str(source)
-        )
+        return InvalidFieldError("body must be a JSON object, got none", str(source))
     field = ".".join(str(part)[:_NAME_LENGTH] for part in place)
     if kind == "extra_forbidden":
         return InvalidFieldError(f"{field} must be a known field{hint_at(place, model)}", field)

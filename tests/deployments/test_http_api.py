@@ -82,9 +82,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 BAD_BODIES: list[tuple[bytes, str, str]] = [
-    (b"", "body", "body must be a JSON object, sent as application/json"),
-    (b"[]", "body", "body must be a JSON object, sent as application/json"),
-    (f'"{SECRET}"'.encode(), "body", "body must be a JSON object, sent as application/json"),
+    (b"", "body", "body must be a JSON object, got none"),
+    (b"[]", "body", "body must be a JSON object, got a list of 0 items"),
+    (b"null", "body", "body must be a JSON object, got null"),
+    (b"4711", "body", "body must be a JSON object, got a number"),
+    (f'"{SECRET}"'.encode(), "body", "body must be a JSON object, got a string of 13 characters"),
     (SECRET.encode(), "body", "body must be JSON, Expecting value"),
     (f'{{"prompt": "{SECRET}"'.encode(), "body", "body must be JSON, Expecting ',' delimiter"),
     (b'{"prompt": "\xff"}', "body", "body must be JSON in UTF-8"),
@@ -218,13 +220,43 @@ async def test_a_probe_that_is_told_to_wait_writes_nothing(
     assert not caplog.records
 
 
-async def test_a_body_is_json_by_its_content_type(caller: httpx.AsyncClient) -> None:
-    answer = await caller.post(
-        GENERATIONS, content=json.dumps(BODY), headers={"content-type": "text/plain"}
-    )
+@pytest.mark.parametrize(
+    ("content_type", "got"),
+    [
+        ("text/plain", "'text/plain'"),
+        ("application/x-www-form-urlencoded", "'application/x-www-form-urlencoded'"),
+        ("application/jsonp", "'application/jsonp'"),
+        ("json", "'json'"),
+        ("", "none"),
+        (None, "none"),
+    ],
+)
+@pytest.mark.parametrize("path", [GENERATIONS, "/v1/images/jobs", "/v1/images/batches"])
+async def test_a_body_that_is_not_called_json_is_refused(
+    caller: httpx.AsyncClient, path: str, content_type: str | None, got: str
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    answer = await caller.post(path, content=json.dumps(BODY), headers=headers)
 
-    assert answer.status_code == 400
-    assert "sent as application/json" in _error(answer)["message"]
+    assert answer.status_code == 415
+    assert answer.headers["accept"] == "application/json"
+    assert _error(answer) == {
+        "message": f"content-type must be application/json, got {got}",
+        "type": "invalid_request_error",
+        "param": "content-type",
+        "code": "unsupported_content_type",
+    }
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"]
+)
+async def test_a_body_may_be_called_json_in_other_ways(
+    caller: httpx.AsyncClient, content_type: str
+) -> None:
+    content, headers = json.dumps(BODY), {"content-type": content_type}
+
+    assert (await caller.post(GENERATIONS, content=content, headers=headers)).status_code == 200
 
 
 async def test_a_body_may_begin_with_utf8s_mark(caller: httpx.AsyncClient) -> None:
