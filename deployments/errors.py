@@ -8,6 +8,7 @@ ApiError
 ├── BodyTooSlowError       408  the body did not arrive in time
 ├── KeyConflictError       409  an idempotency key came with another body
 ├── JobConflictError       409  the job is finished, and cannot be cancelled
+├── PreconditionError      412  the file is not the one that the caller means
 ├── BodyTooLargeError      413  the body is above the route's limit
 ├── ContentEncodingError   415  the body is compressed
 ├── ContentTypeError       415  the body is called something else than JSON
@@ -166,6 +167,14 @@ class ContentTypeError(ApiError):
     def to_headers(self) -> dict[str, str]:
         """Name what is taken, as RFC 9110 asks."""
         return {**super().to_headers(), "accept": "application/json"}
+
+
+class PreconditionError(ApiError):
+    """The file is not the one that the caller means."""
+
+    status = 412
+    type = "invalid_request_error"
+    code = "precondition_failed"
 
 
 class EmptyRangeError(ApiError):

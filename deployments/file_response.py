@@ -9,10 +9,11 @@ from starlette.responses import Response
 
 from cluster.storage import StoredImage
 from deployments.byte_ranges import parse_range
-from deployments.errors import EmptyRangeError
+from deployments.errors import EmptyRangeError, PreconditionError
+from deployments.json_words import say
 from deployments.middleware import to_response
 
-_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_TAG: Final = re.compile(r'(W/)?("[^"]*")')
 
 
 def to_file_response(stored: StoredImage, given: Headers, *, max_age_s: int) -> Response:
@@ -30,7 +31,10 @@ def to_file_response(stored: StoredImage, given: Headers, *, max_age_s: int) -> 
         "x-content-type-options": "nosniff",
         "accept-ranges": "bytes",
     }
-    if _has(tag, given.getlist("if-none-match")):
+    conditions = given.getlist("if-match")
+    if conditions and not _has(tag, conditions, is_strong=True):
+        return to_response(_unmatched(tag, conditions))
+    if _has(tag, given.getlist("if-none-match"), is_strong=False):
         return Response(status_code=304, headers=headers)
     length = len(stored.content)
     try:
@@ -46,11 +50,18 @@ def to_file_response(stored: StoredImage, given: Headers, *, max_age_s: int) -> 
     return Response(content, 206, headers, stored.content_type)
 
 
-def _has(tag: str, conditions: list[str]) -> bool:
-    """Say whether `If-None-Match` names the tag, weakly compared."""
+def _has(tag: str, conditions: list[str], *, is_strong: bool) -> bool:
+    """Say whether a list of tags names the file's; a weak one does not if compared strongly."""
     return any(
-        condition.strip() == "*" or tag in _TAG.findall(condition) for condition in conditions
+        condition.strip() == "*"
+        or any(named == tag and not (weak and is_strong) for weak, named in _TAG.findall(condition))
+        for condition in conditions
     )
+
+
+def _unmatched(tag: str, conditions: list[str]) -> PreconditionError:
+    got = say(", ".join(conditions))
+    return PreconditionError(f"if-match must be * or name {tag}, got {got}", "if-match")
 
 
 def _read_range(given: Headers, tag: str) -> str:

@@ -234,6 +234,7 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: ERROR_RESPONSES[400],
     403: {"model": ErrorResponse, "description": "The signature is wrong or has expired."},
     404: ERROR_RESPONSES[404],
+    412: {"model": ErrorResponse, "description": "`If-Match` names another picture."},
     416: {"model": ErrorResponse, "description": "The range has no byte of the picture."},
     503: ERROR_RESPONSES[503],
 }

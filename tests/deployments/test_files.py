@@ -53,6 +53,36 @@ async def test_another_picture_is_sent(caller: httpx.AsyncClient, url: str, cond
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("condition", ["*", "{tag}", '"other", {tag}'])
+async def test_a_picture_that_the_caller_means_is_sent(
+    caller: httpx.AsyncClient, url: str, condition: str
+) -> None:
+    tag = (await caller.get(url)).headers["etag"]
+
+    answer = await caller.get(url, headers={"if-match": condition.format(tag=tag)})
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("condition", ['"other"', "W/{tag}", "", "other"])
+@pytest.mark.parametrize("more", [{}, {"if-none-match": "*"}, {"range": "bytes=0-3"}])
+async def test_a_picture_that_the_caller_does_not_mean_is_not_sent(
+    caller: httpx.AsyncClient, url: str, condition: str, more: dict[str, str]
+) -> None:
+    tag = (await caller.get(url)).headers["etag"]
+    condition = condition.format(tag=tag)
+
+    answer = await caller.get(url, headers={**more, "if-match": condition})
+
+    assert answer.status_code == 412
+    assert answer.json()["error"] == {
+        "message": f"if-match must be * or name {tag}, got {condition!r}",
+        "type": "invalid_request_error",
+        "param": "if-match",
+        "code": "precondition_failed",
+    }
+
+
 async def test_a_url_that_is_wrong_is_no_picture_that_the_caller_has(
     caller: httpx.AsyncClient, url: str
 ) -> None:
