@@ -3,7 +3,8 @@
 ApiError
 ├── InvalidFieldError      400  a field breaks a rule
 ├── UnauthorizedError      401  no key was given, or none that is known
-├── ForbiddenError         403  a link's signature is wrong or has expired
+├── ForbiddenError         403  a link's signature is wrong
+├── LinkExpiredError       403  a link was right once
 ├── NotFoundError          404  no such model, file, picture or job
 ├── BodyTooSlowError       408  the body did not arrive in time
 ├── KeyConflictError       409  an idempotency key came with another body
@@ -114,11 +115,19 @@ class JobConflictError(ApiError):
 
 
 class ForbiddenError(ApiError):
-    """The link's signature is wrong, or it has expired."""
+    """The link's signature is wrong."""
 
     status = 403
     type = "invalid_request_error"
     code = "invalid_signature"
+
+
+class LinkExpiredError(ApiError):
+    """The link was right once; a new one may be had where it came from."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "url_expired"
 
 
 class BodyTooSlowError(ApiError):

@@ -5,9 +5,9 @@ import time
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from cluster.errors import ImageNotFoundError, KeyFormatError, UrlError
+from cluster.errors import ImageNotFoundError, KeyFormatError, UrlExpiredError, UrlSignatureError
 from cluster.storage import FolderImageStore
-from deployments.errors import ForbiddenError, NotFoundError
+from deployments.errors import ForbiddenError, LinkExpiredError, NotFoundError
 from deployments.file_response import to_file_response
 from deployments.store_threads import StoreThreads
 
@@ -23,13 +23,16 @@ class SignedFiles:
         """Answer a call, with its headers, for a picture.
 
         Raises:
-            ForbiddenError: If the signature is wrong or has expired.
+            ForbiddenError: If the signature is wrong.
+            LinkExpiredError: If it has expired.
             NotFoundError: If the picture is gone.
         """
         now = time.time()
         try:
             self._store.verify(key, expires, signature, now)
-        except UrlError as exc:
+        except UrlExpiredError as exc:
+            raise LinkExpiredError(str(exc), "expires") from exc
+        except UrlSignatureError as exc:
             raise ForbiddenError(str(exc)) from exc
         try:
             stored = await self._threads.call(self._store.get, key)

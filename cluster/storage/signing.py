@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hmac
 import logging
+import math
 import os
 import secrets
 import time
@@ -40,7 +41,8 @@ def verify_signature(secret: bytes, key: str, expires_at: int, signature: str, n
     if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass")):
         raise UrlSignatureError("the URL's signature must be one that this service made")
     if now >= expires_at:
-        raise UrlExpiredError(f"the URL expired {int(now - expires_at)} s ago")
+        age_s = max(1, math.ceil(now - expires_at))
+        raise UrlExpiredError(f"the URL expired {age_s} s ago")
 
 
 def check_secret(secret: bytes) -> bytes:

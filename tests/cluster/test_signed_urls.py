@@ -56,6 +56,13 @@ def test_a_signed_url_is_good_until_it_expires(store: FolderImageStore) -> None:
         store.verify(KEY, expires_at, signature, now=expires_at + 5)
 
 
+@pytest.mark.parametrize(("age_s", "told"), [(0, 1), (0.4, 1), (1.4, 2)])
+def test_a_url_never_expired_0_s_ago(store: FolderImageStore, age_s: float, told: int) -> None:
+    expires_at, signature = sign(store)
+    with pytest.raises(UrlExpiredError, match=f"expired {told} s ago"):
+        store.verify(KEY, expires_at, signature, now=expires_at + age_s)
+
+
 def test_another_key_needs_another_signature(store: FolderImageStore) -> None:
     expires_at, signature = sign(store)
     with pytest.raises(UrlSignatureError):

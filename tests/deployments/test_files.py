@@ -2,6 +2,7 @@
 
 import re
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -90,6 +91,24 @@ async def test_a_url_that_is_wrong_is_no_picture_that_the_caller_has(
 
     assert answer.status_code == 403
     assert "cache-control" not in answer.headers
+
+
+async def test_an_expired_url_is_told_from_a_forged_one(
+    caller: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = int(httpx.URL(url).params["expires"])
+    monkeypatch.setattr("deployments.files.time", SimpleNamespace(time=lambda: expires + 0.5))
+
+    expired, forged = await caller.get(url), await caller.get(f"{url}0")
+
+    assert (expired.status_code, forged.status_code) == (403, 403)
+    assert forged.json()["error"]["code"] == "invalid_signature"
+    assert expired.json()["error"] == {
+        "message": "the URL expired 1 s ago",
+        "type": "invalid_request_error",
+        "param": "expires",
+        "code": "url_expired",
+    }
 
 
 async def test_a_part_is_sent_alone(caller: httpx.AsyncClient, url: str) -> None:
