@@ -44,6 +44,7 @@ from deployments.middleware import (
 from deployments.page.docs import add_docs
 from deployments.page.routes import PageLimits, add_page
 from deployments.pool_choice import Route
+from deployments.query_numbers import PlainDigits
 from deployments.readiness import Readiness
 from deployments.refusal_log import RefusalLogMiddleware
 from deployments.schemas import (
@@ -216,7 +217,7 @@ class ImagesApi:
         self,
         key: str,
         request: Request,
-        expires: Annotated[int, Query()],
+        expires: Annotated[int, Query(ge=0), PlainDigits],
         signature: Annotated[str, Query()],
     ) -> Response:
         """Read a stored picture at its signed URL."""

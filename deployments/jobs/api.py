@@ -35,6 +35,7 @@ from deployments.jobs.schemas import (
 )
 from deployments.jobs.service import JobService, NewJob, QueuedJob, draw_nonce
 from deployments.jobs_config import JobsConfig
+from deployments.query_numbers import PlainDigits
 from deployments.schemas import ImagesRequest, ImagesResponse
 from deployments.validation import RequestRules, refuse_stream
 from deployments.webhooks.targets import TargetRules, parse_target
@@ -120,7 +121,7 @@ class JobsApi:
     async def list_jobs(
         self,
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE), PlainDigits] = 20,
         after: Annotated[str | None, Query(description="The `last_id` of a page.")] = None,
     ) -> JobPage:
         """List the caller's jobs, the latest first, without their results."""

@@ -93,6 +93,21 @@ async def test_a_url_that_is_wrong_is_no_picture_that_the_caller_has(
     assert "cache-control" not in answer.headers
 
 
+@pytest.mark.parametrize("spelling", ["+{}", "0{}", "{}.0", " {}", "-{}", "1_{}", "\u0661{}"])
+async def test_an_expiry_is_plain_digits(
+    caller: httpx.AsyncClient, url: str, spelling: str
+) -> None:
+    address = httpx.URL(url)
+    expires = spelling.format(address.params["expires"])
+
+    answer = await caller.get(address.copy_set_param("expires", expires))
+
+    rule = "expires: must be decimal digits without a leading zero"
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "expires"
+    assert answer.json()["error"]["message"] == f"{rule}, got {expires!r}"
+
+
 async def test_an_expired_url_is_told_from_a_forged_one(
     caller: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,3 +162,20 @@ def test_invalid_input_is_documented_as_the_400_that_it_gets(local_app: FastAPI)
     assert {each for each in statuses if "400" in statuses[each]} >= set(TAKE_INPUT)
     assert [each for each in statuses if "422" in statuses[each]] == []
     assert "ValidationError" not in str(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "bounds"),
+    [
+        ("/v1/files/{key}", "expires", {"minimum": 0}),
+        ("/v1/images/jobs", "limit", {"minimum": 1, "maximum": 100}),
+    ],
+)
+def test_a_number_of_a_query_is_documented_with_its_bounds(
+    local_app: FastAPI, path: str, name: str, bounds: dict[str, int]
+) -> None:
+    parameters = local_app.openapi()["paths"][path]["get"]["parameters"]
+    (schema,) = [each["schema"] for each in parameters if each["name"] == name]
+
+    assert schema["type"] == "integer"
+    assert schema.items() >= bounds.items()

@@ -294,7 +294,7 @@ async def test_jobs_are_listed_by_page_the_latest_first(api: RunningApi) -> None
     assert all("result" not in job for job in first["data"])
 
 
-@pytest.mark.parametrize("limit", ["0", "101", "-1", "x"])
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "", "+2", "02", "2.0"])
 async def test_a_page_has_bounds(api: RunningApi, limit: str) -> None:
     answer = await api.client.get("/v1/images/jobs", params={"limit": limit})
 
