@@ -218,10 +218,12 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field breaks a rule."},
     401: {"model": ErrorResponse, "description": "No valid key was given."},
     404: {"model": ErrorResponse, "description": "No such model or file."},
+    408: {"model": ErrorResponse, "description": "The body did not arrive in time."},
     409: {"model": ErrorResponse, "description": "The idempotency key had another body."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     415: {"model": ErrorResponse, "description": "The body is compressed, or not called JSON."},
     429: {"model": ErrorResponse, "description": "Too many requests; see `Retry-After`."},
+    431: {"model": ErrorResponse, "description": "The headers are too large."},
     500: {"model": ErrorResponse, "description": "A defect of the service."},
     503: {"model": ErrorResponse, "description": "Overloaded; see `Retry-After`."},
     504: {"model": ErrorResponse, "description": "Not finished in time."},
@@ -234,8 +236,10 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: ERROR_RESPONSES[400],
     403: {"model": ErrorResponse, "description": "The signature is wrong or has expired."},
     404: ERROR_RESPONSES[404],
+    408: ERROR_RESPONSES[408],
     412: {"model": ErrorResponse, "description": "`If-Match` names another picture."},
     416: {"model": ErrorResponse, "description": "The range has no byte of the picture."},
+    431: ERROR_RESPONSES[431],
     503: ERROR_RESPONSES[503],
 }
 

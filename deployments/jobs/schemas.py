@@ -86,12 +86,13 @@ class JobPage(BaseModel):
 
 
 JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{status: ERROR_RESPONSES[status] for status in (400, 401, 404, 500, 503)},
+    **{status: ERROR_RESPONSES[status] for status in (400, 401, 404, 408, 431, 500, 503)},
     404: {"model": ErrorResponse, "description": "No such job."},
 }
 
 ACCEPT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: ERROR_RESPONSES[status] for status in (400, 401, 404, 409, 413, 415, 429, 500, 503)
+    status: ERROR_RESPONSES[status]
+    for status in (400, 401, 404, 408, 409, 413, 415, 429, 431, 500, 503)
 }
 
 CANCEL_RESPONSES: dict[int | str, dict[str, Any]] = {

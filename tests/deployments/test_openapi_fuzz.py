@@ -179,3 +179,15 @@ def test_a_number_of_a_query_is_documented_with_its_bounds(
 
     assert schema["type"] == "integer"
     assert schema.items() >= bounds.items()
+
+
+def test_what_is_answered_before_a_route_is_reached_is_documented(local_app: FastAPI) -> None:
+    undocumented = [
+        (path, method)
+        for path, operations in local_app.openapi()["paths"].items()
+        if path.startswith(("/v1/images/", "/v1/files/"))
+        for method, operation in operations.items()
+        if not {"408", "431"} <= set(operation["responses"])
+    ]
+
+    assert undocumented == []
