@@ -15,7 +15,16 @@ from cluster.spans import Carrier, to_carrier
 from deployments.calls_config import ByValue
 from deployments.errors import RETRY_AFTER_S, OverloadedError, ReplicaLostError
 from deployments.stage_telemetry import StageTelemetry
-from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, ImageFile, TileVelocity
+from deployments.stages import (
+    DecodeRequest,
+    Denoised,
+    Encoded,
+    FileOrder,
+    ImageFile,
+    Refusal,
+    TileVelocity,
+    take_encoded,
+)
 from deployments.tile_coordinator import TileCoordinatorDeployment, TiledSettings
 from pipeline.denoising.work import VelocityRequest
 from pipeline.request import DenoiseRequest, StepEvent
@@ -46,8 +55,8 @@ class HandleStages:
     async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
         with _service_errors():
-            encoded: Encoded = await self._text_encoder.encode.remote(prompt, to_carrier())
-        return encoded
+            answer: Encoded | Refusal = await self._text_encoder.encode.remote(prompt, to_carrier())
+        return take_encoded(answer)
 
     async def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False

@@ -10,7 +10,7 @@ from deployments.denoiser import DenoiserDeployment
 from deployments.loading import StageLoader
 from deployments.pools import to_terms
 from deployments.served_model import ServedModel
-from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, ImageFile
+from deployments.stages import DecodeRequest, Denoised, Encoded, FileOrder, ImageFile, take_encoded
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.tile_coordinator import TileCoordinatorDeployment
 from deployments.vae_decoder import VaeDecoderDeployment
@@ -35,7 +35,7 @@ class LocalStages:
 
     async def encode(self, prompt: str) -> Encoded:
         """Encode one prompt."""
-        return await self._text_encoder.encode(prompt)
+        return take_encoded(await self._text_encoder.encode(prompt))
 
     def denoise(
         self, pool: str, request: DenoiseRequest, *, yields_steps: bool = False

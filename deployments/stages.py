@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pipeline.errors import InvalidRequestError
 from pipeline.image_file import OutputFormat
 from pipeline.provenance import ImageProvenance
 from pipeline.request import DenoiseRequest, DenoiseResult, PromptEncoding, StepEvent
@@ -21,6 +22,13 @@ class Encoded:
 
     encoding: PromptEncoding
     run_s: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a prompt is not encoded: returned, since Serve logs whatever a replica raises."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,17 @@ class Stages(Protocol):
     async def decode(self, latents: Tensor, order: FileOrder) -> ImageFile:
         """Decode latents and encode the file."""
         ...
+
+
+def take_encoded(answer: Encoded | Refusal) -> Encoded:
+    """Return what a text encoder answered.
+
+    Raises:
+        InvalidRequestError: If it refused the prompt.
+    """
+    if isinstance(answer, Refusal):
+        raise InvalidRequestError(answer.message)
+    return answer
 
 
 async def take_latents(

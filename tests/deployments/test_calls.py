@@ -14,6 +14,10 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from deployments.calls_config import MESSAGE_LIMIT, ByValue, CallsConfig, check_message_limit
 from deployments.errors import OverloadedError, ReplicaLostError
 from deployments.handles import HandleStages
+from deployments.stages import Refusal
+from deployments.text_encoder import TextEncoderDeployment
+from pipeline.errors import InvalidRequestError
+from pipeline.request import PromptEncoding
 
 
 @dataclass
@@ -60,6 +64,23 @@ def test_what_goes_by_value(
     assert encoder.options_given["_by_reference"] is is_short_by_reference
     assert decoder.options_given["_by_reference"] is is_short_by_reference
     assert denoiser.options_given["_by_reference"] is is_long_by_reference
+
+
+class RefusingEncoder:
+    """Takes no prompt."""
+
+    def encode(self, prompt: str) -> PromptEncoding:
+        raise InvalidRequestError("prompt must have at most 512 tokens, got 799")
+
+
+async def test_a_refusal_leaves_the_text_encoder_as_a_value_and_is_raised_by_its_caller() -> None:
+    encoder = TextEncoderDeployment(RefusingEncoder)
+
+    refusal = await encoder.encode("a red circle")
+
+    assert refusal == Refusal("prompt must have at most 512 tokens, got 799")
+    with pytest.raises(InvalidRequestError, match="at most 512 tokens, got 799"):
+        await stages_over(encoder.encode("a red circle")).encode("a red circle")
 
 
 async def test_a_call_that_its_replica_cancels_is_lost() -> None:
