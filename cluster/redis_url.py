@@ -2,9 +2,9 @@
 
 import re
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import ConnectionPool, parse_url
 
 from cluster.errors import RecordStoreConfigurationError
 
@@ -27,10 +27,26 @@ def place_of(url: str) -> str:
     # A password with / ? or # ends the host's part early, and its own beginning reads as a host.
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         raise _refuse(url)
+    _check_options(url)
     if parts.scheme == "unix":
         return "unix://"
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}" if port is None else f"{parts.scheme}://{name}:{port}"
+
+
+def _check_options(url: str) -> None:
+    """Build a connection, which is not opened, since parsing alone takes options of any name.
+
+    Raises:
+        RecordStoreConfigurationError: If it has an option that its scheme does not know.
+    """
+    try:
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+    except TypeError:
+        names = ", ".join(sorted(parse_qs(urlsplit(url).query)))
+        raise RecordStoreConfigurationError(
+            f"a Redis URL must have options that redis-py knows for its scheme, got {names}"
+        ) from None
 
 
 def _refuse(url: str) -> RecordStoreConfigurationError:

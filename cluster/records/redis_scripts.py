@@ -50,6 +50,8 @@ return 1
 REPLACE: Final = f"""{_WRITE_ENTRIES}{_COUNT_BYTES}
 local prefix, id, body, guard, indexes, version, drops_payload = unpack(ARGV)
 if redis.call('HGET', KEYS[1], 'version') ~= version then return 0 end
+-- A full Redis refuses what may add, but not what takes away, nor what follows that in a script.
+if drops_payload == '1' then redis.call('HDEL', KEYS[1], 'payload') end
 redis.call('HSET', KEYS[1], 'body', body, 'guard', guard)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 if drops_payload == '1' then drop_payload(prefix, KEYS[1]) end

@@ -90,8 +90,8 @@ class SqliteRecordStore:
         """See `RecordStore.insert`."""
         with self._transaction() as cursor:
             cursor.execute(
-                "INSERT OR IGNORE INTO records (id, version, guard, body, payload)"
-                " VALUES (?, 1, ?, ?, ?)",
+                "INSERT INTO records (id, version, guard, body, payload)"
+                " VALUES (?, 1, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (record.id, record.guard, record.body, payload),
             )
             if not cursor.rowcount:

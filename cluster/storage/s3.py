@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -20,7 +21,7 @@ from cluster.storage.image_store import SignedUrl, StoredImage, check_lifetime, 
 from cluster.storage.keys import check_key
 from cluster.storage.metadata import check_content_type, from_headers, to_headers
 from cluster.storage.s3_credentials import cap_lifetime, read_expiry
-from cluster.storage.s3_errors import check_stored, name_host, s3_errors
+from cluster.storage.s3_errors import check_answer, name_host, s3_errors
 from cluster.storage.s3_options import S3StoreOptions
 from cluster.storage.s3_region import check_region, is_of_aws
 
@@ -67,13 +68,14 @@ class S3ImageStore:
                 **self._options.to_checksum(content),
                 **self._options.to_encryption(),
             )
-            check_stored(answer)
+            check_answer(answer)
 
     def get(self, key: str) -> StoredImage:
         """See `ImageStore.get`."""
         check_key(key)
         with self._client("read", key) as client:
             answer = client.get_object(Bucket=self._options.bucket, Key=key)
+            check_answer(answer)
             # Not as its own context, which gives the socket: its bytes are neither counted nor
             # compared with a checksum.
             with closing(answer["Body"]) as body:
@@ -86,7 +88,7 @@ class S3ImageStore:
         check_key(key)
         try:
             with self._client("look for", key) as client:
-                client.head_object(Bucket=self._options.bucket, Key=key)
+                check_answer(client.head_object(Bucket=self._options.bucket, Key=key))
         except ImageNotFoundError:
             return False
         return True
@@ -158,13 +160,21 @@ def _build_styled(
         read_timeout=options.read_timeout_s,
         max_pool_connections=options.max_connections,
         tcp_keepalive=True,
-        retries={"mode": "adaptive", "total_max_attempts": options.max_attempts},
+        # `adaptive` has no bound: one bucket of tokens holds up all calls, minutes after a store
+        # that asks for less, and its healthy answers too.
+        retries={"mode": "standard", "total_max_attempts": options.max_attempts},
         request_checksum_calculation=options.checksum,
         response_checksum_validation=options.checksum,
         s3={"addressing_style": style},
     )
     try:
-        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
+        client = session.client("s3", endpoint_url=options.endpoint_url, config=config)
+        if "@" in urlsplit(client.meta.endpoint_url).netloc:
+            # It would be in every URL that is handed out.
+            raise StoreConfigurationError(
+                f"endpoint_url of bucket {options.bucket} must have no user or password"
+            )
+        return client
     except BotoCoreError:
         raise
     except ValueError:

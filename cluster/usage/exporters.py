@@ -39,7 +39,7 @@ class FileExporter:
         self._folder.mkdir(parents=True, exist_ok=True)
         for hour, lines in _by_hour(records).items():
             # Unbuffered: what a buffer still holds at an error would be written at its closing.
-            with (self._folder / f"{hour}.jsonl").open("ab", buffering=0) as file:
+            with (self._folder / f"{hour}.jsonl").open("ab+", buffering=0) as file:
                 # Another process's half line is not to be taken back, nor its lines with it.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 _append(file.fileno(), "".join(lines).encode())
@@ -98,6 +98,9 @@ class BucketExporter:
 
 def _append(file: int, content: bytes) -> None:
     size = os.fstat(file).st_size
+    # Half a line is what a machine that died has left.
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        content = b"\n" + content
     try:
         while content:
             content = content[os.write(file, content) :]

@@ -59,7 +59,7 @@ def test_a_percent_encoded_password_is_taken() -> None:
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("redis://user:s3cr%2Fet@redis:6379/0?x=1", "redis://redis:6379"),
+        ("redis://user:s3cr%2Fet@redis:6379/0?socket_timeout=1", "redis://redis:6379"),
         ("rediss://:p@ss@redis", "rediss://redis"),
         ("redis://:pw@[::1]:1/0", "redis://[::1]:1"),
         ("redis:///0", "redis://localhost"),
@@ -68,3 +68,8 @@ def test_a_percent_encoded_password_is_taken() -> None:
 )
 def test_of_a_url_only_scheme_host_and_port_are_shown(url: str, place: str) -> None:
     assert place_of(url) == place
+
+
+def test_an_option_that_its_scheme_does_not_know_is_refused() -> None:
+    with pytest.raises(RecordStoreConfigurationError, match="for its scheme, got ssl_ca_certs"):
+        place_of("redis://:pw@redis?ssl_ca_certs=/x")

@@ -13,6 +13,7 @@ from cluster.errors import StoreConfigurationError, StoreUnavailableError
 from cluster.storage import S3ImageStore, S3StoreOptions
 
 KEY = "images/2026/01/01/img-0/0.png"
+TAG = {"etag": '"0"'}
 
 
 class OddServer(BaseHTTPRequestHandler):
@@ -23,6 +24,9 @@ class OddServer(BaseHTTPRequestHandler):
         self.answer()
 
     def do_GET(self) -> None:
+        self.answer()
+
+    def do_HEAD(self) -> None:
         self.answer()
 
     def do_DELETE(self) -> None:
@@ -47,7 +51,7 @@ class Corrupting(OddServer):
 
     def answer(self) -> None:
         checksum = base64.b64encode(hashlib.sha256(b"hello").digest()).decode()
-        headers = {"content-type": "image/png", "x-amz-checksum-sha256": checksum}
+        headers = {**TAG, "content-type": "image/png", "x-amz-checksum-sha256": checksum}
         self.send(200, headers, b"HELL0")
 
 
@@ -55,7 +59,7 @@ class Cutting(OddServer):
     """Closes the connection after two bytes of a thousand."""
 
     def answer(self) -> None:
-        self.send(200, {"content-type": "image/png", "content-length": "1000"}, b"he")
+        self.send(200, {**TAG, "content-type": "image/png", "content-length": "1000"}, b"he")
         self.close_connection = True
 
 
@@ -63,19 +67,22 @@ class Untyped(OddServer):
     """Does not say what it gives."""
 
     def answer(self) -> None:
-        self.send(200, {}, b"hello")
+        self.send(200, TAG, b"hello")
 
 
 class Misdating(OddServer):
     """Names no date."""
 
     def answer(self) -> None:
-        headers = {"content-type": "image/png", "last-modified": "yesterday"}
+        headers = {**TAG, "content-type": "image/png", "last-modified": "yesterday"}
         self.send(200, headers, b"hello")
 
 
 class Redirecting(OddServer):
-    """Is a proxy that wants HTTPS."""
+    """Is a proxy that wants HTTPS, and knows no HEAD."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(501)
 
     def answer(self) -> None:
         self.send(301, {"location": "https://127.0.0.1/"}, b"")
@@ -134,6 +141,24 @@ def test_an_endpoint_that_redirects_is_told_as_that(store: S3ImageStore) -> None
 def test_an_upload_that_s3_did_not_answer_is_not_stored(store: S3ImageStore) -> None:
     with pytest.raises(StoreUnavailableError, match="must be S3's, got one without an ETag"):
         store.put(KEY, b"hello", content_type="image/png", metadata={})
+
+
+@pytest.mark.parametrize("store", [UnderMaintenance], indirect=True)
+def test_a_proxys_page_is_no_picture(store: S3ImageStore) -> None:
+    for ask in (store.get, store.exists):
+        with pytest.raises(StoreUnavailableError, match="must be S3's, got one without an ETag"):
+            ask(KEY)
+
+
+def test_an_endpoint_with_a_password_is_refused_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in WRITER.environment.items():
+        monkeypatch.setenv(name, value)
+    store = S3ImageStore(S3StoreOptions("images", endpoint_url="http://me:s3cr@127.0.0.1:1"))
+
+    with pytest.raises(StoreConfigurationError, match="must have no user or password") as caught:
+        store.sign(KEY, lifetime_s=60)
+
+    assert "s3cr" not in str(caught.value)
 
 
 @pytest.mark.parametrize("store", [Forgetful], indirect=True)
