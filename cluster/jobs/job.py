@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from cluster.errors import JobFormatError
+from cluster.spans import Carrier
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of a job's record and of what it keeps of its requests; one more for any field more or less.
 
 A version reads those up to its own and leaves the others to later versions. What has no number is
@@ -108,6 +109,8 @@ class Job:
     """In the order in which they are to arrive."""
     deliver_at: float | None = None
     """When the first of them is to be tried."""
+    trace: Carrier = field(default_factory=dict)
+    """Of the call that it was accepted from; empty where nothing is traced."""
 
     def to_json(self) -> str:
         """Return the record's body."""

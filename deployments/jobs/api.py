@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Header, Query, Request, Response
 
 from cluster.jobs.job import JobKind
+from cluster.spans import to_carrier
 from deployments.admission import Admission, to_order
 from deployments.error_mapping import to_api_error
 from deployments.errors import InvalidFieldError, NotFoundError
@@ -226,6 +227,7 @@ class JobsApi:
             timeout_s=timeout_s,
             webhook_url=None if webhook is None else webhook.url,
             nonce=draw_nonce(),
+            trace=to_carrier(),
         )
 
     def _to_item(self, body: ImagesRequest, request: Request, timeout_s: float) -> JobItem:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from opentelemetry import context as otel_context
+
 from cluster.errors import ClusterError, LeaseLostError, RecordStoreError
 from cluster.jobs.job import Job, JobFailure, Lane
 from cluster.jobs.job_store import JobStore
+from cluster.spans import from_carrier
 from deployments.error_mapping import to_api_error
 from deployments.jobs.execution import JobExecution
 from deployments.jobs.outcomes import StoredOutcome
@@ -106,6 +109,9 @@ class JobRunner:
             raise
 
     async def _run(self, job: Job) -> None:
+        # Never detached: the context is that of this job's own task.
+        if (context := from_carrier(job.trace)) is not None:
+            otel_context.attach(context)
         dropped = self._dropped[job.id] = asyncio.Event()
         try:
             end = await self._draw(job, dropped)

@@ -9,6 +9,7 @@ from cluster.errors import JobFinishedError, PayloadsFullError
 from cluster.jobs.job import Job, JobKind, Lane
 from cluster.jobs.job_store import JobStore
 from cluster.records import Event
+from cluster.spans import Carrier
 from deployments.errors import (
     RETRY_AFTER_S,
     BodyTooLargeError,
@@ -39,6 +40,8 @@ class NewJob:
     webhook_url: str | None
     nonce: str
     """Makes the id: the same one, given twice, is one job."""
+    trace: Carrier
+    """Of the call, for the spans of its pictures."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class JobService:
             estimate_s=estimate_s,
             turn_at=turn_at,
             webhook_url=new.webhook_url,
+            trace=new.trace,
         )
         return QueuedJob(self._keep(job, write_items(new.items)), num_ahead)
 

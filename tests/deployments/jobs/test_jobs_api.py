@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 from jobs_app import RunningApi, bearer, wait_until
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
 from PIL import Image
 
+from cluster.spans import from_carrier, read_trace_id
 from deployments.errors import InternalError, OverloadedError, ReplicaLostError
+from deployments.stages import Encoded
 
 BODY = {"prompt": "a red circle", "size": "64x64", "num_inference_steps": 2}
 UNKNOWN = f"job-{24 * '0'}"
@@ -138,6 +143,30 @@ async def test_an_unknown_field_of_a_job_is_hinted_at(
     answer = await api.post("jobs", {**BODY, **changes})
 
     assert answer.json()["error"]["message"] == hint
+
+
+async def test_a_job_is_drawn_in_the_trace_of_its_call(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace_ids = ["0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"]
+    drawn_in: list[str | None] = []
+    encode = api.stages.encode
+
+    async def note_and_encode(prompt: str) -> Encoded:
+        drawn_in.append(read_trace_id(trace.get_current_span()))
+        return await encode(prompt)
+
+    monkeypatch.setattr(api.stages, "encode", note_and_encode)
+    for trace_id in trace_ids:
+        called = from_carrier({"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+        token = otel_context.attach(called or Context())
+        id = await accept(api)
+        otel_context.detach(token)
+        await api.finish(id)
+    await api.finish(await accept(api))
+
+    assert drawn_in[:2] == trace_ids
+    assert drawn_in[2] not in trace_ids
 
 
 async def test_a_full_service_is_waited_for(api: RunningApi) -> None:
