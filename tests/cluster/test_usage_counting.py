@@ -165,3 +165,17 @@ def test_a_record_that_a_full_disk_took_in_part_is_exported_whole_later(tmp_path
 
     assert num_bytes_after == num_bytes
     assert file.read_text() == first.to_line() + second.to_line()
+
+
+def test_half_a_line_that_a_dead_machine_left_spoils_no_other_record(tmp_path: Path) -> None:
+    exporter = FileExporter(tmp_path)
+    exporter.export([make_record("a", outcome=Outcome.SUCCEEDED)])
+    [path] = tmp_path.iterdir()
+    with path.open("ab") as file:
+        file.write(b'{"id": "lo')
+
+    exporter.export([make_record("b", outcome=Outcome.SUCCEEDED)])
+
+    first, half, second = path.read_text().splitlines()
+    assert [json.loads(line)["id"] for line in (first, second)] == ["a", "b"]
+    assert half == '{"id": "lo'
