@@ -42,7 +42,7 @@ def check_jobs(config: AppConfig) -> str:
 
 
 def check_quotas(config: AppConfig) -> str:
-    """Ask the Redis that counts quotas, if there is one, and say that it answers.
+    """Ask the Redis that counts quotas, if there is one, and say that it answers and keeps them.
 
     Raises:
         RecordStoreError: If it does not.
@@ -60,7 +60,25 @@ def check_quotas(config: AppConfig) -> str:
     )
     with contextlib.closing(client), _errors(name, url):
         client.ping()
+        # A user need not have the right.
+        with contextlib.suppress(redis.exceptions.NoPermissionError):
+            _check_that_counts_stay(name, url, client.info())
     return f"{name} {place_of(url)} answers"
+
+
+def _check_that_counts_stay(name: str, url: str, info: dict[str, Any]) -> None:
+    rules = {
+        "maxmemory-policy": ("maxmemory_policy", "noeviction", "a count that is evicted is anew"),
+        "role": ("role", "master", "a replica takes no counts"),
+        "cluster-enabled": ("cluster_enabled", 0, "the scripts' keys are on several nodes"),
+    }
+    for setting, (field, expected, reason) in rules.items():
+        value = info.get(field, expected)
+        if value != expected:
+            raise RecordStoreConfigurationError(
+                f"{name} must be of a Redis with {setting} {expected}, since {reason}, "
+                f"got {value} at {place_of(url)}"
+            )
 
 
 def check_cache(config: AppConfig) -> str:

@@ -133,6 +133,13 @@ def test_a_redis_that_does_not_suit_is_refused(durable: RedisServer, bounded: Re
     assert "must have maxmemory and an allkeys policy" in _refuse(check_cache, _cache(durable.url))
 
 
+def test_a_redis_that_may_evict_counts_is_refused(bounded: RedisServer) -> None:
+    message = _refuse(check_quotas, _quotas(bounded.url))
+
+    assert "keys.redis_url must be of a Redis with maxmemory-policy noeviction" in message
+    assert "got allkeys-lru at redis://" in message
+
+
 def test_without_redis_there_is_a_file_and_memory(tmp_path: Path) -> None:
     config = AppConfig.model_validate({"store": {"path": str(tmp_path)}})
 
