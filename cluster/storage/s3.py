@@ -21,7 +21,7 @@ from cluster.storage.image_store import SignedUrl, StoredImage, check_lifetime, 
 from cluster.storage.keys import check_key
 from cluster.storage.metadata import check_content_type, from_headers, to_headers
 from cluster.storage.s3_credentials import cap_lifetime, read_expiry
-from cluster.storage.s3_errors import check_answer, name_host, s3_errors
+from cluster.storage.s3_errors import check_read, check_stored, name_host, s3_errors
 from cluster.storage.s3_options import S3StoreOptions
 from cluster.storage.s3_region import check_region, is_of_aws
 
@@ -68,14 +68,14 @@ class S3ImageStore:
                 **self._options.to_checksum(content),
                 **self._options.to_encryption(),
             )
-            check_answer(answer)
+            check_stored(answer)
 
     def get(self, key: str) -> StoredImage:
         """See `ImageStore.get`."""
         check_key(key)
         with self._client("read", key) as client:
             answer = client.get_object(Bucket=self._options.bucket, Key=key)
-            check_answer(answer)
+            check_read(answer)
             # Not as its own context, which gives the socket: its bytes are neither counted nor
             # compared with a checksum.
             with closing(answer["Body"]) as body:
@@ -88,7 +88,7 @@ class S3ImageStore:
         check_key(key)
         try:
             with self._client("look for", key) as client:
-                check_answer(client.head_object(Bucket=self._options.bucket, Key=key))
+                check_read(client.head_object(Bucket=self._options.bucket, Key=key))
         except ImageNotFoundError:
             return False
         return True

@@ -82,14 +82,25 @@ def s3_errors(tried: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{tried}: boto3 failed ({type(error).__name__})") from None
 
 
-def check_answer(answer: Mapping[str, Any]) -> None:
-    """Refuse an answer that S3 did not give: it names what is stored.
+def check_stored(answer: Mapping[str, Any]) -> None:
+    """Refuse an answer to an upload that S3 did not give: it names what was stored.
 
     Raises:
         StoreUnavailableError: If a proxy has answered in its place.
     """
     if not answer.get("ETag"):
-        raise StoreUnavailableError("an answer must be S3's, got one without an ETag")
+        raise StoreUnavailableError("an upload's answer must be S3's, got one without an ETag")
+
+
+def check_read(answer: Mapping[str, Any]) -> None:
+    """Refuse a page in place of a file, which S3 would have named.
+
+    Raises:
+        StoreUnavailableError: If a proxy has answered in its place.
+    """
+    is_page = str(answer.get("ContentType", "")).startswith("text/html")
+    if is_page and not answer.get("ETag"):
+        raise StoreUnavailableError("a file must be S3's, got a page without an ETag")
 
 
 def _from_answer(error: ClientError, tried: str) -> StoreError:
