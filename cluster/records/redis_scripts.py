@@ -28,7 +28,10 @@ local function count_bytes(prefix, bytes)
   if redis.call('INCRBY', total, bytes) <= 0 then redis.call('DEL', total) end
 end
 
+-- First of all: a full Redis refuses what may add, but not what takes away, nor what follows that
+-- in a script.
 local function drop_payload(prefix, record)
+  redis.call('HDEL', record, 'payload')
   count_bytes(prefix, -tonumber(redis.call('HGET', record, 'payload_bytes') or '0'))
   redis.call('HSET', record, 'payload', '', 'payload_bytes', 0)
 end
@@ -50,11 +53,9 @@ return 1
 REPLACE: Final = f"""{_WRITE_ENTRIES}{_COUNT_BYTES}
 local prefix, id, body, guard, indexes, version, drops_payload = unpack(ARGV)
 if redis.call('HGET', KEYS[1], 'version') ~= version then return 0 end
--- A full Redis refuses what may add, but not what takes away, nor what follows that in a script.
-if drops_payload == '1' then redis.call('HDEL', KEYS[1], 'payload') end
+if drops_payload == '1' then drop_payload(prefix, KEYS[1]) end
 redis.call('HSET', KEYS[1], 'body', body, 'guard', guard)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
-if drops_payload == '1' then drop_payload(prefix, KEYS[1]) end
 write_entries(prefix, KEYS[1], id, indexes)
 return 1
 """
