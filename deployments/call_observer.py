@@ -36,7 +36,7 @@ from deployments.afterwards import Afterwards
 from deployments.call_metrics import measure_end, measure_success
 from deployments.drawn_images import DrawnImages
 from deployments.generation import ImagesOrder
-from deployments.log import logger
+from deployments.log import logger, write_line
 from deployments.outcomes import classify
 from deployments.pool_choice import Route
 from deployments.refusal_log import leave_line_to_observer
@@ -117,9 +117,7 @@ class ObservedCall:
             "num_inference_steps": order.num_inference_steps,
             "ms": round(1000 * total_s, 1),
         }
-        known = {name: value for name, value in fields.items() if value is not None}
-        text = " ".join(f"{name}={value}" for name, value in known.items())
-        logger.log(_LEVELS.get(outcome, logging.INFO), "generate %s", text, extra=known)
+        write_line(_LEVELS.get(outcome, logging.INFO), "generate", fields)
 
 
 class CallObserver:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.log import logger
+from deployments.log import write_line
 
 _LEAST_STATUS: Final = 400
 _SERVER_ERROR: Final = 500
@@ -73,10 +73,7 @@ def _write_line(scope: Scope, status: int, code: str) -> None:
         "status": status,
         "error": code,
     }
-    known = {name: value for name, value in fields.items() if value is not None}
-    text = " ".join(f"{name}={value}" for name, value in known.items())
-    level = logging.WARNING if status >= _SERVER_ERROR else logging.INFO
-    logger.log(level, "refuse %s", text, extra=known)
+    write_line(logging.WARNING if status >= _SERVER_ERROR else logging.INFO, "refuse", fields)
 
 
 def read_code(body: bytes) -> str | None:

@@ -82,9 +82,9 @@ def choose_batch(
 
     The most urgent always runs, however large. Others join while the step stays within bounds and
     those chosen keep their deadlines, and batch requests while they hold up no interactive one by
-    more than `batch_share`. With at most n
-    requests held at a time, none is passed over more than `(max_passed_over + 2) (n + 1)` steps: of
-    those who wait for a turn the most passed over has it, and counts anew afterwards.
+    more than `batch_share`. With at most n requests held at a time, none is passed over more than
+    `(max_passed_over + 2) (n + 1)` steps: of those who wait for a turn the most passed over has it,
+    and counts anew afterwards.
 
     Args:
         candidates: All that wait for a step.
