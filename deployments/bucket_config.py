@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from cluster.errors import KeyFormatError
+from deployments.config_section import Section
 
 if TYPE_CHECKING:
     from cluster.storage import S3StoreOptions
@@ -24,10 +25,8 @@ Prefix = Annotated[str, AfterValidator(_check_prefix)]
 """What may come before the key of a file."""
 
 
-class BucketConfig(BaseModel):
+class BucketConfig(Section):
     """Credentials, and what is unset, come the way boto3 finds them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bucket: str = Field(min_length=3, description="The bucket; it must exist.")
     prefix: Prefix = Field(default="images", description="First part of every key.")

@@ -1,12 +1,12 @@
 """The operator's configuration of caches."""
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from deployments.config_section import Section
 
 
-class CacheConfig(BaseModel):
+class CacheConfig(Section):
     """What is kept to be used again; every entry may be lost at any time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     embedding_bytes: int = Field(
         default=256 * 2**20,

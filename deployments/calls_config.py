@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from deployments.config_section import Section
 
 ByValue = Literal["none", "short", "all"]
 
@@ -14,10 +16,8 @@ MESSAGE_LIMIT: Final = {_LIMIT: str(_MAX_MESSAGE_BYTES)}
 """What every Ray process needs for calls by value; Ray's own 4 MiB are less than a picture."""
 
 
-class CallsConfig(BaseModel):
+class CallsConfig(Section):
     """By reference, through Ray's object store, or by value, straight from replica to replica."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     by_value: ByValue = Field(
         default="none",

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from deployments.bucket_config import BucketConfig, Prefix
 from deployments.cache_config import CacheConfig
 from deployments.calls_config import CallsConfig
+from deployments.config_section import Section
 from deployments.jobs_config import JobsConfig, WebhooksConfig
 from deployments.kernel_cache_config import KernelCacheConfig
 from deployments.keys_config import KeysConfig
@@ -24,11 +25,7 @@ from pipeline.tiling import TilePositions
 from pipeline.weights import EMBEDDED
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model is served."""
 
     source: str = Field(
@@ -43,7 +40,7 @@ class ModelConfig(_Section):
     )
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """What a caller may ask for; anything above is refused with the limit in the message."""
 
     min_side: int = Field(
@@ -71,7 +68,7 @@ class LimitsConfig(_Section):
         return self
 
 
-class ScalingConfig(_Section):
+class ScalingConfig(Section):
     """How replicas between the two bounds follow the work."""
 
     target_utilization: float = Field(
@@ -91,7 +88,7 @@ class ScalingConfig(_Section):
     )
 
 
-class ReplicaConfig(_Section):
+class ReplicaConfig(Section):
     """Replicas of one deployment, and what each of them occupies."""
 
     min_replicas: int = Field(default=1, ge=0, description="Fewest replicas.")
@@ -176,7 +173,7 @@ class TextEncoderConfig(ReplicaConfig):
         return AccelerationOptions(self.kernels, self.precision)
 
 
-class StepLoopConfig(_Section):
+class StepLoopConfig(Section):
     """How a denoiser replica shares its device among requests."""
 
     attention: Literal["auto", "sdpa", "cudnn", "flash4", "varlen", "xformers"] = Field(
@@ -212,7 +209,7 @@ class StepLoopConfig(_Section):
         return StepLoopOptions(self.attention, self.strict, limits, acceleration)
 
 
-class TilingConfig(_Section):
+class TilingConfig(Section):
     """How the tiled path cuts a picture. Pictures of one tile are drawn whole."""
 
     tile_size: int = Field(default=96, gt=0, description="Largest side of a tile, latent pixels.")
@@ -326,7 +323,7 @@ class PoolConfig(ReplicaConfig):
         return self
 
 
-class RouterConfig(_Section):
+class RouterConfig(Section):
     """The HTTP ingress."""
 
     num_replicas: int = Field(default=1, ge=1, description="Router replicas; not autoscaled.")
@@ -358,7 +355,7 @@ class RouterConfig(_Section):
     )
 
 
-class FolderStoreConfig(_Section):
+class FolderStoreConfig(Section):
     """Pictures in a folder; the router serves them at signed URLs."""
 
     kind: Literal["folder"] = "folder"
@@ -390,7 +387,7 @@ class S3StoreConfig(BucketConfig):
 StoreConfig = Annotated[FolderStoreConfig | S3StoreConfig, Field(discriminator="kind")]
 
 
-class AppConfig(_Section):
+class AppConfig(Section):
     """The whole application."""
 
     model: ModelConfig = ModelConfig()

@@ -7,13 +7,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     field_validator,
     model_validator,
 )
+
+from deployments.config_section import Section
 
 _SECRET_PREFIX: Final = "whsec_"
 _MIN_SECRET_BYTES: Final = 24
@@ -21,11 +21,7 @@ _MAX_SECRET_BYTES: Final = 64
 """Both bounds are Standard Webhooks'."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SqliteJobStoreConfig(_Section):
+class SqliteJobStoreConfig(Section):
     """Jobs in a file, for routers that all run on one machine."""
 
     kind: Literal["sqlite"] = "sqlite"
@@ -35,7 +31,7 @@ class SqliteJobStoreConfig(_Section):
     )
 
 
-class RedisJobStoreConfig(_Section):
+class RedisJobStoreConfig(Section):
     """Jobs in Redis, which must append to a file and evict nothing."""
 
     kind: Literal["redis"]
@@ -52,7 +48,7 @@ class RedisJobStoreConfig(_Section):
 JobStoreConfig = Annotated[SqliteJobStoreConfig | RedisJobStoreConfig, Field(discriminator="kind")]
 
 
-class JobsConfig(_Section):
+class JobsConfig(Section):
     """Jobs, batches and idempotency keys."""
 
     store: JobStoreConfig = SqliteJobStoreConfig()
@@ -127,7 +123,7 @@ def _check_host(host: str) -> str:
     return host
 
 
-class WebhooksConfig(_Section):
+class WebhooksConfig(Section):
     """Signed messages about jobs, in the form of Standard Webhooks."""
 
     allowed_hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = Field(

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from deployments.bucket_config import BucketConfig
+from deployments.config_section import Section
 
 
 class KernelBucketConfig(BucketConfig):
@@ -18,10 +19,8 @@ class KernelBucketConfig(BucketConfig):
     prefix: str = Field(default="kernels", description="First part of every key.")
 
 
-class KernelCacheConfig(BaseModel):
+class KernelCacheConfig(Section):
     """What replicas compile, kept for those that come after them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     folder: Path | None = Field(
         default=None,

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from deployments.config_section import Section
 
 
-class KeysConfig(BaseModel):
+class KeysConfig(Section):
     """Who may call, and how much."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     file: Path | None = Field(
         default=None,

@@ -1,14 +1,13 @@
 """The operator's configuration of `choose_path`."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from deployments.config_section import Section
 from deployments.routing.paths import RoutingPolicy
 
 
-class RoutingConfig(BaseModel):
+class RoutingConfig(Section):
     """Which pool draws a picture where several could."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     small_pixels: int = Field(
         default=RoutingPolicy.small_pixels,

@@ -6,16 +6,13 @@ Exporters of traces and metrics are set by OpenTelemetry's own `OTEL_` variables
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from deployments.bucket_config import BucketConfig
+from deployments.config_section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TelemetryConfig(_Section):
+class TelemetryConfig(Section):
     """Traces, metrics and logs."""
 
     step_detail_ratio: float = Field(
@@ -35,7 +32,7 @@ class TelemetryConfig(_Section):
     )
 
 
-class UsageFileConfig(_Section):
+class UsageFileConfig(Section):
     """Closed records as lines of hourly files."""
 
     kind: Literal["file"] = "file"
@@ -44,7 +41,7 @@ class UsageFileConfig(_Section):
     )
 
 
-class UsageStdoutConfig(_Section):
+class UsageStdoutConfig(Section):
     """Closed records as lines on standard output, for a collector of logs."""
 
     kind: Literal["stdout"]
@@ -66,7 +63,7 @@ UsageExportConfig = Annotated[
 ]
 
 
-class PriceConfig(_Section):
+class PriceConfig(Section):
     """What work costs a caller."""
 
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="ISO 4217.")
@@ -76,7 +73,7 @@ class PriceConfig(_Section):
     per_image: float = Field(default=0.0, ge=0, description="Price of one picture, added to it.")
 
 
-class UsageConfig(_Section):
+class UsageConfig(Section):
     """One record a call, journalled at acceptance and closed at its end."""
 
     enabled: bool = Field(default=False, description="Whether records are kept.")
