@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
 from typing import IO, Final
 
 import numpy as np
@@ -57,10 +56,19 @@ def encode_jpeg(
     strips = [pixels[top : top + rows] for top in range(0, height, rows)]
     if len(strips) == 1:
         return _encode_strip(pixels, quality, exif)
-    # Of all headers the first strip's is kept.
-    exifs = [exif, *[None] * (len(strips) - 1)]
-    pool = _pool(min(_MAX_STRIPS, num_threads or _count_cores()))
-    files = list(pool.map(_encode_strip, strips, repeat(quality), exifs))
+    num_threads = min(len(strips), num_threads or _count_cores())
+
+    def encode_every(first: int) -> list[bytes]:
+        # Of all headers the first strip's is kept.
+        return [
+            _encode_strip(strips[index], quality, None if index else exif)
+            for index in range(first, len(strips), num_threads)
+        ]
+
+    others = [_pool().submit(encode_every, first) for first in range(1, num_threads)]
+    # A thread that waits takes longer to begin than this one.
+    parts = [encode_every(0), *(each.result() for each in others)]
+    files = [parts[index % num_threads][index // num_threads] for index in range(len(strips))]
     return _join(files, height, interval=_count_blocks(rows) * _count_blocks(width))
 
 
@@ -78,8 +86,8 @@ def _count_blocks(side: int) -> int:
 
 
 @cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="jpeg")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_STRIPS - 1, thread_name_prefix="jpeg")
 
 
 if hasattr(os, "register_at_fork"):

@@ -28,6 +28,8 @@ class FullImageVaeDecoder:
         self, vae: AutoencoderKL, ops: PlaneOps | None = None, *, records: bool = False
     ) -> None:
         self._vae = vae
+        # Asking diffusers' model walks through all its modules.
+        self._device, self._dtype = vae.device, vae.dtype
         self._network = DecoderNetwork(vae, ops or TorchPlaneOps())
         self._graphs: GraphedForward[Tensor] | None = None
         if records:
@@ -41,7 +43,8 @@ class FullImageVaeDecoder:
             OutOfMemoryError: If the picture does not fit on the device.
         """
         try:
-            return copy_to_host(self._run(latents.to(self._vae.device)))
+            on_device = latents.to(self._device, non_blocking=latents.is_pinned())
+            return copy_to_host(self._run(on_device))
         except torch.OutOfMemoryError as exc:
             raise OutOfMemoryError(
                 f"decoding latents of shape {tuple(latents.shape)} did not fit"
@@ -59,7 +62,7 @@ class FullImageVaeDecoder:
         return self._graphs(latents, latents.shape)
 
     def _draw(self, latents: Tensor) -> Tensor:
-        scaled = to_vae_scale(latents, self._vae).to(self._vae.dtype)
+        scaled = to_vae_scale(latents, self._vae).to(self._dtype)
         return round_colours(self._network(scaled))
 
 

@@ -145,14 +145,25 @@ class Assembler:
         """
         num_tokens = prompt_embeds.shape[0]
         num_rows = pad_tokens(num_tokens)
-        pads = prompt_embeds[-1:].expand(num_rows - num_tokens, -1)
-        # Padded where they are: the device waits for one copy, not for a handful of launches.
-        embeds = torch.cat([prompt_embeds, pads]).to(self._device, self._dtype)
+        embeds = self._pad_embeds(prompt_embeds, num_rows)
         if num_tokens not in self._caption_pads:
             self._caption_pads[num_tokens] = self._mark_caption_pads(num_tokens, num_rows)
         if num_rows not in self._caption_rows:
             self._caption_rows[num_rows] = self._build_caption_rows(num_rows)
         return CaptionInputs(embeds, self._caption_pads[num_tokens], self._caption_rows[num_rows])
+
+    def _pad_embeds(self, prompt_embeds: Tensor, num_rows: int) -> Tensor:
+        """Repeat the last row, and bring all to the device.
+
+        Padded where they are: the device waits for one copy, not for a handful of launches.
+        """
+        num_tokens, dim = prompt_embeds.shape
+        # A pageable source would make the host wait for the copy.
+        pins = self._device.type == "cuda" and prompt_embeds.device.type == "cpu"
+        padded = prompt_embeds.new_empty((num_rows, dim), pin_memory=pins)
+        padded[:num_tokens] = prompt_embeds
+        padded[num_tokens:] = prompt_embeds[-1]
+        return padded.to(self._device, self._dtype, non_blocking=pins)
 
     def _mark_caption_pads(self, num_tokens: int, num_rows: int) -> Tensor:
         return (torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1)

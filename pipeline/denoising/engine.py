@@ -133,6 +133,7 @@ class StepLoop:
         self._captions: ByteBoundedCache[CaptionKey, CaptionState] = ByteBoundedCache(
             _CAPTION_CACHE_BYTES
         )
+        self._unkept_captions: list[tuple[Admission, CaptionState]] = []
         self._noise = NoiseSource(transformer.device)
         self._roster = Roster(self._limits, clock)
         self._on_forward: ForwardListener = lambda report: None
@@ -306,6 +307,7 @@ class StepLoop:
         running = [waiting.pop(candidate.id) for candidate in chosen]
         self._pass_over(list(waiting.values()))
         launched = self._launch(running)
+        self._keep_captions()
         self._settle()
         self._running = launched
         if launched and not self._may_run_on(launched):
@@ -400,7 +402,7 @@ class StepLoop:
 
     def _next_item(self, work: Work) -> PackedItem:
         if work.caption is None:
-            work.caption = self._encode_caption(work.admission)
+            work.caption = self._encode_caption(work)
         return work.next_item(work.caption)
 
     def _attempt(self, work: Work, act: Callable[[], _T]) -> _T | None:
@@ -426,11 +428,24 @@ class StepLoop:
             self._leave(work, describe_failure(exc))
             return None
 
-    def _encode_caption(self, admission: Admission) -> CaptionState:
+    def _encode_caption(self, work: Work) -> CaptionState:
+        admission = work.admission
+
         def encode() -> CaptionState:
             return self._transformer.encode_caption(admission.prompt_embeds)
 
+        if self._runs_ahead and work.starts_idle_device:
+            # The device would wait for the key, which takes the host as long as the caption does.
+            caption = encode()
+            self._unkept_captions.append((admission, caption))
+            return caption
         return self._captions.get_or_make(admission.caption_key, encode)
+
+    def _keep_captions(self) -> None:
+        """Keep those whose keys could wait until the device has a forward to run."""
+        while self._unkept_captions:
+            admission, caption = self._unkept_captions.pop()
+            self._captions.get_or_make(admission.caption_key, partial(_same, caption))
 
     def _deliver(
         self, work: Work, tell: Tell | None, velocity: Tensor | PipelineError, now_s: float
@@ -461,6 +476,10 @@ class StepLoop:
             _logger.exception("the listener of %s failed, and its request is dropped", work.id)
             work.is_gone = True
             self._roster.remove(work)
+
+
+def _same(caption: CaptionState) -> CaptionState:
+    return caption
 
 
 def _expiry_of(work: Work) -> DeadlineError:

@@ -12,7 +12,6 @@ from typing import Final
 from torch import Tensor
 
 from pipeline.denoising.batching import BatchingLimits, Demand, admit
-from pipeline.denoising.captions import identify_caption
 from pipeline.denoising.work import Admission, Listener, Work
 from pipeline.errors import InvalidRequestError, ReplicaFailedError, ReplicaFullError
 from pipeline.request import ImageSize, Priority
@@ -129,7 +128,6 @@ class Roster:
             DeadlineError: If the request cannot be finished in time.
             ReplicaFailedError: If the loop has stopped.
         """
-        caption_key = identify_caption(prompt_embeds)
         timeout_s = math.inf if demand.timeout_s is None else demand.timeout_s
         with self._condition:
             self._check_open(request_id)
@@ -143,7 +141,6 @@ class Roster:
                 Admission(
                     id=request_id,
                     demand=demand,
-                    caption_key=caption_key,
                     prompt_embeds=prompt_embeds,
                     arrival=self._num_arrived,
                     arrived_s=now_s,

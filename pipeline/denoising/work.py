@@ -7,6 +7,7 @@ a schedule; a `VelocityCall` is one forward for a scheduler elsewhere (the canva
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from pipeline.denoising.batching import (
     HeldWork,
     due_time,
 )
-from pipeline.denoising.captions import CaptionKey, CaptionState
+from pipeline.denoising.captions import CaptionKey, CaptionState, identify_caption
 from pipeline.denoising.noise import NoiseAhead
 from pipeline.denoising.positions import WHOLE_CANVAS, PositionGrid
 from pipeline.denoising.preview import LatentPreview, choose_preview_steps, previews_may_fail
@@ -69,7 +70,6 @@ class Admission:
 
     id: str
     demand: Demand
-    caption_key: CaptionKey
     prompt_embeds: Tensor
     arrival: int
     arrived_s: float
@@ -78,6 +78,11 @@ class Admission:
     listener: Listener
     found_idle: bool = False
     """Whether nothing else was held when it came."""
+
+    @cached_property
+    def caption_key(self) -> CaptionKey:
+        """What its caption is kept under, computed when it is first asked for."""
+        return identify_caption(self.prompt_embeds)
 
 
 class Work(ABC):
@@ -90,6 +95,14 @@ class Work(ABC):
         self.started_s: float | None = None
         self.is_gone = False
         """Whether the listener has been told the last."""
+
+    @property
+    def starts_idle_device(self) -> bool:
+        """Whether the device has nothing else to do before its first forward.
+
+        False for a forward of many that follow one another: between two of them all is idle.
+        """
+        return False
 
     @property
     def id(self) -> str:
@@ -185,6 +198,11 @@ class DenoisingRun(Work):
         self._noise = noise
         self._latents: Tensor | None = None
         self._step = 0
+
+    @property
+    def starts_idle_device(self) -> bool:
+        """Whether nothing else was held when it came."""
+        return self.admission.found_idle
 
     @property
     def steps_left(self) -> int:

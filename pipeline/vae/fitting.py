@@ -37,6 +37,8 @@ class FittingVaeDecoder:
         options: VaeTilingOptions | None = None,
     ) -> None:
         self._vae = vae
+        # Asking diffusers' model walks through all its modules.
+        self._compute = ComputeDevice(vae.device, vae.dtype)
         self._mode = mode
         self._kernels = kernels
         self._budget_gib = budget_gib
@@ -51,7 +53,7 @@ class FittingVaeDecoder:
         Raises:
             InvalidRequestError: If the picture is too large for the budget.
         """
-        compute = ComputeDevice(self._vae.device, self._vae.dtype)
+        compute = self._compute
         parts = [self._choose(size), self._kernels, compute.accelerator, compute.precision]
         if compute.device.type == "cpu":
             parts.append(f"threads-{torch.get_num_threads()}")
@@ -83,7 +85,8 @@ class FittingVaeDecoder:
     def _has_room_to_record(self) -> bool:
         """Record only where the largest recorded picture may also be decoded directly."""
         has_room = self._budget_gib is None or self._budget_gib >= 2 * _RECORDINGS_GIB
-        return has_room and self._kernels is BlockKernels.FUSED and self._vae.device.type == "cuda"
+        is_cuda = self._compute.device.type == "cuda"
+        return has_room and self._kernels is BlockKernels.FUSED and is_cuda
 
     def _make_room(self, size: ImageSize, mode: DecodeMode) -> None:
         if self._budget_gib is None:

@@ -105,13 +105,29 @@ def test_pictures_of_one_prompt_share_the_caption(
 ) -> None:
     captions: list[object] = []
     hook = model.cap_embedder.register_forward_hook(lambda *_: captions.append(_))
-    loop = build_loop()
+    loop, first, second = build_loop(), Recorder(), Recorder()
+    first.at_step[1] = lambda: loop.submit(build_request("second", height=128), second)
 
-    loop.denoise(build_request("first"))
-    loop.denoise(build_request("second", height=128))
+    loop.submit(build_request("first"), first)
+    first.result()
+    second.result()
     hook.remove()
 
     assert len(captions) == 1
+
+
+def test_a_device_that_was_idle_waits_for_a_caption_rather_than_for_its_key(
+    model: ZImageTransformer2DModel, build_loop: BuildLoop, steps_ahead: int
+) -> None:
+    captions: list[object] = []
+    hook = model.cap_embedder.register_forward_hook(lambda *_: captions.append(_))
+    loop = build_loop()
+
+    results = [loop.denoise(build_request(name)).latents for name in ("first", "second")]
+    hook.remove()
+
+    assert torch.equal(*results)
+    assert len(captions) == 1 + steps_ahead
 
 
 @pytest.mark.parametrize("joined_at", [1, 2, 3])
