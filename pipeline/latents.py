@@ -14,7 +14,7 @@ _TORCH_SEEDS: Final = 2**32
 """Seeds that PyTorch's Mersenne Twister tells apart."""
 
 
-def draw_noise(size: ImageSize, *, seed: int) -> Tensor:
+def draw_noise(size: ImageSize, *, seed: int, pins: bool = False) -> Tensor:
     """Draw the latents that denoising starts from.
 
     Drawn on the CPU in float32, one image at a time, so that a seed gives the same noise on every
@@ -23,11 +23,12 @@ def draw_noise(size: ImageSize, *, seed: int) -> Tensor:
     there on the noise is NumPy's, of Philox with the whole seed as its key.
 
     Returns:
-        A [1, 16, H/8, W/8] tensor.
+        A [1, 16, H/8, W/8] tensor, in pinned memory with `pins`.
     """
     shape = (1, LATENT_CHANNELS, size.latent_height, size.latent_width)
+    noise = torch.empty(shape, dtype=torch.float32, pin_memory=pins)
     if seed < _TORCH_SEEDS:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=torch.float32)
+        return noise.normal_(generator=torch.Generator("cpu").manual_seed(seed))
     wide = np.random.Generator(np.random.Philox(key=seed))
-    return torch.from_numpy(wide.standard_normal(shape, dtype=np.float32))
+    wide.standard_normal(dtype=np.float32, out=noise.numpy())
+    return noise

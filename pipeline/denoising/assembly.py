@@ -158,12 +158,16 @@ class Assembler:
         Padded where they are: the device waits for one copy, not for a handful of launches.
         """
         num_tokens, dim = prompt_embeds.shape
-        # A pageable source would make the host wait for the copy.
-        pins = self._device.type == "cuda" and prompt_embeds.device.type == "cpu"
-        padded = prompt_embeds.new_empty((num_rows, dim), pin_memory=pins)
-        padded[:num_tokens] = prompt_embeds
-        padded[num_tokens:] = prompt_embeds[-1]
-        return padded.to(self._device, self._dtype, non_blocking=pins)
+        if self._device.type != "cuda" or prompt_embeds.device.type != "cpu":
+            pads = prompt_embeds[-1:].expand(num_rows - num_tokens, -1)
+            return torch.cat([prompt_embeds, pads]).to(self._device, self._dtype)
+        # A pageable source would make the host wait for the copy, and PyTorch would wake a thread
+        # on every core for less than one of them copies meanwhile.
+        padded = prompt_embeds.new_empty((num_rows, dim), pin_memory=True)
+        rows = padded.view(torch.uint8).numpy()
+        source = prompt_embeds.contiguous().view(torch.uint8).numpy()
+        rows[:num_tokens], rows[num_tokens:] = source, source[-1]
+        return padded.to(self._device, self._dtype, non_blocking=True)
 
     def _mark_caption_pads(self, num_tokens: int, num_rows: int) -> Tensor:
         return (torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1)

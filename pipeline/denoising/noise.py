@@ -55,5 +55,4 @@ class NoiseSource:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _draw(self, size: ImageSize, seed: int) -> Tensor:
-        noise = draw_noise(size, seed=seed)[0]
-        return noise.pin_memory() if self._pins else noise
+        return draw_noise(size, seed=seed, pins=self._pins)[0]

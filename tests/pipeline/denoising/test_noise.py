@@ -34,7 +34,7 @@ def test_noise_behind_other_pictures_is_drawn_by_who_needs_it(
 ) -> None:
     source, may_end = NoiseSource(torch.device("cpu")), Event()
 
-    def draw_first_slowly(size: ImageSize, *, seed: int) -> Tensor:
+    def draw_first_slowly(size: ImageSize, *, seed: int, pins: bool = False) -> Tensor:
         if seed == 1:
             may_end.wait(60)
         return draw_noise(size, seed=seed)
@@ -52,7 +52,7 @@ def test_noise_behind_other_pictures_is_drawn_by_who_needs_it(
 def test_noise_that_lacked_memory_is_drawn_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     source, draws = NoiseSource(torch.device("cpu")), list[int]()
 
-    def fail_once(size: ImageSize, *, seed: int) -> Tensor:
+    def fail_once(size: ImageSize, *, seed: int, pins: bool = False) -> Tensor:
         draws.append(seed)
         if len(draws) == 1:
             raise torch.OutOfMemoryError
