@@ -89,7 +89,8 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="start the whole service on this machine",
         description="Start every deployment, print a URL, and serve until Ctrl-C.",
     )
-    _add_common(parser)
+    _add_configuration(parser)
+    _add_store(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=parse_port, default=8000, help="port (%(default)s)")
     cluster = parser.add_mutually_exclusive_group()
@@ -123,7 +124,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="draw one picture into a file",
         description="Draw one picture: by a running service if there is one, else in this process.",
     )
-    _add_common(parser)
+    _add_configuration(parser)
     parser.add_argument("prompt", help="what to draw, in any language")
     parser.add_argument(
         "-o",
@@ -152,7 +153,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Print configuration, GPUs, model revision, stores, keys and what each Redis "
         "answers; exit with 1 if anything is wrong.",
     )
-    _add_common(parser)
+    _add_configuration(parser)
+    _add_store(parser)
     parser.set_defaults(run=_run_check)
 
 
@@ -163,7 +165,7 @@ def _add_warm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Load each stage, draw its warm_sizes, keep what is compiled on the way in "
         "kernel_cache.folder, and put it into kernel_cache.s3 for new replicas.",
     )
-    _add_common(parser)
+    _add_configuration(parser)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -225,13 +227,17 @@ def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     new.set_defaults(run=run_key_new)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a YAML file; ZIMAGE_ variables win over it"
     )
     parser.add_argument(
         "--model", metavar="FOLDER_OR_ID", help="a folder in diffusers' layout, or an id of the hub"
     )
+    parser.set_defaults(store=None)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="FOLDER_OR_S3", help="a folder, or s3://bucket/prefix")
 
 

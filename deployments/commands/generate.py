@@ -60,7 +60,7 @@ def run_generate(options: argparse.Namespace) -> int:
 def _check_url(options: argparse.Namespace) -> None:
     if options.url is None:
         return
-    for name in ("config", "model", "store"):
+    for name in ("config", "model"):
         if getattr(options, name) is not None:
             raise ConfigurationError(
                 f"--{name} must be left out with --url: the service there has its own"
@@ -98,7 +98,7 @@ def _to_format(output: Path) -> str:
 
 
 def _find_service(options: argparse.Namespace) -> str | None:
-    if options.config or options.model or options.store:
+    if options.config or options.model:
         return None
     # Another program may listen there, and answer whatever it likes.
     with contextlib.suppress(httpx.HTTPError, ValueError):

@@ -145,7 +145,7 @@ def test_a_url_that_is_none_is_refused_with_a_line(
     assert "a service's URL must be valid, got http://[::1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--config", "--model", "--store"])
+@pytest.mark.parametrize("option", ["--config", "--model"])
 def test_an_option_of_this_process_does_not_go_with_a_service(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """The HTTP application over real stages in this process, called as each of several callers."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import httpx
 import yaml
 from fastapi import FastAPI
 
-from deployments.config import AppConfig
+from deployments.compute_threads import load_on_new_thread
+from deployments.config import AppConfig, PoolConfig
 from deployments.image_api import build_api
 from deployments.key_file import draw_key, hash_key
 from deployments.loading import StageLoader, fingerprint
@@ -41,7 +44,13 @@ def load_model(source: Path) -> LoadedModel:
     described = describe_model(weights, served_name="tiny")
     model = replace(described, default_size=ImageSize(64, 64))
     stages = load_local_stages(config, StageLoader(weights), model)
-    return LoadedModel(model, stages, fingerprint(choose_device("auto"), config.pools[0]))
+    return LoadedModel(model, stages, load_on_new_thread(partial(_name_bytes, config.pools[0])))
+
+
+def _name_bytes(pool: PoolConfig) -> str:
+    """Say what a pool's bytes depend on, with the threads that its loader chose for itself."""
+    compute = choose_device("auto", num_threads=pool.num_threads or os.cpu_count())
+    return fingerprint(compute, pool)
 
 
 def build_app(
