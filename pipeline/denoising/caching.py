@@ -40,11 +40,15 @@ class ByteBoundedCache(Generic[Key, Value]):
             self._values.move_to_end(key)
             return self._values[key]
         value = make()
-        if value.nbytes <= self._max_bytes:
+        self.keep(key, value)
+        return value
+
+    def keep(self, key: Key, value: Value) -> None:
+        """Keep what was made elsewhere if it fits at all, unless there is one already."""
+        if key not in self._values and value.nbytes <= self._max_bytes:
             self._values[key] = value
             self._held_bytes += value.nbytes
             self._shrink()
-        return value
 
     def clear(self) -> None:
         """Keep nothing."""

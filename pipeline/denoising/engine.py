@@ -445,7 +445,7 @@ class StepLoop:
         """Keep those whose keys could wait until the device has a forward to run."""
         while self._unkept_captions:
             admission, caption = self._unkept_captions.pop()
-            self._captions.get_or_make(admission.caption_key, partial(_same, caption))
+            self._captions.keep(admission.caption_key, caption)
 
     def _deliver(
         self, work: Work, tell: Tell | None, velocity: Tensor | PipelineError, now_s: float
@@ -476,10 +476,6 @@ class StepLoop:
             _logger.exception("the listener of %s failed, and its request is dropped", work.id)
             work.is_gone = True
             self._roster.remove(work)
-
-
-def _same(caption: CaptionState) -> CaptionState:
-    return caption
 
 
 def _expiry_of(work: Work) -> DeadlineError:

@@ -21,6 +21,16 @@ def test_the_same_seed_gives_the_same_noise(seed: int) -> None:
     assert torch.equal(draw_noise(SIZE, seed=seed), draw_noise(SIZE, seed=seed))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a CUDA device")
+@pytest.mark.parametrize("seed", [3, MAX_SEED])
+def test_pinned_noise_has_the_same_bytes(seed: int) -> None:
+    noise = draw_noise(SIZE, seed=seed, pins=True)
+
+    assert noise.is_pinned()
+    assert torch.equal(noise, draw_noise(SIZE, seed=seed))
+
+
 @pytest.mark.parametrize("other", [3 + 2**32, 3 + 2**33, 3 + 2**62])
 def test_seeds_that_differ_in_high_bits_give_other_noise(other: int) -> None:
     assert not torch.equal(draw_noise(SIZE, seed=3), draw_noise(SIZE, seed=other))

@@ -74,6 +74,8 @@ def test_a_name_stands_for_itself_and_is_part_of_the_fingerprint() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# FlashAttention 4 uses names that its compiler is about to drop.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["flash4", "varlen"])
 def test_a_packed_kernel_gives_each_item_what_it_gets_alone(name: str) -> None:
     if name == "flash4":

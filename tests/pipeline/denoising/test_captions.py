@@ -54,3 +54,14 @@ def test_a_value_larger_than_the_cache_is_made_and_not_kept() -> None:
     value = cache.get_or_make("large", lambda: torch.zeros(4, dtype=torch.uint8))
 
     assert (value.nbytes, len(cache)) == (4, 0)
+
+
+def test_what_was_made_elsewhere_is_kept_unless_there_is_one_already() -> None:
+    cache: ByteBoundedCache[str, torch.Tensor] = ByteBoundedCache(max_bytes=3)
+    for number in (1, 2):
+        cache.keep("a", torch.full((1,), number, dtype=torch.uint8))
+    cache.keep("large", torch.zeros(4, dtype=torch.uint8))
+
+    value = cache.get_or_make("a", lambda: torch.zeros(1, dtype=torch.uint8))
+
+    assert (int(value), len(cache), cache.held_bytes) == (1, 1, 1)

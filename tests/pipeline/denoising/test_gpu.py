@@ -58,6 +58,18 @@ def test_items_together_equal_each_alone_whether_run_or_replayed(
     assert all(torch.equal(a, b) for each in together for a, b in zip(each, alone, strict=True))
 
 
+def test_a_caption_is_the_same_from_wherever_its_embeddings_are(
+    transformer: PackedTransformer,
+) -> None:
+    embeds = draw_encoding(40).prompt_embeds
+
+    # Eager, recorded, replayed.
+    from_host = [transformer.encode_caption(embeds).rows for _ in range(3)]
+    from_device = transformer.encode_caption(embeds.cuda()).rows
+
+    assert all(torch.equal(rows, from_device) for rows in from_host)
+
+
 def test_a_replay_reads_the_items_that_it_is_given(
     transformer: PackedTransformer, items: list[PackedItem]
 ) -> None:
