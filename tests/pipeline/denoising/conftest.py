@@ -3,11 +3,17 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from diffusers import ZImageTransformer2DModel
 
 from pipeline.denoising.engine import StepLoop
 from pipeline.denoising.transformer import PackedTransformer
 from tests.pipeline.denoising.tiny import build_tiny_transformer, pack
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
