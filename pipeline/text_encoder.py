@@ -11,7 +11,7 @@ from pipeline.acceleration.options import (
     BlockKernels,
     choose_acceleration,
 )
-from pipeline.device import ComputeDevice, copy_to_host
+from pipeline.device import ComputeDevice
 from pipeline.errors import InvalidRequestError
 from pipeline.networks import load_language_model, load_tokenizer
 from pipeline.request import PromptEncoding
@@ -77,8 +77,8 @@ class QwenTextEncoder:
         hidden = self._layers.encode(input_ids[0])
         # Out of inference mode, since the tensor is pickled, and used with weights that are not.
         with torch.inference_mode(False):
-            on_host = hidden.clone() if hidden.device.type == "cpu" else copy_to_host(hidden)
-            return PromptEncoding(prompt_embeds=on_host)
+            # Not pinned: whoever caches it would hold up to twice its bytes.
+            return PromptEncoding(prompt_embeds=hidden.to("cpu", copy=True))
 
     def _tokenize(self, prompt: str) -> Tensor:
         templated = self._apply_template(prompt)
