@@ -36,13 +36,18 @@ class PicklesTensors:
         )
 
 
+def view_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return what a tensor on the CPU holds, its last side in bytes; a copy if it has gaps."""
+    content: NDArray[np.uint8] = tensor.detach().contiguous().view(torch.uint8).numpy()
+    return content
+
+
 def _is_packable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dim() > 0 and tensor.layout is torch.strided
 
 
 def _pack(tensor: Tensor) -> _Packed:
-    content = tensor.detach().contiguous().view(torch.uint8).numpy()
-    return _Packed(content, tensor.dtype)
+    return _Packed(view_bytes(tensor), tensor.dtype)
 
 
 def _unpack(packed: _Packed) -> Tensor:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.acceleration.graphs import GraphedForward
-from pipeline.device import copy_to_host
+from pipeline.device import ComputeDevice, copy_to_host
 from pipeline.errors import OutOfMemoryError
 from pipeline.vae.network import DecoderNetwork
 from pipeline.vae.planes import PlaneOps, TorchPlaneOps
@@ -28,8 +28,7 @@ class FullImageVaeDecoder:
         self, vae: AutoencoderKL, ops: PlaneOps | None = None, *, records: bool = False
     ) -> None:
         self._vae = vae
-        # Asking diffusers' model walks through all its modules.
-        self._device, self._dtype = vae.device, vae.dtype
+        self._compute = compute_of(vae)
         self._network = DecoderNetwork(vae, ops or TorchPlaneOps())
         self._graphs: GraphedForward[Tensor] | None = None
         if records:
@@ -43,7 +42,7 @@ class FullImageVaeDecoder:
             OutOfMemoryError: If the picture does not fit on the device.
         """
         try:
-            on_device = latents.to(self._device, non_blocking=latents.is_pinned())
+            on_device = latents.to(self._compute.device, non_blocking=latents.is_pinned())
             return copy_to_host(self._run(on_device))
         except torch.OutOfMemoryError as exc:
             raise OutOfMemoryError(
@@ -62,8 +61,14 @@ class FullImageVaeDecoder:
         return self._graphs(latents, latents.shape)
 
     def _draw(self, latents: Tensor) -> Tensor:
-        scaled = to_vae_scale(latents, self._vae).to(self._dtype)
+        scaled = to_vae_scale(latents, self._vae).to(self._compute.dtype)
         return round_colours(self._network(scaled))
+
+
+def compute_of(vae: AutoencoderKL) -> ComputeDevice:
+    """Say where a VAE computes, and in what: diffusers' own properties walk through all modules."""
+    weight = vae.decoder.conv_in.weight
+    return ComputeDevice(weight.device, weight.dtype)
 
 
 def to_vae_scale(latents: Tensor, vae: AutoencoderKL) -> Tensor:

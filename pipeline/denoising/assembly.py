@@ -19,6 +19,7 @@ from pipeline.denoising.row_ops import PackedRows
 from pipeline.errors import InvalidRequestError
 from pipeline.latents import LATENT_CHANNELS
 from pipeline.request import PATCH_SIZE
+from pipeline.tensor_pickling import view_bytes
 
 _MIB = 2**20
 
@@ -158,16 +159,13 @@ class Assembler:
         Padded where they are: the device waits for one copy, not for a handful of launches.
         """
         num_tokens, dim = prompt_embeds.shape
-        if self._device.type != "cuda" or prompt_embeds.device.type != "cpu":
-            pads = prompt_embeds[-1:].expand(num_rows - num_tokens, -1)
-            return torch.cat([prompt_embeds, pads]).to(self._device, self._dtype)
-        # A pageable source would make the host wait for the copy, and PyTorch would wake a thread
-        # on every core for less than one of them copies meanwhile.
-        padded = prompt_embeds.new_empty((num_rows, dim), pin_memory=True)
-        rows = padded.view(torch.uint8).numpy()
-        source = prompt_embeds.contiguous().view(torch.uint8).numpy()
+        # A pageable source would make the host wait for the copy.
+        pins = self._device.type == "cuda"
+        padded = torch.empty((num_rows, dim), dtype=prompt_embeds.dtype, pin_memory=pins)
+        # PyTorch would wake a thread on every core, for less than one of them copies meanwhile.
+        rows, source = view_bytes(padded), view_bytes(prompt_embeds.cpu())
         rows[:num_tokens], rows[num_tokens:] = source, source[-1]
-        return padded.to(self._device, self._dtype, non_blocking=True)
+        return padded.to(self._device, self._dtype, non_blocking=pins)
 
     def _mark_caption_pads(self, num_tokens: int, num_rows: int) -> Tensor:
         return (torch.arange(num_rows, device=self._device) >= num_tokens).unsqueeze(1)

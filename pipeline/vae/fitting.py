@@ -8,13 +8,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.acceleration.options import KERNELS_REVISION, BlockKernels
-from pipeline.device import ComputeDevice
 from pipeline.errors import OutOfMemoryError
 from pipeline.memory import VAE_TILED, VAE_WHOLE, DecodeMode, choose_decode
 from pipeline.request import LATENT_SCALE, PATCH_SIZE, ImageSize
 from pipeline.vae.planes import build_fused_ops
 from pipeline.vae.tiled import ALL_ON_DEVICE, TiledVaeDecoder, VaeTilingOptions
-from pipeline.vae_decoder import MAX_RECORDED_LATENTS, FullImageVaeDecoder
+from pipeline.vae_decoder import MAX_RECORDED_LATENTS, FullImageVaeDecoder, compute_of
 
 _RECORDINGS_GIB: Final = VAE_WHOLE[BlockKernels.FUSED].peak_gib(
     MAX_RECORDED_LATENTS // PATCH_SIZE**2
@@ -37,8 +36,7 @@ class FittingVaeDecoder:
         options: VaeTilingOptions | None = None,
     ) -> None:
         self._vae = vae
-        # Asking diffusers' model walks through all its modules.
-        self._compute = ComputeDevice(vae.device, vae.dtype)
+        self._compute = compute_of(vae)
         self._mode = mode
         self._kernels = kernels
         self._budget_gib = budget_gib

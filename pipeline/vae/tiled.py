@@ -18,7 +18,7 @@ from pipeline.vae.parking import ParkedState
 from pipeline.vae.planes import Plane, PlaneOps, TorchPlaneOps
 from pipeline.vae.segments import TileState, build_segments, plan_margins
 from pipeline.vae.tiles import DecodeTile, plan_decode_tiles
-from pipeline.vae_decoder import to_uint8, to_vae_scale
+from pipeline.vae_decoder import compute_of, to_uint8, to_vae_scale
 
 DEVICE_BYTES_PER_LATENT: Final = 10 * 1024
 """What may wait on the device: 2.5 GiB at 4096x4096, and less with the area."""
@@ -140,8 +140,9 @@ class TiledVaeDecoder:
     @torch.inference_mode()
     def run_whole(self, latents: Tensor) -> Plane:
         """Run what sees the whole plane of [1, 16, h, w] latents, on the device."""
-        vae = self._vae
-        return self._network.open(to_vae_scale(latents.to(vae.device), vae).to(vae.dtype))
+        compute = compute_of(self._vae)
+        scaled = to_vae_scale(latents.to(compute.device), self._vae)
+        return self._network.open(scaled.to(compute.dtype))
 
     def decode_image(self, latents: Tensor) -> Tensor:
         """Decode [1, 16, h, w] latents into [H, W, 3] float32 on the CPU, about -1 to 1."""
